@@ -9,7 +9,8 @@
  *     aml_eisa_id(&aml, "PNP0501");
  *     aml_end(&aml);
  *
- * Names are single 4-character segments, "\\" before one meaning the root; shorter ones are padded with '_'.
+ * Names are single segments of 1 to 4 characters, relative to where they stand; a definition block
+ * begins at the root.
  * Running out of memory shows in buf_status() of the buffer.
  */
 #pragma once
