@@ -198,7 +198,7 @@ ring0_get_dr: /* (uint64_t dr[3]) */
     movq %rax, 16(%rdi)
     ret
 
-/* LAPIC timer interrupt: count, then end of interrupt by x2APIC or, where there is none, by MMIO. */
+/* LAPIC timer: count, then end of interrupt by x2APIC or, where there is none, by MMIO. */
     .globl tiny_timer_isr
 tiny_timer_isr:
     incq tiny_timer_count
