@@ -236,6 +236,8 @@ tiny_gdt:
     .quad 0x0000890000002068, 0 /* 0x40 TSS of the first processor */
     .zero 16 * 15 /* TSSs of the others, see smp.c */
 tiny_gdt_end:
+    .globl tiny_gdt_size
+    .set tiny_gdt_size, tiny_gdt_end - tiny_gdt
     .balign 8
     .word 0, 0, 0
 tiny_gdt_desc:
