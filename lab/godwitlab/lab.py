@@ -2,7 +2,9 @@
 """A lab as its user sees it."""
 import json
 import os
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,10 +19,16 @@ _BUILD = os.path.join(os.path.dirname(_HERE), "images", "build")
 
 def build_images():
     """Makes sure that the images exist; returns the directories of the host image and the bundle."""
-    done = subprocess.run([_BUILD, "all"], stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
+    build = subprocess.Popen([_BUILD, "all"], stdout=subprocess.PIPE, text=True, process_group=0)
+    try:
+        output = build.communicate()[0]
+    except BaseException:
+        os.killpg(build.pid, signal.SIGTERM)    # it has much to clear away, and does
+        build.communicate()
+        raise
+    if build.returncode != 0:
         raise LabError("the images could not be built (see above)")
-    host, _, bundle = done.stdout.split()
+    host, _, bundle = output.split()
     return host, bundle
 
 
@@ -192,7 +200,6 @@ def down(name):
     if keeper is not None:
         try:
             ask(name, {"do": "down"})
-            import select
             if not select.select([keeper], [], [], 30)[0]:
                 raise LabError(f"the keeper of lab '{name}' does not end")
         finally:
