@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Running commands in a host: the client side of labd (lab/labd/session.h has the protocol)."""
 import collections
+import contextlib
 import os
 import select
+import socket
 import struct
 import threading
 import time
@@ -20,18 +22,22 @@ Result.__doc__ = "Exit status (128 + n after signal n, 127 if it could not start
 class Session:
     """One command on its way. Not thread-safe, but for signal() and abandon()."""
 
-    def __init__(self, netns, address, argv, *, detach=False, log=""):
+    def __init__(self, netns, address, emulator, argv, *, detach=False, log=""):
         strings = [log, *argv]
         if any("\0" in s for s in strings):
             raise LabError("a command cannot hold a zero byte")
         request = bytes([detach]) + b"".join(os.fsencode(s) + b"\0" for s in strings)
         if len(request) > 1 << 17:
             raise LabError("the command is longer than 128 KiB; push a script instead")
+        self._host = None
         self.sock = net.socket_in(netns)
         self.sock.settimeout(10)
         try:
             self.sock.connect((address, PORT))
+            # A host without power sends no reset: its emulator's end tells.
+            self._host = os.pidfd_open(emulator)
         except OSError as err:
+            self._close()
             raise LabError(f"cannot reach the host at {address}: {err}") from None
         self.sock.settimeout(None)
         self.pid = None
@@ -47,8 +53,8 @@ class Session:
         self._send(b"s", bytes([number]))
 
     def abandon(self):
-        """Ends the command: its host sees us go, and kills its process group."""
-        self.sock.close()
+        """Ends the command: its host sees us go, and stops its process group. pump() then raises."""
+        self.sock.shutdown(socket.SHUT_RDWR)
 
     def pump(self, on_out, on_err, *, input=None, timeout=None):
         """Moves bytes until the command ends; returns its status. `input`: a descriptor, or None."""
@@ -61,13 +67,17 @@ class Session:
                 wait = None if limit is None else limit - time.monotonic()
                 if wait is not None and wait <= 0:
                     raise LabTimeout(f"no end after {timeout} s; the command was stopped")
-                reading = [self.sock] + ([input] if input is not None and not pending else [])
+                reading = [self.sock, self._host]
+                if input is not None and not pending:
+                    reading.append(input)
                 writing = [self.sock] if pending else []
                 readable, writable, _ = select.select(reading, writing, [], wait)
                 if self.sock in readable:
                     status = self._take(on_out, on_err)
                     if status is not None:
                         return status
+                elif self._host in readable:
+                    raise LabError("the host died before the command ended")
                 if input in readable:
                     data = os.read(input, _FRAME)
                     kind = b"i" if data else b"c"
@@ -78,7 +88,13 @@ class Session:
                     with self._lock:
                         pending = pending[self._try_send(pending):]
         finally:
-            self.sock.close()
+            self._close()
+
+    def _close(self):
+        self.sock.close()
+        if self._host is not None:
+            os.close(self._host)
+            self._host = None
 
     def _try_send(self, data):
         self.sock.setblocking(False)
@@ -140,6 +156,12 @@ class Running:
     def signal(self, number):
         self.session.signal(number)
 
+    def stop(self):
+        """Ends it the hard way, if it has not ended."""
+        with contextlib.suppress(OSError):
+            self.session.abandon()
+        self._thread.join()
+
     def wait(self, timeout=None):
         """The Result. LabTimeout when time is up; the command then goes on."""
         self._thread.join(timeout)
@@ -168,7 +190,7 @@ class Host:
         record = self.record
         if record["state"] != "up":
             raise LabError(f"host {self.name} is {record['state']}")
-        return Session(self.lab.netns, record["mgmt"], argv, **kwargs)
+        return Session(self.lab.netns, record["mgmt"], record["pid"], argv, **kwargs)
 
     def run(self, argv, *, input=None, timeout=60, check=True):
         """Runs a command to its end. `input`: bytes, or a file that has a descriptor. With `check`,

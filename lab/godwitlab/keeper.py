@@ -116,25 +116,27 @@ class Keeper:
                 machine.process.wait()
         with state.locked():
             state.remove(self.folder)
+        os.write(self.janitor_pipe, b"!")
+        os.waitpid(self.janitor, 0)
 
     def _start_janitor(self):
-        read, write = os.pipe()
-        if os.fork() == 0:
+        read, self.janitor_pipe = os.pipe()
+        self.janitor = os.fork()
+        if self.janitor == 0:
             os.setsid()
             for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
                 signal.signal(number, signal.SIG_IGN)
-            os.close(write)
+            os.close(self.janitor_pipe)
             os.close(self.lock)
             null = os.open("/dev/null", os.O_RDWR)
             for fd in 0, 1, 2:
                 os.dup2(null, fd)
             os.close(self.reports.fileno())
-            os.read(read, 1)
-            with contextlib.suppress(Exception), state.locked():
-                state.sweep()
+            if not os.read(read, 1):    # the end of the keeper, and it has not cleared away
+                with contextlib.suppress(Exception), state.locked():
+                    state.sweep()
             os._exit(0)
         os.close(read)
-        self.janitor = write        # open for as long as we live
 
     def _path(self, name):
         return os.path.join(self.folder, name)

@@ -71,12 +71,21 @@ def destroy(netns):
     if not os.path.exists(f"/run/netns/{netns}"):
         return
     for pid in map(int, _ip("netns", "pids", netns).split()):
-        with contextlib.suppress(ProcessLookupError):
-            fd = os.pidfd_open(pid)
+        _kill(pid)
+    _ip("netns", "delete", netns)
+
+
+def _kill(pid):
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:             # ended already; a dying process gives more errors than ESRCH
+        return
+    try:
+        with contextlib.suppress(OSError):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             select.select([fd], [], [], 10)
-            os.close(fd)
-    _ip("netns", "delete", netns)
+    finally:
+        os.close(fd)
 
 
 def socket_in(netns):

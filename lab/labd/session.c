@@ -162,7 +162,7 @@ static void command_exec(const struct command *cmd, const int std[3], int report
     _exit(127);
 }
 
-/* Returns the process id, or -errno, also when the file can't be executed. Leaves @std to the caller. */
+/* Returns the process id, or -errno, also when the file can't be executed. @std stays the caller's. */
 static pid_t command_start(const struct command *cmd, const int std[3])
 {
     int report[2], err;
@@ -238,7 +238,7 @@ static int session_start(struct session *s, const struct command *cmd)
     return s->pidfd < 0 ? -errno : 0;
 }
 
-/* Sends on one piece of what an output pipe holds. Returns 1, or 0 if it was empty or has ended, or -errno. */
+/* Sends on a piece of what an output pipe holds. Returns 1, 0 if it is empty or has ended, or -errno. */
 static int session_forward(struct session *s, int *fd, char type)
 {
     uint8_t frame[5 + (1 << 16)];
@@ -354,35 +354,52 @@ static void session_abandon(struct session *s)
     waitpid(s->pid, NULL, 0);
 }
 
-void session_serve(int sock)
+/*
+ * Input that the command left unread would turn our close into a reset, which may overtake the last
+ * frames: read on until the client, who has them, closes.
+ */
+static void session_close(struct session *s)
+{
+    shutdown(s->sock, SHUT_WR);
+    while (read(s->sock, s->in, sizeof(s->in)) > 0)
+        ;
+    close(s->sock);
+}
+
+static void session_run(struct session *s)
 {
     static uint8_t request[SESSION_FRAME_BYTES]; /* argv points into it while `in` is filled anew */
-    static struct session s;
     static struct command cmd;
     size_t len;
     char type;
     int r;
 
-    s.sock = sock;
-    r = frame_receive(sock, &type, request, &len);
+    r = frame_receive(s->sock, &type, request, &len);
     if (r < 0)
         return;
     r = type == 'r' ? command_parse(&cmd, request, len) : -EBADMSG;
     if (r < 0) {
-        session_refuse(&s, "request", -r);
+        session_refuse(s, "request", -r);
         return;
     }
     if (cmd.detach) {
-        session_detach(&s, &cmd);
+        session_detach(s, &cmd);
         return;
     }
-    r = session_start(&s, &cmd);
-    if (r < 0) {
-        session_refuse(&s, cmd.argv[0], -r);
-        return;
-    }
-    if (session_pump(&s) == 0)
-        session_finish(&s);
+    r = session_start(s, &cmd);
+    if (r < 0)
+        session_refuse(s, cmd.argv[0], -r);
+    else if (session_pump(s) == 0)
+        session_finish(s);
     else
-        session_abandon(&s);
+        session_abandon(s);
+}
+
+void session_serve(int sock)
+{
+    static struct session s;
+
+    s.sock = sock;
+    session_run(&s);
+    session_close(&s);
 }
