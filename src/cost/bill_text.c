@@ -15,7 +15,9 @@
 #include <string.h>
 
 #define TEXT_COLUMNS 79
-#define TEXT_BAR 36
+#define TEXT_BAR 35
+#define TEXT_BAR_SHORT 16 /* leaves room for a remark */
+#define TEXT_NO_BREAK '\x1f' /* prints as a space where no line may end; show_clean() lets none in */
 #define TEXT_ROUNDS_FIRST 8
 #define TEXT_ROUNDS_LAST 6
 
@@ -36,6 +38,12 @@ static bool is(const json_t *object, const char *key, const char *value)
     return strcmp(str(object, key, ""), value) == 0;
 }
 
+static void put_word(FILE *out, const char *word, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        (void)fputc(word[i] == TEXT_NO_BREAK ? ' ' : word[i], out);
+}
+
 /* A paragraph, broken at spaces (a word longer than a line is broken where the line ends). */
 static void paragraph(FILE *out, const char *text)
 {
@@ -49,7 +57,7 @@ static void paragraph(FILE *out, const char *text)
         if (column)
             column += (size_t)fprintf(out, " ");
         size_t fits = MIN(word, (size_t)TEXT_COLUMNS);
-        (void)fwrite(text, 1, fits, out);
+        put_word(out, text, fits);
         column += fits;
         text += fits;
         if (fits == word)
@@ -60,11 +68,28 @@ static void paragraph(FILE *out, const char *text)
     (void)fputc('\n', out);
 }
 
+/* Prints what was said and forgets it. */
+static void print_paragraph(FILE *out, struct buf *said)
+{
+    buf_put_u8(said, 0);
+    if (!said->broken)
+        paragraph(out, (const char *)said->data);
+    buf_reset(said);
+}
+
 static void say(struct buf *to, const char *before, const char *text, const char *after)
 {
     char clean[512];
     show_clean(clean, sizeof(clean), text);
     buf_printf(to, "%s%s%s", before, clean, after);
+}
+
+static void say_number(struct buf *to, struct show number)
+{
+    char *space = strchr(number.text, ' ');
+    if (space)
+        *space = TEXT_NO_BREAK;
+    buf_printf(to, "%s", number.text);
 }
 
 static void say_places(struct buf *to, const json_t *bill)
@@ -102,7 +127,8 @@ static void say_trouble(struct buf *to, const json_t *bill)
         buf_printf(to, " ended without an answer");
     else
         buf_printf(to, " failed");
-    buf_printf(to, " after %s", show_duration(num(bill, "total_ns")).text);
+    buf_printf(to, " after ");
+    say_number(to, show_duration(num(bill, "total_ns")));
     if (json_is_object(failure)) {
         say(to, " in stage ", str(failure, "stage", "?"), "");
         say(to, ": ", str(failure, "text", "no reason given"), "");
@@ -121,7 +147,9 @@ static void say_success(struct buf *to, const json_t *bill)
     else
         buf_printf(to, " moved");
     say_places(to, bill);
-    buf_printf(to, " in %s.", show_duration(num(bill, "total_ns")).text);
+    buf_printf(to, " in ");
+    say_number(to, show_duration(num(bill, "total_ns")));
+    buf_printf(to, ".");
 }
 
 static void print_verdict(const json_t *bill, FILE *out)
@@ -132,23 +160,20 @@ static void print_verdict(const json_t *bill, FILE *out)
         say_success(&text, bill);
     else
         say_trouble(&text, bill);
-    if (json_is_object(downtime))
-        buf_printf(&text, " Its guest stood still for %s.", show_duration(num(downtime, "total_ns")).text);
-    buf_put_u8(&text, 0);
-    if (!text.broken)
-        paragraph(out, (const char *)text.data);
-
-    buf_reset(&text);
+    if (json_is_object(downtime)) {
+        buf_printf(&text, " Its guest stood still for ");
+        say_number(&text, show_duration(num(downtime, "total_ns")));
+        buf_printf(&text, ".");
+    }
+    print_paragraph(out, &text);
     say(&text, "Mode ", str(bill, "mode", "?"), "; ");
-    buf_printf(&text, "guest of %" PRIu64 " vCPUs and %s; ", num(bill, "vcpus"),
-               show_bytes(num(bill, "memory_bytes")).text);
-    say(&text, "started ", str(bill, "started", "?"), "");
+    buf_printf(&text, "guest of %" PRIu64 " %s and ", num(bill, "vcpus"), num(bill, "vcpus") == 1 ? "vCPU" : "vCPUs");
+    say_number(&text, show_bytes(num(bill, "memory_bytes")));
+    say(&text, "; started ", str(bill, "started", "?"), "");
     if (json_is_string(json_object_get(bill, "token")))
         say(&text, "; token ", str(bill, "token", ""), "");
     buf_printf(&text, ".");
-    buf_put_u8(&text, 0);
-    if (!text.broken)
-        paragraph(out, (const char *)text.data);
+    print_paragraph(out, &text);
 }
 
 static void print_title(FILE *out, const char *title, const char *total)
@@ -156,15 +181,13 @@ static void print_title(FILE *out, const char *title, const char *total)
     (void)fprintf(out, "\n%-23s %9s\n", title, total);
 }
 
-/* One line of a proportion table; `hint` follows the bar. */
-static void print_share(FILE *out, const char *name, const char *value, uint64_t part, uint64_t whole,
-                        const char *hint)
+/* One line of a table of proportions. */
+static void print_share(FILE *out, const char *name, const char *value, uint64_t part, uint64_t whole)
 {
     char bar[TEXT_BAR + 1], clean[22];
-    show_bar(bar, hint[0] ? 12 : TEXT_BAR, part, whole);
+    show_bar(bar, TEXT_BAR, part, whole);
     show_clean(clean, sizeof(clean), name);
-    (void)fprintf(out, "  %-21s %9s %8s  %s%s%s\n", clean, value, show_percent(part, whole).text, bar,
-                  bar[0] && hint[0] ? " " : "", hint);
+    (void)fprintf(out, "  %-21s %9s %8s%s%s\n", clean, value, show_percent(part, whole).text, bar[0] ? "  " : "", bar);
 }
 
 static void print_stages(const json_t *bill, FILE *out)
@@ -174,24 +197,42 @@ static void print_stages(const json_t *bill, FILE *out)
     size_t i;
     print_title(out, "Where the time went", show_duration(total).text);
     json_array_foreach(json_object_get(bill, "stages"), i, item)
-        print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text, num(item, "ns"), total, "");
+        print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text, num(item, "ns"), total);
+}
+
+/* As print_share(), with a shorter bar and what of it the other side's clock measured. */
+static void print_part(FILE *out, const json_t *part, uint64_t whole)
+{
+    char bar[TEXT_BAR_SHORT + 1], clean[22], line[100];
+    uint64_t ns = num(part, "ns"), other = num(part, "other_ns");
+    show_bar(bar, TEXT_BAR_SHORT, ns, whole);
+    show_clean(clean, sizeof(clean), str(part, "part", "?"));
+    int len = snprintf(line, sizeof(line), "  %-21s %9s %8s  %-*s", clean, show_duration(ns).text,
+                       show_percent(ns, whole).text, TEXT_BAR_SHORT, bar);
+    if (other)
+        (void)fprintf(out, "%s there: %s\n", line, show_duration(other).text);
+    else {
+        for (; len > 0 && line[len - 1] == ' '; len--)
+            ;
+        (void)fprintf(out, "%.*s\n", len, line);
+    }
 }
 
 static void print_downtime(const json_t *bill, FILE *out)
 {
     const json_t *downtime = json_object_get(bill, "downtime"), *item;
     uint64_t total = num(downtime, "total_ns");
+    bool other = false;
     size_t i;
     if (!json_is_object(downtime))
         return;
     print_title(out, "The guest stood still", show_duration(total).text);
     json_array_foreach(json_object_get(downtime, "parts"), i, item) {
-        char hint[64] = "";
-        uint64_t ns = num(item, "ns"), other = num(item, "other_ns");
-        if (other)
-            (void)snprintf(hint, sizeof(hint), "(%s by the other side's clock)", show_duration(other).text);
-        print_share(out, str(item, "part", "?"), show_duration(ns).text, ns, total, hint);
+        print_part(out, item, total);
+        other |= num(item, "other_ns") > 0;
     }
+    if (other)
+        (void)fprintf(out, "  there: what of it the other side's clock measured\n");
     if (json_is_true(json_object_get(downtime, "cut")))
         (void)fprintf(out, "  (The other side claimed more than there was; the excess is left out.)\n");
 }
@@ -245,7 +286,7 @@ static void print_bytes(const json_t *bill, FILE *out)
     print_title(out, "What travelled", show_bytes(total).text);
     for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
         uint64_t n = num(bytes, kinds[i][0]);
-        print_share(out, kinds[i][1], show_bytes(n).text, n, total, "");
+        print_share(out, kinds[i][1], show_bytes(n).text, n, total);
     }
 }
 
@@ -262,7 +303,7 @@ static void print_pages(const json_t *bill, FILE *out)
     for (unsigned i = 0; i < ARRAY_LEN(classes); i++) {
         uint64_t n = num(pages, classes[i][0]);
         if (n || i < 3)
-            print_share(out, classes[i][1], show_count(n).text, n, total, "");
+            print_share(out, classes[i][1], show_count(n).text, n, total);
     }
 }
 
@@ -307,9 +348,9 @@ static void print_monitors(const json_t *bill, FILE *out)
     if (!json_is_object(source) && !json_is_object(target))
         return;
 
-    (void)fprintf(out, "\n%-23s %9s %14s\n", "What the monitors spent", "source", "target");
+    (void)fprintf(out, "\n%-23s %9s %11s\n", "What the monitors spent", "source", "target");
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
-        (void)fprintf(out, "  %-21s %9s %14s\n", rows[i].label,
+        (void)fprintf(out, "  %-21s %9s %11s\n", rows[i].label,
                       cost(source, rows[i].group, rows[i].key, rows[i].unit).text,
                       cost(target, rows[i].group, rows[i].key, rows[i].unit).text);
 }

@@ -43,10 +43,10 @@ static uint64_t num(const json_t *params, const char *key)
     return v > 0 ? (uint64_t)v : 0;
 }
 
-/* "pre-copy, round 2" */
-static int put_head(const struct progress *progress, char *out, size_t size)
+/* "pre-copy, round 2"; a stage without pages has no rounds. */
+static int put_head(const struct progress *progress, uint64_t pages, char *out, size_t size)
 {
-    return progress->round
+    return progress->round && pages
         ? snprintf(out, size, "%s, round %" PRIu64, progress->stage, progress->round)
         : snprintf(out, size, "%s", progress->stage);
 }
@@ -57,17 +57,20 @@ static void draw_bar(struct progress *progress, const json_t *params, uint64_t d
     char head[64], line[COLUMNS_MAX * 2], bar[BAR_MAX + 1] = "";
     char fact[4][64];
     size_t width = columns_of(progress) - 1; /* a terminal wraps after its last column */
-    size_t used = (size_t)put_head(progress, head, sizeof(head)), facts = 0;
+    size_t used = (size_t)put_head(progress, whole, head, sizeof(head));
+    size_t facts = 0, usable = whole ? ARRAY_LEN(fact) : 1;
 
-    (void)snprintf(fact[0], sizeof(fact[0]), "%3u %%", whole ? (unsigned)((double)done * 100 / (double)whole) : 0);
-    (void)snprintf(fact[1], sizeof(fact[1]), "%s left", show_count(num(params, "pages_left")).text);
-    (void)snprintf(fact[2], sizeof(fact[2]), "%s/s", show_bytes(num(params, "rate_bytes_per_s")).text);
-    (void)snprintf(fact[3], sizeof(fact[3]), "%s", show_duration(num(params, "elapsed_ns")).text);
-    while (facts < ARRAY_LEN(fact) && used + 2 + strlen(fact[facts]) <= width)
+    if (whole) {
+        (void)snprintf(fact[0], sizeof(fact[0]), "%3u %%", (unsigned)((double)done * 100 / (double)whole));
+        (void)snprintf(fact[1], sizeof(fact[1]), "%s left", show_count(num(params, "pages_left")).text);
+        (void)snprintf(fact[2], sizeof(fact[2]), "%s/s", show_bytes(num(params, "rate_bytes_per_s")).text);
+    }
+    (void)snprintf(fact[usable - 1], sizeof(fact[0]), "%s", show_duration(num(params, "elapsed_ns")).text);
+    while (facts < usable && used + 2 + strlen(fact[facts]) <= width)
         used += 2 + strlen(fact[facts++]);
 
     size_t length = (size_t)snprintf(line, sizeof(line), "%.*s", (int)MIN(width, sizeof(head)), head);
-    if (width >= used + BAR_MIN + 4) {
+    if (whole && width >= used + BAR_MIN + 4) {
         size_t steps = MIN(width - used - 4, (size_t)BAR_MAX);
         show_bar(bar, steps, done, whole);
         length += (size_t)snprintf(line + length, sizeof(line) - length, "  [%-*s]", (int)steps, bar);
@@ -80,15 +83,16 @@ static void draw_bar(struct progress *progress, const json_t *params, uint64_t d
     progress->open = true;
 }
 
-static void put_line(struct progress *progress, const json_t *params)
+static void put_line(struct progress *progress, const json_t *params, uint64_t pages)
 {
     char head[64];
-    (void)put_head(progress, head, sizeof(head));
-    (void)fprintf(progress->out, "%9s  %s: %" PRIu64 " pages sent, %" PRIu64 " left, %s/s",
-                  show_duration(num(params, "elapsed_ns")).text, head, num(params, "pages_sent"),
-                  num(params, "pages_left"), show_bytes(num(params, "rate_bytes_per_s")).text);
+    (void)put_head(progress, pages, head, sizeof(head));
+    (void)fprintf(progress->out, "%9s  %s", show_duration(num(params, "elapsed_ns")).text, head);
+    if (pages)
+        (void)fprintf(progress->out, ": %" PRIu64 " pages sent, %" PRIu64 " left, %s/s", num(params, "pages_sent"),
+                      num(params, "pages_left"), show_bytes(num(params, "rate_bytes_per_s")).text);
     if (num(params, "dirty_pages_per_s"))
-        (void)fprintf(progress->out, ", guest writes %s pages/s", show_count(num(params, "dirty_pages_per_s")).text);
+        (void)fprintf(progress->out, ", dirtied %s/s", show_count(num(params, "dirty_pages_per_s")).text);
     (void)fputc('\n', progress->out);
     (void)fflush(progress->out);
 }
@@ -113,7 +117,7 @@ void progress_event(struct progress *progress, const json_t *params)
     if (progress->bar)
         draw_bar(progress, params, done, done + left);
     else if (new_stage || (new_round && since >= ROUND_LINE_NS) || since >= SAME_LINE_NS)
-        put_line(progress, params);
+        put_line(progress, params, done + left);
     else
         return;
     progress->shown_ns = now;
