@@ -62,7 +62,7 @@ static void draw_bar(struct progress *progress, const json_t *params, uint64_t d
 
     if (whole) {
         (void)snprintf(fact[0], sizeof(fact[0]), "%3u %%", (unsigned)((double)done * 100 / (double)whole));
-        (void)snprintf(fact[1], sizeof(fact[1]), "%s left", show_count(num(params, "pages_left")).text);
+        (void)snprintf(fact[1], sizeof(fact[1]), "%s pages left", show_count(num(params, "pages_left")).text);
         (void)snprintf(fact[2], sizeof(fact[2]), "%s/s", show_bytes(num(params, "rate_bytes_per_s")).text);
     }
     (void)snprintf(fact[usable - 1], sizeof(fact[0]), "%s", show_duration(num(params, "elapsed_ns")).text);
@@ -91,7 +91,7 @@ static void put_line(struct progress *progress, const json_t *params, uint64_t p
     if (pages)
         (void)fprintf(progress->out, ": %" PRIu64 " pages sent, %" PRIu64 " left, %s/s", num(params, "pages_sent"),
                       num(params, "pages_left"), show_bytes(num(params, "rate_bytes_per_s")).text);
-    if (num(params, "dirty_pages_per_s"))
+    if (pages && num(params, "dirty_pages_per_s"))
         (void)fprintf(progress->out, ", dirtied %s/s", show_count(num(params, "dirty_pages_per_s")).text);
     (void)fputc('\n', progress->out);
     (void)fflush(progress->out);

@@ -54,10 +54,10 @@ static void test_bar_fits_every_width(void **state)
         draw(columns, line);
         assert_true(strlen(line) < columns);
         assert_null(strpbrk(line, "\r\n\033"));
-        assert_int_equal(strchr(line, '[') != NULL, columns >= 68);
+        assert_true(strchr(line, '[') || columns < 74);
     }
     draw(80, line);
-    assert_string_equal(line, "pre-copy, round 1  [###########           ]   50 %  500 left  312 MiB/s  1.20 s");
+    assert_string_equal(line, "pre-copy, round 1  [########        ]   50 %  500 pages left  312 MiB/s  1.20 s");
 }
 
 static void test_lines_are_rationed(void **state)
@@ -79,8 +79,8 @@ static void test_lines_are_rationed(void **state)
     assert_int_equal(fclose(out), 0);
 
     static const char *const begins[] = {
-        "  1.00 ms  reservation, dirtied 1700/s\n", "  2.00 ms  pre-copy, round 1: ", "   1.00 s  pre-copy, round 1: ",
-        "   2.00 s  pre-copy, round 1: ", "   2.50 s  pre-copy, round 2: ", "   2.70 s  stop-and-copy, dirtied 1700/s\n",
+        "  1.00 ms  reservation\n", "  2.00 ms  pre-copy, round 1: ", "   1.00 s  pre-copy, round 1: ",
+        "   2.00 s  pre-copy, round 1: ", "   2.50 s  pre-copy, round 2: ", "   2.70 s  stop-and-copy\n",
     };
     const char *line = text;
     for (unsigned i = 0; i < sizeof(begins) / sizeof(begins[0]); i++) {
