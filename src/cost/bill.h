@@ -3,7 +3,8 @@
  *
  * The mover fills a `struct bill` as it goes, with its own clock (CLOCK_MONOTONIC, passed in, so tests
  * pass what they like), and turns it into JSON at the end (docs/bill.md, docs/bill.schema.json).
- * Nothing here fails, allocates (bill_json() apart) or does I/O. Not thread-safe: one thread fills.
+ * Nothing here fails, allocates (bill_json() apart) or does I/O, and no order of calls is wrong enough to
+ * stop a move for its bill. Not thread-safe: one thread fills.
  *
  *     bill_begin(&bill, BILL_MIGRATE, "pre-copy", "web1", now);     in stage pre-migration
  *     bill_stage(&bill, BILL_RESERVATION, now); ...                 each stage as it begins
@@ -42,7 +43,7 @@ enum bill_stage {
 };
 
 /* Parts of the time the guest stands still, all on the clock of the monitor that writes the bill,
- * except the three carved out of BILL_TRANSFER by bill_downtime_remote(). */
+ * except what bill_downtime_other() takes out of BILL_TRANSFER. */
 enum bill_part {
     BILL_PAUSE,        /* from the order to stop until the last vCPU and device stand still */
     BILL_LAST_PAGES,   /* finding the last dirty pages and handing them to the kernel to send */
@@ -93,7 +94,7 @@ enum bill_group {
 
 /* What one monitor measured of itself between the beginning and the end of the move; the target's
  * travels to the source. `measured` is a set of BILL_MEASURED_*: the rest is not known, not zero.
- * load, commit and resume are the target's own parts of the downtime, 0 on a source. */
+ * load, commit and resume: its parts of the downtime, when the other side writes the bill; else 0. */
 #define BILL_MEASURED_CPU 1u
 #define BILL_MEASURED_MEMORY 2u
 #define BILL_MEASURED_DISK 4u
@@ -125,6 +126,7 @@ struct bill_round {
 
 struct bill {
     enum bill_kind kind;
+    enum bill_place writer; /* whose clock; bill_begin(): the target of a restore, else the source */
     char mode[16], name[BILL_TEXT_MAX];
     char token[40];                              /* the move's, in hex; empty = none */
     char from[BILL_TEXT_MAX], to[BILL_TEXT_MAX]; /* hosts, addresses or files; empty = not known */
@@ -137,10 +139,12 @@ struct bill {
     enum bill_stage stage;
     uint64_t stage_ns[BILL_STAGE_MAX];
 
-    bool was_down, is_down, remote_clipped;
+    bool was_down, is_down;
     enum bill_part part;
     uint64_t part_since_ns;
-    uint64_t part_ns[BILL_PART_MAX], part_remote_ns[BILL_PART_MAX];
+    uint64_t part_ns[BILL_PART_MAX];       /* on this side's clock */
+    uint64_t part_claim_ns[BILL_PART_MAX]; /* what the other side says it spent, until bill_end() */
+    uint64_t part_other_ns[BILL_PART_MAX]; /* what of that fits into this side's transfer */
 
     uint64_t bytes[BILL_BYTES_MAX];
     uint64_t pages[BILL_PAGES_MAX], pages_sent_again;
@@ -171,11 +175,11 @@ void bill_stage(struct bill *bill, enum bill_stage stage, uint64_t now_ns);
 void bill_downtime(struct bill *bill, enum bill_part part, uint64_t now_ns);
 void bill_downtime_end(struct bill *bill, uint64_t now_ns);
 
-/* The other side measured that, of the time this side spent in BILL_TRANSFER, its own clock counted
- * `ns` for `part` (load, commit or resume). Only durations are taken over, never instants, so the two
- * clocks need not agree on the time of day. What the transfer does not cover is cut off and the bill
- * says so. Call after bill_downtime_end(). bill_side_set(BILL_TARGET) does it for the side's three. */
-void bill_downtime_remote(struct bill *bill, enum bill_part part, uint64_t ns);
+/* The other side says that, of the time this side spent in BILL_TRANSFER, its own clock counted `ns` for
+ * `part` (load, commit or resume). Only durations are taken over, never instants, so the two clocks need
+ * not agree on the time of day. bill_end() takes them out of the transfer; what does not fit is cut off,
+ * and the bill says so. */
+void bill_downtime_other(struct bill *bill, enum bill_part part, uint64_t ns);
 
 /* Appends a round; its first and last are set here. Beyond BILL_ROUNDS_MAX the rounds in the middle are
  * merged into one, so the first and the latest stay exact and every sum too. */
@@ -186,14 +190,14 @@ void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
 void bill_pages(struct bill *bill, enum bill_page_class class, uint64_t pages);
 void bill_pages_again(struct bill *bill, uint64_t pages);
 
-/* What one monitor measured; a target's brings its parts of the downtime. Once for each place. */
+/* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);
 
 /* It failed, for this reason, in the present stage; the first reason stands. ECANCELED = it was told to
  * stop. The time from here to bill_end() (cleaning up, resuming) still counts as that stage. */
 void bill_fail(struct bill *bill, const struct err *err);
 
-/* Stops the clock (an open downtime too) and says who has the VM now. */
+/* Stops the clock (an open downtime too) and says who has the VM now. Later calls change nothing. */
 void bill_end(struct bill *bill, enum bill_owner owner, uint64_t now_ns);
 
 /* Sums: over the stages (== the total), and over the parts (== the downtime). */
@@ -204,5 +208,6 @@ uint64_t bill_downtime_ns(const struct bill *bill);
 const char *bill_stage_name(enum bill_stage stage);
 const char *bill_part_name(enum bill_part part);
 
-/* A new object after docs/bill.schema.json, the caller's; NULL when out of memory. The bill has ended. */
+/* A new object after docs/bill.schema.json, the caller's; NULL when out of memory. The bill has ended.
+ * In cost/bill_json.c. */
 json_t *bill_json(const struct bill *bill);
