@@ -104,8 +104,8 @@ void virtio_mmio_reset(struct dev *dev);
 int virtio_mmio_pause(struct dev *dev);
 void virtio_mmio_resume(struct dev *dev);
 
-/* Transport part of a device's save and load; the latter checks all before it applies anything, needs
- * a device fresh from creation, and leaves `start` to virtio_mmio_loaded(). Lock held. */
+/* Transport part of a device's save and load, with the device's lock held. Load needs a device fresh
+ * from creation (a failed one must be freed) and calls `start` if the driver was ready. */
 void virtio_mmio_save(const struct virtio_dev *vd, struct virtio_state *state);
 int virtio_mmio_load(struct virtio_dev *vd, const struct virtio_state *state, struct err *err) MUST_CHECK;
 

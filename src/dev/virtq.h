@@ -53,7 +53,7 @@ struct virtq {
 };
 
 /* A popped chain: first the segments the device may read, then those it may write. The iovec may be
- * trimmed by the device before I/O; virtq_mark() and virtq_stage() count from iov[out_count]. */
+ * trimmed by the device before I/O, leaving empty segments; everything below counts what is left. */
 struct virtq_chain {
     uint16_t head;
     unsigned out_count, in_count;
@@ -98,15 +98,17 @@ void virtq_mark(struct virtq *q, const struct virtq_chain *chain, uint64_t bytes
 /* Copies out of the readable or into the writable segments, from byte `offset` on; returns how many
  * bytes there were. Writing marks. */
 size_t virtq_read(const struct virtq_chain *chain, uint64_t offset, void *buf, size_t len);
-size_t virtq_write(struct virtq *q, const struct virtq_chain *chain, uint64_t offset, const void *buf, size_t len);
+size_t virtq_write(struct virtq *q, const struct virtq_chain *chain, uint64_t offset,
+                   const void *buf, size_t len);
 
 /* As virtq_write(), of zeroes. */
 void virtq_zero(struct virtq *q, const struct virtq_chain *chain, uint64_t offset, uint64_t len);
 
-/* Cuts `bytes` off the readable segments' start, or off the writable ones' end; the cut must exist.
- * The latter returns where the cut begins in guest memory when it is within one segment. */
+/* Cuts bytes off the start of the readable or writable segments, which must have them. */
 void virtq_trim_out(struct virtq_chain *chain, uint64_t bytes);
-gpa_t virtq_trim_in_byte(struct virtq_chain *chain);
+void virtq_trim_in(struct virtq_chain *chain, uint64_t bytes);
+/* Cuts off the last writable byte, which must exist, and returns where it is. To be called first. */
+gpa_t virtq_trim_in_last(struct virtq_chain *chain);
 
 void virtq_save(const struct virtq *q, struct virtq_state *state);
 /* Checks and applies to a queue fresh from virtq_init(); its features are the caller's to set. */
