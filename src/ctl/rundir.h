@@ -44,7 +44,8 @@ int rundir_check_name(const char *name, struct err *err) MUST_CHECK;
 int rundir_claim(const char *base, const char *name, struct rundir *ret, struct err *err) MUST_CHECK;
 
 /* Moves a claimed directory to another name, for a receiver that learns its guest's name late. Its
- * sockets stay reachable under the new one. -EEXIST as for rundir_claim; the old name then stays. */
+ * sockets stay reachable under the new one. A record that a dead monitor of that name left comes along, so
+ * rename before writing one's own. -EEXIST as for rundir_claim; the old name then stays. */
 int rundir_rename(struct rundir *dir, const char *name, struct err *err) MUST_CHECK;
 
 /* Gives a claimed name up: removes the directory, or all but the owner record with `keep_record` (for
