@@ -43,7 +43,7 @@ struct hv_boot {
     uint64_t entry;       /* guest physical address of the first instruction */
     uint64_t info_gpa;    /* PVH: hvm_start_info (rbx); 64-bit Linux: boot_params (rsi) */
     uint64_t page_tables; /* 64-bit Linux: cr3 */
-    uint64_t gdt_gpa;     /* of a GDT laid out as hv_boot_gdt() says */
+    uint64_t gdt_gpa;     /* of a GDT of four entries: null, null, code (0x10), data (0x18); 0 = none */
 };
 
 struct hv;

@@ -32,6 +32,7 @@ struct vmm_options {
     bool paused;               /* VMM_RESTORE: do not run the guest before vm.resume */
     struct vmm_place place[CONFIG_DEVICES_MAX];
     unsigned place_count;
+    bool fake;                 /* the fake hypervisor: tests of everything above it, without /dev/kvm */
     int ready_fd;              /* ctl/ready.h: the monitor must report on it exactly once; the monitor's */
 };
 
