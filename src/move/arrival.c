@@ -11,12 +11,18 @@ struct arrival *arrival_new(const struct arrival_host *host)
     return arrival;
 }
 
+static void free_machine(void *arg)
+{
+    machine_free(arg);
+}
+
 void arrival_free(struct arrival *arrival)
 {
     if (!arrival)
         return;
     page_sink_fini(&arrival->sink);
-    machine_free(arrival->machine);
+    if (arrival->machine)
+        arrival->host.on_loop(arrival->host.ctx, free_machine, arrival->machine);
     if (arrival->holds_fds)
         machine_close_fds(&arrival->fds);
     free(arrival);
@@ -100,15 +106,29 @@ int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *
     return 0;
 }
 
+struct creating {
+    struct arrival *arrival;
+    struct err *err;
+    int rc;
+};
+
+static void create_machine(void *arg)
+{
+    struct creating *c = arg;
+    struct arrival *arrival = c->arrival;
+    c->rc = machine_create(&arrival->config, &arrival->cpuid, &arrival->fds, arrival->host.loop,
+                           arrival->host.hooks, &arrival->machine, c->err);
+}
+
 int arrival_create(struct arrival *arrival, struct err *err)
 {
     ASSERT(arrival->holds_fds);
     arrival->holds_fds = false; /* the machine's now, also on failure */
-    int rc = machine_create(&arrival->config, &arrival->cpuid, &arrival->fds, arrival->host.loop,
-                            arrival->host.hooks, &arrival->machine, err);
-    if (rc)
-        return rc;
-    rc = page_sink_init(&arrival->sink, &arrival->machine->mem);
+    struct creating creating = { .arrival = arrival, .err = err };
+    arrival->host.on_loop(arrival->host.ctx, create_machine, &creating);
+    if (creating.rc)
+        return creating.rc;
+    int rc = page_sink_init(&arrival->sink, &arrival->machine->mem);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot receive memory") : 0;
 }
 

@@ -18,6 +18,8 @@ struct arrival_host {
     bool fake;                   /* the fake hypervisor */
     const struct machine_hooks *hooks;
     struct loop *loop;
+    /* Runs fn(arg) on the loop's thread and returns when it has: machines are made and freed there. */
+    void (*on_loop)(void *ctx, void (*fn)(void *arg), void *arg);
     /* Where this host keeps each device: fills `host` for `config`. */
     int (*place)(void *ctx, const struct machine_config *config, struct host_config *host, struct err *err);
     void *ctx;

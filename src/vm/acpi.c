@@ -36,9 +36,8 @@ static uint8_t checksum(const uint8_t *bytes, size_t len)
 
 static void put_zeros(struct buf *out, size_t len)
 {
-    uint8_t *at = buf_grow(out, len);
-    if (at)
-        memset(at, 0, len);
+    while (len-- > 0)
+        buf_put_u8(out, 0);
 }
 
 /* Begins a table and returns where in `out` it begins. */

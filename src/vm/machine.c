@@ -11,6 +11,7 @@
 #include "vm/machine.h"
 #include "base/fd.h"
 #include "dev/button.h"
+#include "dev/disk.h"
 #include "dev/serial.h"
 #include "dev/tap.h"
 #include "dev/virtio_blk.h"
@@ -20,29 +21,20 @@
 #include "vm/boot.h"
 #include "vm/cpuid.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/stat.h>
-
-#define SERIAL_PORTS 8
-#define PLATFORM_PORT 0x600
-#define PLATFORM_PORTS 8
 
 /* ------------------------------------------------------------------------------ what the host lends */
 
 static int open_disk(const struct config_device *device, const char *path, int *ret, struct err *err)
 {
-    CLEANUP_FD int fd = open(path, (device->read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-    if (fd < 0)
-        return err_errno(err, ERR_CALLER, errno, "disk %s: cannot open %s", device->id, path);
-    struct stat st;
-    if (fstat(fd, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
-        return err_set(err, ERR_CALLER, EINVAL, "disk %s: %s is neither a file nor a block device", device->id, path);
-    *ret = TAKE_FD(fd);
-    return 0;
+    uint64_t sectors;
+    int rc = disk_open(path, device->read_only, ret, &sectors, err);
+    return rc ? err_wrap(err, rc, "disk %s", device->id) : 0;
 }
 
 int machine_open_fds(const struct machine_config *config, const struct host_config *host, bool fake,
@@ -89,11 +81,11 @@ int machine_disk_facts(const struct machine_fds *fds, struct machine_config *con
         struct config_device *device = &config->device[i];
         if (device->kind != CONFIG_BLK)
             continue;
-        off_t bytes = lseek(fds->device[i], 0, SEEK_END); /* right for block devices too */
-        if (bytes < 512)
-            return err_set(err, ERR_CALLER, EINVAL, "disk %s: smaller than a sector", device->id);
-        device->sectors = (uint64_t)bytes / 512;
-        device->fingerprint = disk_fingerprint(fds->device[i], device->sectors);
+        int rc = disk_sectors(fds->device[i], &device->sectors);
+        if (!rc)
+            rc = disk_fingerprint(fds->device[i], device->sectors, &device->fingerprint);
+        if (rc)
+            return err_errno(err, ERR_HOST, -rc, "disk %s: cannot read it", device->id);
     }
     return 0;
 }
@@ -107,6 +99,12 @@ int machine_host_cpuid(const struct machine_fds *fds, struct hv_cpuid *ret, stru
 }
 
 /* ------------------------------------------------------------------------------------------- the bus */
+
+/* What the guest is told in ACPI is where the devices answer. */
+static_assert(SERIAL_PORT == ACPI_COM1_PORT && SERIAL_GSI == ACPI_COM1_GSI, "serial port");
+static_assert(BUTTON_RESET_PORT == ACPI_RESET_PORT && BUTTON_SLEEP_CONTROL_PORT == ACPI_SLEEP_PORT &&
+              BUTTON_EVENT_PORT == ACPI_EVENT_PORT && BUTTON_GSI == ACPI_EVENT_GSI, "power button");
+static_assert(CONFIG_MMIO_STRIDE >= VIRTIO_MMIO_BYTES, "virtio window");
 
 static void access_bytes(struct dev *dev, uint64_t offset, const struct hv_exit *exit, bool write)
 {
@@ -127,12 +125,12 @@ static void on_access(void *ctx, const struct hv_exit *exit)
     uint64_t offset = 0;
 
     if (exit->kind == HV_EXIT_PIO_IN || exit->kind == HV_EXIT_PIO_OUT) {
-        if (exit->address - ACPI_COM1_PORT < SERIAL_PORTS) {
+        if (exit->address - SERIAL_PORT < SERIAL_PORTS) {
             dev = machine->serial;
-            offset = exit->address - ACPI_COM1_PORT;
-        } else if (exit->address - PLATFORM_PORT < PLATFORM_PORTS) {
+            offset = exit->address - SERIAL_PORT;
+        } else if (exit->address - BUTTON_PORT < BUTTON_PORTS) {
             dev = machine->button;
-            offset = exit->address - PLATFORM_PORT;
+            offset = exit->address - BUTTON_PORT;
         }
     } else if (exit->address >= CONFIG_MMIO_BASE) {
         uint64_t n = (exit->address - CONFIG_MMIO_BASE) / CONFIG_MMIO_STRIDE;
@@ -172,9 +170,11 @@ static void on_console_out(void *ctx, const uint8_t *bytes, size_t len)
     machine->hooks.console_out(machine->hooks.ctx, bytes, len);
 }
 
-static void on_console_room(void *ctx)
+static void on_console_room(struct loop_source *source, uint32_t events)
 {
-    struct machine *machine = ctx;
+    (void)events;
+    struct machine *machine = CONTAINER_OF(source, struct machine, serial_room);
+    (void)loop_drain(source->fd);
     machine->hooks.console_room(machine->hooks.ctx);
 }
 
@@ -190,8 +190,9 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
     case CONFIG_NET:
         return virtio_net_create(ret, instance, &machine->mem, machine->loop, fd, device->mac, err);
     case CONFIG_BLK:
-        return virtio_blk_create(ret, instance, &machine->mem, machine->loop, fd, device->sectors,
-                                 device->read_only, device->serial, err);
+        return virtio_blk_create(ret, instance, &machine->mem, machine->loop, fd,
+                                 &(struct virtio_blk_options){ .serial = device->serial,
+                                                               .read_only = device->read_only }, err);
     case CONFIG_RNG:
         return virtio_rng_create(ret, instance, &machine->mem, machine->loop, err);
     case CONFIG_DEVICE_MAX:
@@ -208,17 +209,16 @@ static int wire_virtio(struct machine *machine, uint32_t n, struct dev *dev, str
 
     int rc = ops->irqfd(machine->hv, virtio->irq_fd, CONFIG_GSI_BASE + n);
     for (unsigned q = 0; q < virtio->queue_count && !rc; q++)
-        rc = ops->ioeventfd(machine->hv, virtio->notify_fd[q], gpa_of(base + VIRTIO_MMIO_QUEUE_NOTIFY), 4, q);
+        rc = ops->ioeventfd(machine->hv, virtio->notify_fd[q], gpa_of(base + VIRTIO_MMIO_NOTIFY), 4, q);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot wire device %s", machine->config.device[n].id) : 0;
 }
 
 static int create_devices(struct machine *machine, struct err *err)
 {
-    struct serial_hooks serial = { .ctx = machine, .out = on_console_out, .room = on_console_room };
-    struct button_hooks button = { .ctx = machine, .on_poweroff = on_poweroff, .on_reset = on_reset };
+    struct button_calls button = { .ctx = machine, .on_poweroff = on_poweroff, .on_reset = on_reset };
     const struct hv_ops *ops = machine->hv->ops;
 
-    int rc = serial_create(&machine->serial, 0, &serial, err);
+    int rc = serial_create(&machine->serial, 0, on_console_out, machine, err);
     if (rc)
         return rc;
     machine->dev[machine->dev_count++] = machine->serial;
@@ -226,11 +226,14 @@ static int create_devices(struct machine *machine, struct err *err)
     if (rc)
         return rc;
     machine->dev[machine->dev_count++] = machine->button;
-    rc = ops->irqfd(machine->hv, serial_irq_fd(machine->serial), ACPI_COM1_GSI);
+    rc = ops->irqfd(machine->hv, serial_irq_fd(machine->serial), SERIAL_GSI);
     if (!rc)
-        rc = ops->irqfd(machine->hv, button_irq_fd(machine->button), ACPI_EVENT_GSI);
+        rc = ops->irqfd(machine->hv, button_irq_fd(machine->button), BUTTON_GSI);
     if (rc)
         return err_errno(err, ERR_HOST, -rc, "cannot wire the serial port and power button");
+    rc = loop_add(machine->loop, &machine->serial_room, serial_room_fd(machine->serial), EPOLLIN, on_console_room);
+    if (rc)
+        return err_errno(err, ERR_HOST, -rc, "cannot watch the serial port");
 
     for (uint32_t n = 0; n < machine->config.device_count; n++) {
         struct dev *dev = NULL;
@@ -311,6 +314,7 @@ void machine_free(struct machine *machine)
     if (!machine)
         return;
     vcpu_group_fini(&machine->vcpus);
+    loop_remove(&machine->serial_room);
     for (unsigned i = 0; i < machine->dev_count; i++) {
         struct dev *dev = machine->dev[i];
         if (machine->pauses == 0)

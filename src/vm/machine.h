@@ -7,7 +7,7 @@
  * more: vCPUs parked, devices quiescent, so that memory and state can be taken. Pausing nests: each
  * machine_pause() needs its machine_resume().
  *
- * Threads: pause, resume, save and load from one thread at a time (the owner's duty: see vmm/vmm.c);
+ * Threads: create and free on the loop's thread (or before it runs); pause, resume, save and load from one thread at a time (the owner's duty: see vmm/vmm.c);
  * on_end is called on a vCPU thread or the loop's and must only note the fact.
  */
 #pragma once
@@ -54,12 +54,12 @@ struct machine {
     struct dev *dev[MACHINE_DEVS_MAX]; /* serial, button, then the virtio devices */
     unsigned dev_count;
     struct dev *serial, *button;
+    struct loop_source serial_room;
 
     unsigned pauses; /* 0 = running */
 };
 
-/* Opens every tap and disk of `host` into *ret (with /dev/kvm unless `fake`). Errors name the thing. For a
- * disk that is not read-only, fills in nothing: sizes and fingerprints are read by machine_disk_facts(). */
+/* Opens every tap and disk of `host` into *ret (with /dev/kvm unless `fake`). Errors name the thing. */
 int machine_open_fds(const struct machine_config *config, const struct host_config *host, bool fake,
                      struct machine_fds *ret, struct err *err) MUST_CHECK;
 void machine_close_fds(struct machine_fds *fds);
