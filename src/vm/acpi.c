@@ -1,14 +1,15 @@
 /*
- * ACPI tables, chapter numbers of ACPI 6.5: RSDP (5.2.5.3), XSDT (5.2.8), FADT (5.2.9), MADT (5.2.12),
- * DSDT (5.2.11.1), in this order, each 16-byte aligned after the one before.
+ * ACPI tables, chapter numbers of ACPI 6.5: RSDP (5.2.5.3), XSDT (5.2.8), FADT (5.2.9), MADT
+ * (5.2.12), DSDT (5.2.11.1), in this order, each 16-byte aligned after the one before.
  *
- * The machine has no PCI, no VGA, no 8042, no RTC and no legacy interrupt controller, and says so; what is
- * left is one IOAPIC with edge interrupts: 3 for events, 4 for the serial port, from CONFIG_GSI_BASE on
- * one for each virtio device. The serial port must be in the DSDT: without legacy interrupts a kernel
- * finds its port, but gives it no interrupt.
+ * The machine has no PCI, no VGA, no 8042, no RTC and no legacy interrupt controller, and says so;
+ * what is left is one IOAPIC with edge interrupts: 3 for events, 4 for the serial port, from
+ * CONFIG_GSI_BASE on one for each virtio device. The serial port must be in the DSDT: without
+ * legacy interrupts a kernel finds its port, but gives it no interrupt.
  *
- * Power button: a Generic Event Device (5.6.9). The monitor sets a bit in the event register and pulses
- * the GSI; the kernel runs _EVT, which reads the register, and that clears it, and notifies the button.
+ * Power button: a Generic Event Device (5.6.9). The monitor sets a bit in the event register and
+ * pulses the GSI; the kernel runs _EVT, which reads the register, and that clears it, and notifies
+ * the button.
  */
 #include "vm/acpi.h"
 #include "vm/aml.h"
@@ -146,7 +147,8 @@ static void put_virtio(struct aml *aml, struct buf *crs, unsigned number)
     aml_string(aml, "LNRO0005");
     aml_name(aml, "_UID");
     aml_int(aml, number);
-    aml_name(aml, "_CCA"); /* its memory accesses are coherent: without this no DMA is allowed to it */
+    /* Its memory accesses are coherent: without this no DMA is allowed to it. */
+    aml_name(aml, "_CCA");
     aml_int(aml, 1);
     aml_crs_memory(crs, CONFIG_MMIO_BASE + number * CONFIG_MMIO_STRIDE, CONFIG_MMIO_STRIDE);
     aml_crs_interrupt(crs, CONFIG_GSI_BASE + number);

@@ -1,6 +1,6 @@
 /*
- * The machine as ACPI describes it (ACPI 6.5; "hardware-reduced", chapter 4.1: no PM timer, SCI, GPE or
- * legacy interrupt controller), and the few ports that description names.
+ * The machine as ACPI describes it (ACPI 6.5; "hardware-reduced", chapter 4.1: no PM timer, SCI,
+ * GPE or legacy interrupt controller), and the few ports that description names.
  */
 #pragma once
 #include "base/buf.h"
@@ -14,11 +14,11 @@
 /* I/O ports of the platform; whoever assembles the machine serves them. */
 #define ACPI_RESET_PORT 0x600 /* a write of ACPI_RESET_VALUE resets the machine */
 #define ACPI_RESET_VALUE 1
-#define ACPI_SLEEP_PORT 0x604 /* SLEEP_CONTROL_REG: a write with bit 5 (SLP_EN) enters the sleep type in */
-#define ACPI_SLEEP_ENABLE 0x20 /* bits 2..4; only S5, power-off, exists */
+#define ACPI_SLEEP_PORT 0x604  /* SLEEP_CONTROL_REG: a write with this bit (SLP_EN) enters the */
+#define ACPI_SLEEP_ENABLE 0x20 /* sleep type in bits 2..4; only S5, power-off, exists */
 #define ACPI_SLEEP_TYPE_OFF 5
 #define ACPI_SLEEP_STATUS_PORT 0x605 /* reads 0 */
-#define ACPI_EVENT_PORT 0x606        /* one byte: what happened since the last read, which clears it */
+#define ACPI_EVENT_PORT 0x606 /* one byte: what happened since the last read, which clears it */
 #define ACPI_EVENT_POWER_BUTTON 1
 #define ACPI_EVENT_GSI 3 /* edge: pulsed after a bit of ACPI_EVENT_PORT was set */
 
@@ -26,7 +26,8 @@
 #define ACPI_COM1_GSI 4
 
 /* Appends the tables for `vcpus` (APIC ids 0..vcpus-1) and `devices` virtio-mmio devices (places:
- * vm/config.h), as they must lie from ACPI_GPA on: the RSDP first. buf_status() tells of failure. */
+ * vm/config.h), as they must lie from ACPI_GPA on: the RSDP first. buf_status()
+ * tells of failure. */
 void acpi_build(struct buf *out, unsigned vcpus, unsigned devices);
 
 /* Puts them there. 0, -ENOMEM or -EFAULT (no RAM there). */

@@ -1,6 +1,6 @@
 /*
- * AML (ACPI 6.5, chapter 20.2). Lengths come before what they measure: aml_end() knows them, makes room
- * at the mark that the opening left, and writes the shortest encoding there.
+ * AML (ACPI 6.5, chapter 20.2). Lengths come before what they measure: aml_end() knows them, makes
+ * room at the mark that the opening left, and writes the shortest encoding there.
  */
 #include "vm/aml.h"
 

@@ -1,5 +1,6 @@
 /*
- * Writes AML, the byte code of ACPI's definition blocks (ACPI 6.5, chapter 20), in its shortest form.
+ * Writes AML, the byte code of ACPI's definition blocks (ACPI 6.5, chapter 20), in
+ * its shortest form.
  *
  * What has a length in front of it (scope, device, method, if) is opened and ended; between the two
  * its contents are simply written:
@@ -40,15 +41,22 @@ void aml_path(struct aml *aml, const char *name);
 void aml_int(struct aml *aml, uint64_t value);
 void aml_string(struct aml *aml, const char *text);
 void aml_eisa_id(struct aml *aml, const char *id); /* three capitals and four hex digits */
-void aml_op(struct aml *aml, uint8_t op);          /* anything of one byte: Store, And, Local0 ... */
+void aml_op(struct aml *aml, uint8_t op); /* anything of one byte: Store, And, Local0 ... */
 
-enum { AML_LOCAL0 = 0x60, AML_STORE = 0x70, AML_AND = 0x7b, AML_NOTIFY = 0x86, AML_NO_TARGET = 0x00 };
+enum {
+    AML_LOCAL0 = 0x60,
+    AML_STORE = 0x70,
+    AML_AND = 0x7b,
+    AML_NOTIFY = 0x86,
+    AML_NO_TARGET = 0x00
+};
 
 /* A region of I/O ports, and the bytes at its start as fields of 8 bits each. */
 void aml_io_region(struct aml *aml, const char *name, uint16_t port, uint8_t bytes);
 void aml_byte_field(struct aml *aml, const char *region, const char *name);
 
-/* `_CRS`: resources gathered in a buffer of their own (chapter 6.4), then written as a named object. */
+/* `_CRS`: resources gathered in a buffer of their own (chapter 6.4), then written as a named
+ * object. */
 void aml_crs_io(struct buf *crs, uint16_t port, uint8_t bytes);
 void aml_crs_memory(struct buf *crs, uint32_t base, uint32_t bytes);
 void aml_crs_interrupt(struct buf *crs, uint32_t gsi); /* edge, active high, exclusive */

@@ -1,9 +1,9 @@
 /*
  * Guest memory as a boot protocol wants to find it; the places are in boot.h.
  *
- * Both protocols tell the same facts in different structures, so the facts (command line, memory map,
- * initrd, ACPI) are put down first and each protocol then points at them. Records are encoded field by
- * field: no structure of another project's header is copied into the guest.
+ * Both protocols tell the same facts in different structures, so the facts (command line, memory
+ * map, initrd, ACPI) are put down first and each protocol then points at them. Records are encoded
+ * field by field: no structure of another project's header is copied into the guest.
  */
 #include "vm/boot.h"
 #include "base/buf.h"
@@ -70,8 +70,10 @@ static int load_initrd(struct mem *mem, const char *path, struct facts *facts, s
     uint64_t span = (file.len + PAGE_BYTES - 1) & ~(PAGE_BYTES - 1);
     if (span > room) {
         rc = err_set(err, ERR_CALLER, ENOMEM,
-                     "initrd %s: of %llu MiB, and the kernel leaves %llu MiB of the machine's memory", path,
-                     (unsigned long long)(file.len + MIB - 1) / MIB, (unsigned long long)(room / MIB));
+                     "initrd %s: of %llu MiB, and the kernel leaves %llu MiB of the machine's "
+                     "memory",
+                     path, (unsigned long long)(file.len + MIB - 1) / MIB,
+                     (unsigned long long)(room / MIB));
     } else {
         facts->initrd_gpa = end - span;
         facts->initrd_bytes = file.len;
@@ -83,13 +85,14 @@ static int load_initrd(struct mem *mem, const char *path, struct facts *facts, s
     return rc;
 }
 
-static int put_cmdline(struct mem *mem, const char *cmdline, const struct facts *facts, struct err *err)
+static int put_cmdline(struct mem *mem, const char *cmdline, const struct facts *facts,
+                       struct err *err)
 {
     size_t max = MIN((size_t)facts->kernel.cmdline_max, (size_t)CONFIG_CMDLINE_MAX - 1);
     size_t len = strlen(cmdline);
     if (len > max)
-        return err_set(err, ERR_CALLER, E2BIG, "the command line has %zu characters, and this kernel takes %zu",
-                       len, max);
+        return err_set(err, ERR_CALLER, E2BIG,
+                       "the command line has %zu characters, and this kernel takes %zu", len, max);
     return mem_write(mem, gpa_of(CMDLINE_GPA), cmdline, len + 1);
 }
 
@@ -139,7 +142,8 @@ static int put_pvh(struct mem *mem, const struct facts *facts, struct hv_boot *b
     return rc ? rc : put(mem, MEMMAP_GPA, &map);
 }
 
-/* The first 4 GiB at their own addresses: one table each of levels 4 and 3, and four of 2 MiB pages. */
+/* The first 4 GiB at their own addresses: one table each of levels 4 and 3, and four of 2 MiB
+ * pages. */
 static int put_page_tables(struct mem *mem)
 {
     enum { PRESENT_WRITABLE = 3, LARGE = 0x80, ENTRIES = 512 };
@@ -188,7 +192,8 @@ static int put_linux64(struct mem *mem, const struct facts *facts, struct hv_boo
     return rc ? rc : put_page_tables(mem);
 }
 
-int boot_prepare(struct mem *mem, const struct boot_spec *spec, struct hv_boot *ret, struct err *err)
+int boot_prepare(struct mem *mem, const struct boot_spec *spec, struct hv_boot *ret,
+                 struct err *err)
 {
     struct facts facts = { 0 };
     find_ranges(mem, &facts);

@@ -1,6 +1,6 @@
 /*
- * From a fresh machine to the boot vCPU's first registers: kernel, initrd, command line, memory map and
- * ACPI tables in guest memory.
+ * From a fresh machine to the boot vCPU's first registers: kernel, initrd, command line, memory map
+ * and ACPI tables in guest memory.
  *
  *     0x01000  GDT                              0x07000  memory map (PVH)
  *     0x02000  boot_params (64-bit entry)       0x09000  page tables, 6 pages (64-bit entry)
@@ -25,6 +25,7 @@ struct boot_spec {
     unsigned devices;    /* virtio-mmio devices, 0..CONFIG_DEVICES_MAX */
 };
 
-/* Fills fresh guest memory and *ret. One thread, before any vCPU runs. Errors are ERR_CALLER and name the
- * file; after one, the memory is to be thrown away. */
-int boot_prepare(struct mem *mem, const struct boot_spec *spec, struct hv_boot *ret, struct err *err) MUST_CHECK;
+/* Fills fresh guest memory and *ret. One thread, before any vCPU runs. Errors are ERR_CALLER and
+ * name the file; after one, the memory is to be thrown away. */
+int boot_prepare(struct mem *mem, const struct boot_spec *spec, struct hv_boot *ret,
+                 struct err *err) MUST_CHECK;

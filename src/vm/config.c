@@ -10,7 +10,8 @@ SCHEMA_DEFINE(machine_config, 1, MACHINE_CONFIG)
 
 #define MEMORY_STEP_BYTES (UINT64_C(2) << 20)
 
-/* `size`: of the field, so at most size - 1 characters. A peer's text ends in a NUL, as its decoder saw to. */
+/* `size`: of the field, so at most size - 1 characters. A peer's text ends in a NUL, as its decoder
+ * saw to. */
 static bool is_word(const char *text, size_t size)
 {
     size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
@@ -44,7 +45,8 @@ static int check_device(const struct config_device *d, enum err_fault fault, str
     if (d->kind == 0 || d->kind >= CONFIG_DEVICE_MAX)
         return err_set(err, fault, EINVAL, "device %s: unknown kind %u", d->id, d->kind);
     if (net && (all_zero(d->mac, sizeof(d->mac)) || (d->mac[0] & 1)))
-        return err_set(err, fault, EINVAL, "device %s: its MAC address is not a unicast address", d->id);
+        return err_set(err, fault, EINVAL, "device %s: its MAC address is not a unicast address",
+                       d->id);
     if (!net && !all_zero(d->mac, sizeof(d->mac)))
         return err_set(err, fault, EINVAL, "device %s: only a net device has a MAC address", d->id);
     if (!blk && (d->read_only || d->serial[0] || d->sectors || d->fingerprint))
@@ -52,7 +54,9 @@ static int check_device(const struct config_device *d, enum err_fault fault, str
     if (d->read_only > 1)
         return err_set(err, fault, EINVAL, "device %s: read_only is neither 0 nor 1", d->id);
     if (!is_printable(d->serial))
-        return err_set(err, fault, EINVAL, "device %s: its serial number has characters that are not printable ASCII", d->id);
+        return err_set(err, fault, EINVAL,
+                       "device %s: its serial number has characters that are not printable ASCII",
+                       d->id);
     if (d->sectors > CONFIG_SECTORS_MAX)
         return err_set(err, fault, EINVAL, "device %s: larger than any file can be", d->id);
     return 0;
@@ -61,8 +65,8 @@ static int check_device(const struct config_device *d, enum err_fault fault, str
 static int check_devices(const struct machine_config *c, enum err_fault fault, struct err *err)
 {
     if (c->device_count > CONFIG_DEVICES_MAX)
-        return err_set(err, fault, EINVAL, "%u devices, and a machine has at most %u", c->device_count,
-                       CONFIG_DEVICES_MAX);
+        return err_set(err, fault, EINVAL, "%u devices, and a machine has at most %u",
+                       c->device_count, CONFIG_DEVICES_MAX);
     for (uint32_t i = 0; i < c->device_count; i++) {
         const struct config_device *d = &c->device[i];
         int rc = check_device(d, fault, err);
@@ -87,13 +91,16 @@ int config_check(const struct machine_config *c, enum err_fault fault, struct er
     if (all_zero(c->uuid, sizeof(c->uuid)))
         return err_set(err, fault, EINVAL, "machine %s has no uuid", c->name);
     if (c->vcpus < 1 || c->vcpus > CONFIG_VCPUS_MAX)
-        return err_set(err, fault, EINVAL, "%u vCPUs: a machine has 1 to %u", c->vcpus, CONFIG_VCPUS_MAX);
+        return err_set(err, fault, EINVAL, "%u vCPUs: a machine has 1 to %u", c->vcpus,
+                       CONFIG_VCPUS_MAX);
     if (c->memory_bytes < MEM_MIN_BYTES || c->memory_bytes > MEM_MAX_BYTES ||
         c->memory_bytes % MEMORY_STEP_BYTES)
-        return err_set(err, fault, EINVAL, "memory of %llu bytes: wanted 64 MiB to 1 TiB in steps of 2 MiB",
+        return err_set(err, fault, EINVAL,
+                       "memory of %llu bytes: wanted 64 MiB to 1 TiB in steps of 2 MiB",
                        (unsigned long long)c->memory_bytes);
     if (!is_printable(c->cmdline))
-        return err_set(err, fault, EINVAL, "the command line has characters that are not printable ASCII");
+        return err_set(err, fault, EINVAL,
+                       "the command line has characters that are not printable ASCII");
     return check_devices(c, fault, err);
 }
 
@@ -104,23 +111,29 @@ int config_host_set(const struct machine_config *machine, struct host_config *ho
     while (i < machine->device_count && strcmp(machine->device[i].id, id) != 0)
         i++;
     if (i == machine->device_count)
-        return err_set(err, ERR_CALLER, ENODEV, "machine %s has no device \"%.64s\"", machine->name, id);
+        return err_set(err, ERR_CALLER, ENODEV, "machine %s has no device \"%.64s\"", machine->name,
+                       id);
 
     struct host_device *d = &host->device[i];
     switch (machine->device[i].kind) {
     case CONFIG_NET:
-        if (!is_printable(where) || !*where || strlen(where) >= sizeof(d->tap) || strpbrk(where, "/ "))
-            return err_set(err, ERR_CALLER, EINVAL, "device %s: \"%.64s\" is no interface name", id, where);
+        if (!is_printable(where) || !*where || strlen(where) >= sizeof(d->tap) ||
+            strpbrk(where, "/ "))
+            return err_set(err, ERR_CALLER, EINVAL, "device %s: \"%.64s\" is no interface name", id,
+                           where);
         memcpy(d->tap, where, strlen(where) + 1);
         return 0;
     case CONFIG_BLK:
         if (!*where || strlen(where) >= sizeof(d->path))
-            return err_set(err, ERR_CALLER, EINVAL, "device %s: wanted a path of 1 to %zu characters", id,
+            return err_set(err, ERR_CALLER, EINVAL,
+                           "device %s: wanted a path of 1 to %zu characters", id,
                            sizeof(d->path) - 1);
         memcpy(d->path, where, strlen(where) + 1);
         return 0;
     default:
-        return err_set(err, ERR_CALLER, EINVAL, "device %s is neither a disk nor a network card: it has no "
-                       "place on the host", id);
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "device %s is neither a disk nor a network card: it has no "
+                       "place on the host",
+                       id);
     }
 }

@@ -1,12 +1,13 @@
 /*
  * Machine and host configuration as JSON.
  *
- * Each object is described once, by a table of its keys, which the reader and the writer share; so what
- * is written can be read, and a key that is in no table is refused by name.
+ * Each object is described once, by a table of its keys, which the reader and the writer share; so
+ * what is written can be read, and a key that is in no table is refused by name.
  */
 #include "vm/config.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -38,7 +39,8 @@ struct key {
     size_t offset, size; /* of the member */
 };
 
-#define KEY(T, kind, member) { #member, kind, offsetof(struct T, member), sizeof(((struct T *)NULL)->member) }
+#define KEY(T, kind, member)                                                                       \
+    { #member, kind, offsetof(struct T, member), sizeof(((struct T *)NULL)->member) }
 
 static const struct key top_keys[] = { { .name = "machine", .kind = KEY_NESTED },
                                        { .name = "host", .kind = KEY_NESTED } };
@@ -69,11 +71,12 @@ static bool parse_hex(const char *text, const char *like, uint8_t *bytes)
                 return false;
             continue;
         }
-        const char *digit = *text ? strchr(digits, *text >= 'A' && *text <= 'F' ? *text + 32 : *text) : NULL;
+        const char *digit = *text ? strchr(digits, tolower((unsigned char)*text)) : NULL;
         if (!digit)
             return false;
         uint8_t value = (uint8_t)(digit - digits);
-        bytes[nibble / 2] = nibble % 2 ? (uint8_t)(bytes[nibble / 2] | value) : (uint8_t)(value << 4);
+        uint8_t *byte = &bytes[nibble / 2];
+        *byte = nibble % 2 ? (uint8_t)(*byte | value) : (uint8_t)(value << 4);
         nibble++;
     }
     return *text == '\0';
@@ -85,7 +88,8 @@ static void print_hex(const uint8_t *bytes, const char *like, char *text)
     for (; *like; like++, text++) {
         *text = *like;
         if (*like == 'x') {
-            *text = "0123456789abcdef"[nibble % 2 ? bytes[nibble / 2] & 15 : bytes[nibble / 2] >> 4];
+            uint8_t byte = bytes[nibble / 2];
+            *text = "0123456789abcdef"[nibble % 2 ? byte & 15 : byte >> 4];
             nibble++;
         }
     }
@@ -131,7 +135,9 @@ static const char *read_value(const struct key *key, const json_t *json, void *m
     case KEY_UUID:
         return text && parse_hex(text, LIKE_UUID, member) ? NULL : "a UUID";
     case KEY_MAC:
-        return text && parse_hex(text, LIKE_MAC, member) ? NULL : "a MAC address such as 52:54:00:12:34:56";
+        if (!text || !parse_hex(text, LIKE_MAC, member))
+            return "a MAC address such as 52:54:00:12:34:56";
+        return NULL;
     case KEY_SUM:
         if (!text || !parse_hex(text, LIKE_SUM, bytes))
             return "16 hex digits";
@@ -164,7 +170,8 @@ static json_t *write_value(const struct key *key, const void *member)
     case KEY_UUID: print_hex(member, LIKE_UUID, text); return json_string(text);
     case KEY_MAC: print_hex(member, LIKE_MAC, text); return json_string(text);
     case KEY_SUM:
-        (void)snprintf(text, sizeof(text), "%016llx", (unsigned long long)*(const uint64_t *)member);
+        (void)snprintf(text, sizeof(text), "%016llx",
+                       (unsigned long long)*(const uint64_t *)member);
         return json_string(text);
     case KEY_DEVICE: return json_string(kinds[*(const uint32_t *)member].name);
     case KEY_NESTED: break;
@@ -201,7 +208,8 @@ static json_t *write_object(const struct key *keys, size_t count, const void *ob
     for (const struct key *key = keys; json && key < keys + count; key++) {
         if (key->kind == KEY_NESTED)
             continue;
-        if (json_object_set_new(json, key->name, write_value(key, (const char *)object + key->offset)) < 0) {
+        if (json_object_set_new(json, key->name,
+                                write_value(key, (const char *)object + key->offset)) < 0) {
             json_decref(json);
             return NULL;
         }
@@ -214,8 +222,9 @@ static int read_devices(const json_t *list, struct machine_config *machine, stru
     if (list && !json_is_array(list))
         return err_set(err, ERR_CALLER, EINVAL, "machine: \"devices\": wanted a list");
     if (json_array_size(list) > CONFIG_DEVICES_MAX)
-        return err_set(err, ERR_CALLER, EINVAL, "machine: %zu devices, and a machine has at most %u",
-                       json_array_size(list), CONFIG_DEVICES_MAX);
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "machine: %zu devices, and a machine has at most %u", json_array_size(list),
+                       CONFIG_DEVICES_MAX);
     for (size_t i = 0; i < json_array_size(list); i++) {
         char where[32];
         (void)snprintf(where, sizeof(where), "device %zu", i);
@@ -238,12 +247,14 @@ static int read_place(const char *id, const json_t *place, const struct machine_
     json_object_foreach((json_t *)(uintptr_t)place, key, where) {
         const char *text = json_string_value(where);
         if (!text || strlen(text) != json_string_length(where))
-            return err_set(err, ERR_CALLER, EINVAL, "host: device %.32s: \"%.64s\": wanted text", id, key);
+            return err_set(err, ERR_CALLER, EINVAL, "host: device %.32s: \"%.64s\": wanted text",
+                           id, key);
         /* An unknown id passes here, and is refused by config_host_set(). */
         for (uint32_t i = 0; i < machine->device_count; i++) {
             const char *known = kinds[machine->device[i].kind].place;
             if (strcmp(machine->device[i].id, id) == 0 && (!known || strcmp(known, key) != 0))
-                return err_set(err, ERR_CALLER, EINVAL, "host: device %.32s: unknown key \"%.64s\"", id, key);
+                return err_set(err, ERR_CALLER, EINVAL, "host: device %.32s: unknown key \"%.64s\"",
+                               id, key);
         }
         int rc = config_host_set(machine, host, id, text, err);
         if (rc)
@@ -252,8 +263,8 @@ static int read_place(const char *id, const json_t *place, const struct machine_
     return 0;
 }
 
-static int read_places(const json_t *places, const struct machine_config *machine, struct host_config *host,
-                       struct err *err)
+static int read_places(const json_t *places, const struct machine_config *machine,
+                       struct host_config *host, struct err *err)
 {
     const char *id;
     json_t *place;
@@ -317,7 +328,8 @@ json_t *config_to_json(const struct machine_config *machine, const struct host_c
         const char *where = d->kind == CONFIG_NET ? host->device[i].tap : host->device[i].path;
         rc |= json_array_append_new(devices, device_json(d));
         if (kinds[d->kind].place && *where)
-            rc |= json_object_set_new(places, d->id, json_pack("{s:s}", kinds[d->kind].place, where));
+            rc |= json_object_set_new(places, d->id,
+                                      json_pack("{s:s}", kinds[d->kind].place, where));
     }
     rc |= json_object_set_new(m, "devices", devices);
     rc |= json_object_set_new(h, "devices", places);

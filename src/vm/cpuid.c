@@ -1,11 +1,12 @@
 /*
- * CPUID for the guest, and between hosts. Leaves by number: Intel SDM volume 2A (CPUID), AMD APM volume 3
- * appendix E.
+ * CPUID for the guest, and between hosts. Leaves by number: Intel SDM volume 2A (CPUID), AMD APM
+ * volume 3 appendix E.
  *
  * A guest keeps what it was shown for as long as it lives, so a move asks of the new host: the same
- * vendor; every feature bit (vm/cpuid_features.c); each part of the XSAVE area of the same size at the
- * same place, since the saved area is laid out by them; address bits and event counters enough. Family,
- * model, brand and cache sizes are only facts the guest was told: they do not have to match.
+ * vendor; every feature bit (vm/cpuid_features.c); each part of the XSAVE area of the same size at
+ * the same place, since the saved area is laid out by them; address bits and event counters enough.
+ * Family, model, brand and cache sizes are only facts the guest was told: they do not have to
+ * match.
  */
 #include "vm/cpuid.h"
 #include "kvm/hv.h"
@@ -47,7 +48,7 @@ static unsigned bits_for(unsigned count)
     return bits;
 }
 
-/* Caches of levels 1 and 2 belong to one core, those above to all: in leaf 4 and 0x8000001d alike. */
+/* Caches of levels 1 and 2 belong to one core, those above to all: leaves 4 and 0x8000001d. */
 static uint32_t cache_sharing(uint32_t eax, unsigned vcpus)
 {
     unsigned level = eax >> 5 & 7;
@@ -99,7 +100,7 @@ static int append(struct hv_cpuid *cpuid, struct hv_cpuid_leaf leaf)
     return 0;
 }
 
-/* Leaf 0xb: level 0 is threads of a core (one), level 1 cores of the package, level 2 ends the list. */
+/* Leaf 0xb: level 0 is threads of a core (one), level 1 cores of the package, level 2 the end. */
 static int append_topology(struct hv_cpuid *cpuid, unsigned vcpu, unsigned vcpus)
 {
     const struct hv_cpuid_leaf levels[] = {
@@ -130,7 +131,7 @@ int cpuid_for_vcpu(const struct hv_cpuid *base, unsigned vcpu, unsigned vcpus, s
     return find(base, 0, 0).eax >= 0xb ? append_topology(out, vcpu, vcpus) : 0;
 }
 
-/* ---------------------------------------------------------------------------------- between hosts */
+/* ------------------------------------------------------------------------------- between hosts */
 
 struct compare {
     const struct hv_cpuid *need, *have;
@@ -206,7 +207,8 @@ static void compare_xsave(struct compare *c)
 {
     struct hv_cpuid_leaf need = find(c->need, 0xd, 0), have = find(c->have, 0xd, 0);
     struct hv_cpuid_leaf need1 = find(c->need, 0xd, 1), have1 = find(c->have, 0xd, 1);
-    uint64_t parts = ((uint64_t)need.edx << 32 | need.eax) | ((uint64_t)need1.edx << 32 | need1.ecx);
+    uint64_t parts =
+        ((uint64_t)need.edx << 32 | need.eax) | ((uint64_t)need1.edx << 32 | need1.ecx);
     uint64_t here = ((uint64_t)have.edx << 32 | have.eax) | ((uint64_t)have1.edx << 32 | have1.ecx);
     parts &= here; /* a part that is not here at all was named among the features */
     for (unsigned part = 2; part < 63; part++) {
@@ -214,13 +216,15 @@ static void compare_xsave(struct compare *c)
             continue;
         struct hv_cpuid_leaf a = find(c->need, 0xd, part), b = find(c->have, 0xd, part);
         if (a.eax != b.eax || a.ebx != b.ebx)
-            lack(c, "xsave part %u of %u bytes at %u (this host: %u at %u)", part, a.eax, a.ebx, b.eax, b.ebx);
+            lack(c, "xsave part %u of %u bytes at %u (this host: %u at %u)", part, a.eax, a.ebx,
+                 b.eax, b.ebx);
     }
 }
 
 static void compare_limits(struct compare *c)
 {
-    uint32_t need = find(c->need, 0x80000008, 0).eax & 0xff, have = find(c->have, 0x80000008, 0).eax & 0xff;
+    uint32_t need = find(c->need, 0x80000008, 0).eax & 0xff;
+    uint32_t have = find(c->have, 0x80000008, 0).eax & 0xff;
     if (need > have)
         lack(c, "%u physical address bits (this host: %u)", need, have);
 
@@ -243,7 +247,8 @@ static void compare_tsc(struct compare *c)
     bool promised = find(c->need, 0x80000007, 0).edx & BIT(8);
     uint64_t apart = need > have ? need - have : have - need;
     if (promised && need && have && apart * 1000000 > need * TSC_PPM_MAX)
-        lack(c, "TSC of %llu kHz (this host: %llu)", (unsigned long long)need, (unsigned long long)have);
+        lack(c, "TSC of %llu kHz (this host: %llu)", (unsigned long long)need,
+             (unsigned long long)have);
 }
 
 unsigned cpuid_compare(const struct hv_cpuid *need, const struct hv_cpuid *have,
@@ -272,7 +277,8 @@ static void name_one(void *arg, const char *what)
     size_t room = sizeof(list->text) - list->len;
     if (list->named == NAMED_MAX || strlen(what) + 3 > room)
         return;
-    list->len += (size_t)snprintf(list->text + list->len, room, "%s%s", list->named ? ", " : "", what);
+    const char *comma = list->named ? ", " : "";
+    list->len += (size_t)snprintf(list->text + list->len, room, "%s%s", comma, what);
     list->named++;
 }
 
@@ -283,6 +289,7 @@ int cpuid_check(const struct hv_cpuid *need, const struct hv_cpuid *have, struct
     if (count == 0)
         return 0;
     if (count > list.named)
-        return err_set(err, ERR_HOST, ENOTSUP, "this host's CPU lacks %s and %u more", list.text, count - list.named);
+        return err_set(err, ERR_HOST, ENOTSUP, "this host's CPU lacks %s and %u more", list.text,
+                       count - list.named);
     return err_set(err, ERR_HOST, ENOTSUP, "this host's CPU lacks %s", list.text);
 }

@@ -1,4 +1,5 @@
-/* CPUID registers whose bits are features, and the features' names (as /proc/cpuinfo spells them). */
+/* CPUID registers whose bits are features, and the features' names (as /proc/cpuinfo spells them).
+ */
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -1,8 +1,8 @@
 /*
- * Which kind of image a file is, and the loading of a bzImage (Linux Documentation/arch/x86/boot.rst).
+ * Which kind of image a file is; loading a bzImage (Linux Documentation/arch/x86/boot.rst).
  *
  * A bzImage is (setup_sects + 1) sectors of real-mode code, whose header says everything, and the
- * protected-mode code, which can unpack the payload it carries to wherever it likes. Two ways lead in:
+ * protected-mode code, which can unpack the payload it carries to wherever it likes. Two ways in:
  *
  *   unpacked   the payload is an ELF image with a PVH entry: unpack it here and load that
  *   packed     the protected-mode code goes to its preferred address, entered at 0x200 in it
@@ -24,10 +24,10 @@
 
 /* The fields of the setup header that are used here, as file offsets. */
 enum {
-    SETUP_SECTS = 0x1f1, BOOT_FLAG = 0x1fe, JUMP_LENGTH = 0x201, HEADER_MAGIC = 0x202, VERSION = 0x206,
-    LOADFLAGS = 0x211, INITRD_ADDR_MAX = 0x22c, XLOADFLAGS = 0x236, CMDLINE_SIZE = 0x238,
-    PAYLOAD_OFFSET = 0x248, PAYLOAD_LENGTH = 0x24c, PREF_ADDRESS = 0x258, INIT_SIZE = 0x260,
-    HEADER_END_2_12 = 0x268,
+    SETUP_SECTS = 0x1f1, BOOT_FLAG = 0x1fe, JUMP_LENGTH = 0x201, HEADER_MAGIC = 0x202,
+    VERSION = 0x206, LOADFLAGS = 0x211, INITRD_ADDR_MAX = 0x22c, XLOADFLAGS = 0x236,
+    CMDLINE_SIZE = 0x238, PAYLOAD_OFFSET = 0x248, PAYLOAD_LENGTH = 0x24c, PREF_ADDRESS = 0x258,
+    INIT_SIZE = 0x260, HEADER_END_2_12 = 0x268,
 };
 #define VERSION_2_12 0x20c /* the first with xloadflags */
 #define LOADED_HIGH 1
@@ -56,9 +56,12 @@ static uint64_t protected_mode_at(const uint8_t *head)
     return ((uint64_t)(head[SETUP_SECTS] ? head[SETUP_SECTS] : 4) + 1) * SECTOR;
 }
 
-static int load_elf(const struct kernel_file *file, struct mem *mem, struct kernel *ret, struct err *err)
+static int load_elf(const struct kernel_file *file, struct mem *mem, struct kernel *ret,
+                    struct err *err)
 {
-    struct kernel kernel = { .kind = KERNEL_PVH, .initrd_max = MEM_LOW_MAX, .cmdline_max = CMDLINE_MAX_PVH };
+    struct kernel kernel = { .kind = KERNEL_PVH,
+                             .initrd_max = MEM_LOW_MAX,
+                             .cmdline_max = CMDLINE_MAX_PVH };
     int rc = kernel_elf_load(file, mem, &kernel.entry, &kernel.end_gpa, err);
     if (!rc)
         *ret = kernel;
@@ -83,8 +86,9 @@ static int load_unpacked(const struct kernel_file *file, const uint8_t *head, st
     else
         rc = kernel_unpack(packed, len, KERNEL_UNPACKED_MAX, &elf, err);
     free(packed);
+    struct kernel_file unpacked = { .fd = -1, .bytes = elf.bytes, .len = elf.len };
     if (!rc)
-        rc = load_elf(&(struct kernel_file){ .fd = -1, .bytes = elf.bytes, .len = elf.len }, mem, ret, err);
+        rc = load_elf(&unpacked, mem, ret, err);
     kernel_unpacked_free(&elf);
     return rc;
 }
@@ -106,7 +110,8 @@ static int load_packed(const struct kernel_file *file, const uint8_t *head, stru
         return err_set(err, ERR_CALLER, ENOEXEC, "a bzImage that wants to be loaded at 0x%llx",
                        (unsigned long long)to);
     if (to > ram_bytes || needs > ram_bytes - to)
-        return err_set(err, ERR_CALLER, ENOMEM, "it needs %llu MiB of memory, and the machine has %llu",
+        return err_set(err, ERR_CALLER, ENOMEM,
+                       "it needs %llu MiB of memory, and the machine has %llu",
                        (unsigned long long)((to >> 20) + (needs >> 20) + 1),
                        (unsigned long long)(mem->bytes >> 20));
     int rc = kernel_file_load(file, from, len, mem, gpa_of(to));
@@ -126,7 +131,8 @@ static int load_packed(const struct kernel_file *file, const uint8_t *head, stru
     return 0;
 }
 
-static int load(const struct kernel_file *file, struct mem *mem, struct kernel *ret, struct err *err)
+static int load(const struct kernel_file *file, struct mem *mem, struct kernel *ret,
+                struct err *err)
 {
     uint8_t head[KERNEL_SETUP_END] = { 0 };
     int rc = kernel_file_read(file, 0, head, MIN(file->len, (uint64_t)sizeof(head)));
@@ -139,7 +145,8 @@ static int load(const struct kernel_file *file, struct mem *mem, struct kernel *
         return err_set(err, ERR_CALLER, ENOEXEC,
                        "not a kernel: wanted a Linux bzImage, or an ELF64 with a PVH entry");
     if (field(head, VERSION, 2) < VERSION_2_12)
-        return err_set(err, ERR_CALLER, ENOEXEC, "a bzImage of Linux before 3.8: wanted boot protocol 2.12");
+        return err_set(err, ERR_CALLER, ENOEXEC,
+                       "a bzImage of Linux before 3.8: wanted boot protocol 2.12");
     struct err ignored;
     if (load_unpacked(file, head, mem, ret, &ignored) == 0)
         return 0;

@@ -1,13 +1,14 @@
 /*
  * Kernel images: what the file is, and its bytes in guest memory.
  *
- * Two kinds boot: an ELF64 with a PVH entry (XEN_ELFNOTE_PHYS32_ENTRY: a vmlinux, or a tiny guest), and
- * a Linux bzImage. A bzImage whose payload this build can unpack (LZ4, gzip, zstd) holds such an ELF
- * and is entered through it, which saves the guest unpacking itself; any other (XZ, for one) is
- * entered at its own 64-bit entry.
+ * Two kinds boot: an ELF64 with a PVH entry (XEN_ELFNOTE_PHYS32_ENTRY: a vmlinux, or a tiny guest),
+ * and a Linux bzImage. A bzImage whose payload this build can unpack (LZ4, gzip, zstd) holds such
+ * an ELF and is entered through it, which saves the guest unpacking itself; any other (XZ, for one)
+ * is entered at its own 64-bit entry.
  *
- * The file is hostile until proved otherwise: everything is checked before the first byte is written.
- * Unpacking takes at most KERNEL_UNPACKED_MAX bytes, given back before kernel_load() returns.
+ * The file is hostile until proved otherwise: everything is checked before the first byte is
+ * written. Unpacking takes at most KERNEL_UNPACKED_MAX bytes, given back before kernel_load()
+ * returns.
  */
 #pragma once
 #include "base/compiler.h"
@@ -36,6 +37,6 @@ struct kernel {
     uint32_t setup_bytes;                              /* of which so many are the kernel's */
 };
 
-/* Loads the image at `path` into fresh (all zero) guest memory. Errors are ERR_CALLER, one line that
- * names the file and what was expected; nothing of a refused file is left in memory. */
+/* Loads the image at `path` into fresh (all zero) guest memory. Errors are ERR_CALLER, one line
+ * that names the file and what was expected; nothing of a refused file is left in memory. */
 int kernel_load(struct mem *mem, const char *path, struct kernel *ret, struct err *err) MUST_CHECK;

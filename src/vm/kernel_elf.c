@@ -1,9 +1,10 @@
 /*
  * ELF64 images with a PVH entry (System V ABI, chapters 4 and 5; Xen docs/misc/pvh.pandoc).
  *
- * First a plan: every segment that is to be loaded lies in the file, in RAM below 4 GiB and above the
- * boot data, and apart from the others; one note gives an entry inside of what is loaded. Only then is
- * memory written. What a segment has in memory beyond its bytes in the file stays as it is: zero.
+ * First a plan: every segment that is to be loaded lies in the file, in RAM below 4 GiB and above
+ * the boot data, and apart from the others; one note gives an entry inside of what is loaded. Only
+ * then is memory written. What a segment has in memory beyond its bytes in the file stays as it is:
+ * zero.
  */
 #include "vm/kernel_elf.h"
 #include "base/cursor.h"
@@ -15,7 +16,7 @@
 #include <string.h>
 
 #define SEGMENTS_MAX 64
-#define NOTES_BYTES_MAX 4096 /* looked at, of each note segment; Linux has ours among its first few */
+#define NOTES_BYTES_MAX 4096 /* read of each note segment; Linux has ours among its first few */
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
 
 struct segment {
@@ -34,8 +35,8 @@ static int bad(struct err *err, const char *why)
     return err_set(err, ERR_CALLER, ENOEXEC, "not a bootable ELF image: %s", why);
 }
 
-static int plan_segment(struct plan *plan, const Elf64_Phdr *ph, uint64_t file_bytes, uint64_t ram_bytes,
-                        struct err *err)
+static int plan_segment(struct plan *plan, const Elf64_Phdr *ph, uint64_t file_bytes,
+                        uint64_t ram_bytes, struct err *err)
 {
     if (ph->p_memsz == 0)
         return 0;
@@ -47,7 +48,7 @@ static int plan_segment(struct plan *plan, const Elf64_Phdr *ph, uint64_t file_b
         return bad(err, "a segment lies below 1 MiB");
     if (ph->p_paddr > ram_bytes || ph->p_memsz > ram_bytes - ph->p_paddr)
         return err_set(err, ERR_CALLER, ENOMEM,
-                       "its segment of %llu bytes at 0x%llx does not fit into the machine's %llu MiB below 4 GiB",
+                       "its segment of %llu bytes at 0x%llx does not fit into %llu MiB of memory",
                        (unsigned long long)ph->p_memsz, (unsigned long long)ph->p_paddr,
                        (unsigned long long)(ram_bytes >> 20));
     for (unsigned i = 0; i < plan->count; i++) {
@@ -55,7 +56,8 @@ static int plan_segment(struct plan *plan, const Elf64_Phdr *ph, uint64_t file_b
         if (ph->p_paddr < s->gpa + s->memory_bytes && s->gpa < ph->p_paddr + ph->p_memsz)
             return bad(err, "two segments overlap");
     }
-    plan->segment[plan->count++] = (struct segment){ ph->p_paddr, ph->p_memsz, ph->p_offset, ph->p_filesz };
+    plan->segment[plan->count++] =
+        (struct segment){ ph->p_paddr, ph->p_memsz, ph->p_offset, ph->p_filesz };
     plan->end_gpa = MAX(plan->end_gpa, ph->p_paddr + ph->p_memsz);
     return 0;
 }
@@ -66,13 +68,15 @@ static void find_entry(struct plan *plan, const uint8_t *notes, size_t len, size
     struct cursor cur = cursor_of(notes, len);
     while (!plan->has_entry && !cur.bad && cur.left > 0) {
         uint32_t name_len = cursor_u32(&cur), desc_len = cursor_u32(&cur), type = cursor_u32(&cur);
-        /* The 12 bytes of head make an 8-aligned name begin 4 bytes into a unit; 64 bits cannot wrap. */
+        /* The head's 12 bytes make an 8-aligned name begin 4 into a unit. 64 bits cannot wrap. */
         uint64_t name_end = ((uint64_t)name_len + 12 + align - 1) / align * align - 12;
         uint64_t desc_end = ((uint64_t)desc_len + align - 1) / align * align;
         const uint8_t *name = cursor_take(&cur, name_end);
         /* The last descriptor's padding may be missing. */
-        const uint8_t *desc = cursor_take(&cur, MIN(desc_end, MAX((uint64_t)cur.left, (uint64_t)desc_len)));
-        if (!name || !desc || type != XEN_ELFNOTE_PHYS32_ENTRY || name_len != 4 || memcmp(name, "Xen", 4) != 0)
+        const uint8_t *desc =
+            cursor_take(&cur, MIN(desc_end, MAX((uint64_t)cur.left, (uint64_t)desc_len)));
+        if (!name || !desc || type != XEN_ELFNOTE_PHYS32_ENTRY || name_len != 4 ||
+            memcmp(name, "Xen", 4) != 0)
             continue;
         struct cursor value = cursor_of(desc, desc_len);
         plan->entry = desc_len >= 8 ? cursor_u64(&value) : cursor_u32(&value);
@@ -102,7 +106,8 @@ static int check_entry(const struct plan *plan, struct err *err)
     return bad(err, "its PVH entry lies outside of its segments");
 }
 
-static int make_plan(struct plan *plan, const struct kernel_file *file, uint64_t ram_bytes, struct err *err)
+static int make_plan(struct plan *plan, const struct kernel_file *file, uint64_t ram_bytes,
+                     struct err *err)
 {
     Elf64_Ehdr eh;
     if (kernel_file_read(file, 0, &eh, sizeof(eh)) < 0)
@@ -117,8 +122,9 @@ static int make_plan(struct plan *plan, const struct kernel_file *file, uint64_t
 
     for (unsigned i = 0; i < eh.e_phnum; i++) {
         Elf64_Phdr ph;
-        int rc = eh.e_phoff > file->len ? -EBADMSG
-                                        : kernel_file_read(file, eh.e_phoff + i * sizeof(ph), &ph, sizeof(ph));
+        int rc = -EBADMSG;
+        if (eh.e_phoff <= file->len)
+            rc = kernel_file_read(file, eh.e_phoff + i * sizeof(ph), &ph, sizeof(ph));
         if (!rc && ph.p_type == PT_LOAD) {
             rc = plan_segment(plan, &ph, file->len, ram_bytes, err);
             if (rc)
@@ -132,8 +138,8 @@ static int make_plan(struct plan *plan, const struct kernel_file *file, uint64_t
     return check_entry(plan, err);
 }
 
-int kernel_elf_load(const struct kernel_file *file, struct mem *mem, uint64_t *ret_entry, uint64_t *ret_end,
-                    struct err *err)
+int kernel_elf_load(const struct kernel_file *file, struct mem *mem, uint64_t *ret_entry,
+                    uint64_t *ret_end, struct err *err)
 {
     struct plan plan = { 0 };
     int rc = make_plan(&plan, file, mem->region[0].bytes, err);

@@ -40,7 +40,8 @@ int kernel_file_read(const struct kernel_file *file, uint64_t offset, void *buf,
     return 0;
 }
 
-int kernel_file_load(const struct kernel_file *file, uint64_t offset, uint64_t len, struct mem *mem, gpa_t gpa)
+int kernel_file_load(const struct kernel_file *file, uint64_t offset, uint64_t len, struct mem *mem,
+                     gpa_t gpa)
 {
     void *to = mem_get(mem, gpa, len);
     if (!to)

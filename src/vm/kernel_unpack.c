@@ -81,13 +81,14 @@ int kernel_unpack(const uint8_t *packed, size_t packed_len, size_t max, struct k
 
     struct cursor tail = cursor_of(packed + packed_len - 4, 4);
     size_t len = cursor_u32(&tail);
+    if (len == 0)
+        return err_set(err, ERR_CALLER, EBADMSG, "its compressed payload is said to be empty");
     if (len > max)
         return err_set(err, ERR_CALLER, EFBIG, "it unpacks to %zu bytes, more than %zu", len, max);
     /* Mapped, not malloc'd: it is tens of megabytes, and all of it goes back to the system. */
-    void *out = len == 0 ? MAP_FAILED
-                         : mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *out = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (out == MAP_FAILED)
-        return err_set(err, ERR_CALLER, len > 0 ? ENOMEM : EBADMSG, "cannot unpack it to %zu bytes", len);
+        return err_errno(err, ERR_HOST, errno, "cannot unpack it to %zu bytes", len);
     (void)madvise(out, len, MADV_HUGEPAGE); /* a third off the whole loading; only a hint */
     struct kernel_unpacked unpacked = { .bytes = out, .len = len };
     if (!format->unpack(packed, format->size_inside ? packed_len : packed_len - 4, out, len)) {

@@ -24,16 +24,23 @@ void image_elf(struct image *image)
 {
     const Elf64_Ehdr eh = {
         .e_ident = { 0x7f, 'E', 'L', 'F', ELFCLASS64, ELFDATA2LSB, EV_CURRENT },
-        .e_type = ET_EXEC, .e_machine = EM_X86_64, .e_version = EV_CURRENT, .e_phoff = IMAGE_PHDR_AT,
-        .e_ehsize = sizeof(eh), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = IMAGE_PHDRS,
+        .e_type = ET_EXEC,
+        .e_machine = EM_X86_64,
+        .e_version = EV_CURRENT,
+        .e_phoff = IMAGE_PHDR_AT,
+        .e_ehsize = sizeof(eh),
+        .e_phentsize = sizeof(Elf64_Phdr),
+        .e_phnum = IMAGE_PHDRS,
     };
-    const Elf64_Phdr ph[IMAGE_PHDRS] = {
-        { .p_type = PT_NOTE, .p_offset = IMAGE_NOTE_AT, .p_filesz = 36, .p_memsz = 36, .p_align = 4 },
-        { .p_type = PT_LOAD, .p_offset = IMAGE_TEXT_AT, .p_paddr = IMAGE_TEXT_GPA, .p_filesz = IMAGE_TEXT_BYTES,
-          .p_memsz = IMAGE_TEXT_MEMORY },
-        { .p_type = PT_LOAD, .p_offset = IMAGE_DATA_AT, .p_paddr = IMAGE_DATA_GPA, .p_filesz = IMAGE_DATA_BYTES,
-          .p_memsz = IMAGE_DATA_MEMORY },
-    };
+    const Elf64_Phdr note = { .p_type = PT_NOTE, .p_offset = IMAGE_NOTE_AT, .p_filesz = 36,
+                              .p_memsz = 36, .p_align = 4 };
+    const Elf64_Phdr text = { .p_type = PT_LOAD, .p_offset = IMAGE_TEXT_AT,
+                              .p_paddr = IMAGE_TEXT_GPA, .p_filesz = IMAGE_TEXT_BYTES,
+                              .p_memsz = IMAGE_TEXT_MEMORY };
+    const Elf64_Phdr data = { .p_type = PT_LOAD, .p_offset = IMAGE_DATA_AT,
+                              .p_paddr = IMAGE_DATA_GPA, .p_filesz = IMAGE_DATA_BYTES,
+                              .p_memsz = IMAGE_DATA_MEMORY };
+    const Elf64_Phdr ph[IMAGE_PHDRS] = { note, text, data };
     /* A note of another kind comes first. */
     static const uint32_t notes[] = { 4, 0, 3, 0x554e47, 4, 4, 18, 0x6e6558, IMAGE_ENTRY };
     memset(image, 0, sizeof(*image));
@@ -75,7 +82,8 @@ static size_t put32(uint8_t *at, uint32_t value)
     return 4;
 }
 
-size_t image_pack(enum image_packing packing, const void *bytes, size_t len, uint32_t size, uint8_t *out, size_t room)
+size_t image_pack(enum image_packing packing, const void *bytes, size_t len, uint32_t size,
+                  uint8_t *out, size_t room)
 {
     const size_t block = 8 << 20;
     size_t n = 0;
@@ -86,8 +94,8 @@ size_t image_pack(enum image_packing packing, const void *bytes, size_t len, uin
         n += put32(out, 0x184c2102);
         for (size_t done = 0; done < len; done += block) {
             size_t part = len - done < block ? len - done : block;
-            int got = LZ4_compress_default((const char *)bytes + done, (char *)out + n + 4, (int)part,
-                                           (int)(room - n - 8));
+            int got = LZ4_compress_default((const char *)bytes + done, (char *)out + n + 4,
+                                           (int)part, (int)(room - n - 8));
             assert_true(got > 0);
             n += put32(out + n, (uint32_t)got);
             n += (size_t)got;

@@ -32,7 +32,8 @@ void image_bzimage(struct image *image, const uint8_t *payload, size_t len);
 
 enum image_packing { IMAGE_LZ4, IMAGE_GZIP, IMAGE_ZSTD, IMAGE_XZ_MAGIC, IMAGE_PACKING_MAX };
 /* Packs as Linux's build does; `size` is what the payload's end says. Returns its length. */
-size_t image_pack(enum image_packing packing, const void *bytes, size_t len, uint32_t size, uint8_t *out, size_t room);
+size_t image_pack(enum image_packing packing, const void *bytes, size_t len, uint32_t size,
+                  uint8_t *out, size_t room);
 
 void image_put(struct image *image, size_t at, uint64_t value, size_t len);
 

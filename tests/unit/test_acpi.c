@@ -97,8 +97,8 @@ static void tables_land_in_memory(void **state)
 static void lengths_are_shortest(void **state)
 {
     (void)state;
-    static const size_t bodies[] = { 4, 58, 62, 63, 64, 100, 4092, 4093, 4094, 5000, 70000, 1048571, 1048573,
-                                     1048574, 2000000 };
+    static const size_t bodies[] = { 4,    58,   62,    63,      64,      100,     4092,   4093,
+                                     4094, 5000, 70000, 1048571, 1048573, 1048574, 2000000 };
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
         struct buf b = { 0 };
         struct aml aml = { .out = &b };

@@ -1,6 +1,6 @@
 /*
- * vm/acpi seen by ACPI's reference compiler: iasl takes every table apart without a complaint, compiles
- * what it got without a warning, and ends up with the very bytes it was given.
+ * vm/acpi seen by ACPI's reference compiler: iasl takes every table apart without a complaint,
+ * compiles what it got without a warning, and ends up with the very bytes it was given.
  */
 #include "base/fd.h"
 #include "vm/acpi.h"

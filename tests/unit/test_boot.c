@@ -18,7 +18,9 @@
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
 
-static const uint64_t sizes[] = { 64 * MIB, 256 * MIB, 3 * GIB, 3 * GIB + 2 * MIB, 4 * GIB, 64 * GIB };
+static const uint64_t sizes[] = {
+    64 * MIB, 256 * MIB, 3 * GIB, 3 * GIB + 2 * MIB, 4 * GIB, 64 * GIB
+};
 static char initrd_path[] = "/tmp/godwit-initrd-XXXXXX";
 #define INITRD_BYTES 10000
 static struct image image;
@@ -233,8 +235,10 @@ static int remove_initrd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pvh_guest_finds_its_facts), cmocka_unit_test(linux64_guest_finds_its_facts),
-        cmocka_unit_test(initrd_limit_is_kept),      cmocka_unit_test(what_does_not_fit_is_named),
+        cmocka_unit_test(pvh_guest_finds_its_facts),
+        cmocka_unit_test(linux64_guest_finds_its_facts),
+        cmocka_unit_test(initrd_limit_is_kept),
+        cmocka_unit_test(what_does_not_fit_is_named),
     };
     return cmocka_run_group_tests(tests, make_initrd, remove_initrd);
 }

@@ -1,6 +1,6 @@
 /*
- * vm/boot with the kernel that the guest image is made with (Debian's, as its package ships it): it is
- * unpacked and entered by PVH, and with its payload made unreadable, by its 64-bit entry.
+ * vm/boot with the kernel that the guest image is made with (Debian's, as its package ships it): it
+ * is unpacked and entered by PVH, and with its payload made unreadable, by its 64-bit entry.
  */
 #include "base/fd.h"
 #include "kernel_images.h"
@@ -71,11 +71,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(both_ways_in_work),
                                         cmocka_unit_test(too_small_a_machine_is_told) };
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME") ? getenv("HOME") : "";
     char pattern[4096];
     glob_t found;
-    (void)snprintf(pattern, sizeof(pattern), "%s%s/godwit/kernel-*/vmlinuz", cache ? cache : home ? home : "",
-                   cache ? "" : "/.cache");
+    (void)snprintf(pattern, sizeof(pattern), "%s%s/godwit/kernel-*/vmlinuz",
+                   cache ? cache : home, cache ? "" : "/.cache");
     if (glob(pattern, 0, NULL, &found) != 0) {
         printf("skipped: no guest kernel has been built yet (%s)\n", pattern);
         return 77;

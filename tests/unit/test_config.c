@@ -11,12 +11,12 @@
 #include <cmocka.h>
 
 static const char good[] =
-    "{\"machine\": {\"name\": \"web-1\", \"uuid\": \"01234567-89ab-cdef-0123-456789abcdef\", \"vcpus\": 2,"
-    " \"memory_bytes\": 268435456, \"cmdline\": \"console=ttyS0 quiet\", \"devices\": ["
-    "  {\"kind\": \"blk\", \"id\": \"root\", \"read_only\": true, \"serial\": \"s1\", \"sectors\": 2048,"
-    "   \"fingerprint\": \"fedcba9876543210\"},"
-    "  {\"kind\": \"net\", \"id\": \"lan\", \"mac\": \"52:54:00:Ab:CD:ef\"},"
-    "  {\"kind\": \"rng\", \"id\": \"rng0\"}]},"
+    "{\"machine\": {\"name\": \"web-1\", \"uuid\": \"01234567-89ab-cdef-0123-456789abcdef\","
+    "  \"vcpus\": 2, \"memory_bytes\": 268435456, \"cmdline\": \"console=ttyS0 quiet\","
+    "  \"devices\": [{\"kind\": \"blk\", \"id\": \"root\", \"read_only\": true, \"serial\": \"s1\","
+    "                \"sectors\": 2048, \"fingerprint\": \"fedcba9876543210\"},"
+    "               {\"kind\": \"net\", \"id\": \"lan\", \"mac\": \"52:54:00:Ab:CD:ef\"},"
+    "               {\"kind\": \"rng\", \"id\": \"rng0\"}]},"
     " \"host\": {\"kernel\": \"/boot/k\", \"initrd\": \"/boot/i\","
     "  \"devices\": {\"root\": {\"path\": \"/srv/root.raw\"}, \"lan\": {\"tap\": \"tap0\"}}}}";
 
@@ -119,7 +119,8 @@ static void json_is_refused(void **state)
     refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\" or \"rng\"");
     refused("01234567-", "0123456-", "UUID");
     refused("-456789abcdef", "-456789abcdeg", "UUID");
-    refused("01234567-89ab-cdef-0123-456789abcdef", "00000000-0000-0000-0000-000000000000", "no uuid");
+    refused("01234567-89ab-cdef-0123-456789abcdef", "00000000-0000-0000-0000-000000000000",
+            "no uuid");
     refused("fedcba9876543210", "fedcba987654321", "16 hex digits");
     refused("52:54", "52-54", "MAC");
     refused("52:54:00:Ab:CD:ef", "52:54:00:Ab:CD", "MAC");
@@ -175,7 +176,8 @@ static void limits_hold(void **state)
     CHECK(-EINVAL, strcpy(m->device[2].id, "root"));
     CHECK(-EINVAL, m->device_count = CONFIG_DEVICES_MAX + 1);
     CHECK(-EINVAL, m->device[2] = m->device[1]; strcpy(m->device[2].id, "other"));
-    CHECK(0, m->device[2] = m->device[1]; strcpy(m->device[2].id, "other"); m->device[2].mac[5] ^= 1);
+    CHECK(0, m->device[2] = m->device[1]; strcpy(m->device[2].id, "other");
+          m->device[2].mac[5] ^= 1);
 #undef CHECK
     free(m);
     free(b);
@@ -205,8 +207,9 @@ static void places_are_set(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(json_is_read),    cmocka_unit_test(json_comes_back), cmocka_unit_test(json_is_refused),
-        cmocka_unit_test(limits_hold),     cmocka_unit_test(places_are_set),
+        cmocka_unit_test(json_is_read),    cmocka_unit_test(json_comes_back),
+        cmocka_unit_test(json_is_refused), cmocka_unit_test(limits_hold),
+        cmocka_unit_test(places_are_set),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

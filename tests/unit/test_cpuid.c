@@ -5,16 +5,17 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-static void add(struct hv_cpuid *c, uint32_t leaf, uint32_t subleaf, uint32_t eax, uint32_t ebx, uint32_t ecx,
-                uint32_t edx)
+static void add(struct hv_cpuid *c, uint32_t leaf, uint32_t subleaf, uint32_t eax, uint32_t ebx,
+                uint32_t ecx, uint32_t edx)
 {
-    c->leaf[c->leaf_count++] = (struct hv_cpuid_leaf){ leaf, subleaf, leaf == 4 || leaf == 7 || leaf == 0xb ||
-                                                       leaf == 0xd || leaf == 0x8000001d, eax, ebx, ecx, edx };
+    bool indexed = leaf == 4 || leaf == 7 || leaf == 0xb || leaf == 0xd || leaf == 0x8000001d;
+    c->leaf[c->leaf_count++] = (struct hv_cpuid_leaf){ leaf, subleaf, indexed, eax, ebx, ecx, edx };
 }
 
 /* An AMD processor of 4 cores with AVX2, as a hypervisor would report it. */
@@ -160,7 +161,8 @@ static void the_error_is_one_line(void **state)
     assert_non_null(strstr(err.text, "and 24 more"));
 }
 
-/* Whatever a peer sends, nothing breaks; and nothing at all is compatible with anything of its vendor. */
+/* Whatever a peer sends, nothing breaks; and nothing at all is compatible with anything of its
+ * vendor. */
 static void any_bytes_are_survived(void **state)
 {
     (void)state;

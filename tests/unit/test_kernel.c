@@ -1,6 +1,6 @@
 /*
- * vm/kernel with images good, cut short and spoilt. Whatever the file: no crash, an error that names it, and
- * not one page of the guest's memory touched by what was refused.
+ * vm/kernel with images good, cut short and spoilt. Whatever the file: no crash, an error that
+ * names it, and not one page of the guest's memory touched by what was refused.
  */
 #include "kernel_images.h"
 #include "vm/kernel.h"
@@ -64,16 +64,16 @@ static void check_elf_loaded(const struct kernel *kernel)
     assert_int_equal(kernel->kind, KERNEL_PVH);
     assert_int_equal(kernel->entry, IMAGE_ENTRY);
     assert_int_equal(kernel->end_gpa, IMAGE_END_GPA);
-    assert_memory_equal(mem_get(&mem, gpa_of(IMAGE_TEXT_GPA), IMAGE_TEXT_BYTES), elf.bytes + IMAGE_TEXT_AT,
-                        IMAGE_TEXT_BYTES);
-    assert_memory_equal(mem_get(&mem, gpa_of(IMAGE_DATA_GPA), IMAGE_DATA_BYTES), elf.bytes + IMAGE_DATA_AT,
-                        IMAGE_DATA_BYTES);
+    assert_memory_equal(mem_get(&mem, gpa_of(IMAGE_TEXT_GPA), IMAGE_TEXT_BYTES),
+                        elf.bytes + IMAGE_TEXT_AT, IMAGE_TEXT_BYTES);
+    assert_memory_equal(mem_get(&mem, gpa_of(IMAGE_DATA_GPA), IMAGE_DATA_BYTES),
+                        elf.bytes + IMAGE_DATA_AT, IMAGE_DATA_BYTES);
     const uint8_t *rest = mem_get(&mem, gpa_of(IMAGE_TEXT_GPA + IMAGE_TEXT_BYTES), 0x1000);
     for (size_t i = 0; i < 0x1000; i++)
         assert_int_equal(rest[i], 0);
 }
 
-/* ------------------------------------------------------------------------------------------- ELF */
+/* ------------------------------------------------------------------------------------------ ELF */
 
 static void elf_is_loaded(void **state)
 {
@@ -190,7 +190,7 @@ static uint64_t next_random(uint64_t *seed)
     return *seed;
 }
 
-/* Random bytes in the parts that steer: load() checks what must hold whether it is refused or not. */
+/* Random bytes in the parts that steer: load() checks what must hold, refused or not. */
 static void spoil(const struct image *good, size_t from, size_t to, unsigned rounds)
 {
     uint64_t seed = UINT64_C(0x9e3779b97f4a7c15);
@@ -200,7 +200,8 @@ static void spoil(const struct image *good, size_t from, size_t to, unsigned rou
         image = *good;
         for (unsigned n = 1 + next_random(&seed) % 3; n > 0; n--) {
             uint64_t r = next_random(&seed);
-            static const uint64_t tempting[] = { 0, UINT64_MAX, 0x80000000, 0x100000, 0x7fffffffffffffff, 1 };
+            static const uint64_t tempting[] = { 0,        UINT64_MAX,         0x80000000,
+                                                 0x100000, 0x7fffffffffffffff, 1 };
             uint64_t value = r & 1 ? r >> 3 : tempting[r / 2 % ARRAY_LEN(tempting)];
             image_put(&image, from + (r >> 20) % (to - from), value, 1u << (r >> 60) % 4);
         }
@@ -215,7 +216,7 @@ static void elf_spoilt_at_random_is_survived(void **state)
     spoil(&elf, 0, IMAGE_NOTE_AT + 36, 10000);
 }
 
-/* --------------------------------------------------------------------------------------- bzImage */
+/* -------------------------------------------------------------------------------------- bzImage */
 
 static void make_bzimage(enum image_packing packing, uint32_t size)
 {
@@ -242,8 +243,10 @@ static void check_packed_loaded(const struct kernel *kernel)
     assert_int_equal(kernel->setup_bytes, 0x26c - 0x1f1);
     assert_memory_equal(kernel->setup, image.bytes + 0x1f1, kernel->setup_bytes);
     size_t len = image.len - IMAGE_PROTECTED_AT;
-    assert_memory_equal(mem_get(&mem, gpa_of(IMAGE_PREF_GPA), len), image.bytes + IMAGE_PROTECTED_AT, len);
-    assert_int_equal(mem_resident_pages(&mem), (len + 4095) / 4096); /* nothing of the other way in */
+    assert_memory_equal(mem_get(&mem, gpa_of(IMAGE_PREF_GPA), len),
+                        image.bytes + IMAGE_PROTECTED_AT, len);
+    /* And nothing of the other way in. */
+    assert_int_equal(mem_resident_pages(&mem), (len + 4095) / 4096);
 }
 
 /* Whatever is wrong with a payload, the image's own way in is left. */
@@ -275,8 +278,9 @@ static void bad_payload_is_loaded_packed(void **state)
             check_packed_loaded(&kernel);
         }
     }
-    static const uint32_t places[][2] = { { UINT32_MAX, 100 }, { 0x400, UINT32_MAX }, { 0x400, 0 }, { 0x400, 7 },
-                                          { 0, 0x400 }, { 0x800, 1u << 27 } };
+    static const uint32_t places[][2] = { { UINT32_MAX, 100 }, { 0x400, UINT32_MAX },
+                                          { 0x400, 0 },        { 0x400, 7 },
+                                          { 0, 0x400 },        { 0x800, 1u << 27 } };
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
         make_bzimage(IMAGE_ZSTD, (uint32_t)elf.len);
         image_put(&image, 0x248, places[i][0], 4);
@@ -366,7 +370,7 @@ static void bzimage_spoilt_at_random_is_survived(void **state)
     }
 }
 
-/* ----------------------------------------------------------------------------------- other files */
+/* ---------------------------------------------------------------------------------- other files */
 
 static void no_kernels_are_named(void **state)
 {
