@@ -154,10 +154,9 @@ static void check_end(struct dump *dump, const json_t *body, uint64_t offset)
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
         const json_t *said = json_object_get(body, rows[i].key);
         struct err why;
-        if (!said || (uint64_t)json_integer_value(said) == rows[i].counted)
+        if (!said || (json_is_integer(said) && (uint64_t)json_integer_value(said) == rows[i].counted))
             continue;
-        (void)err_set(&why, ERR_PEER, EBADMSG, "the end counts %" PRIu64 " %s, and there were %" PRIu64,
-                      (uint64_t)json_integer_value(said), rows[i].key, rows[i].counted);
+        (void)err_set(&why, ERR_PEER, EBADMSG, "the end section's count of %s is not %" PRIu64, rows[i].key, rows[i].counted);
         damage(dump, offset, &why);
     }
 }

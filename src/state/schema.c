@@ -171,7 +171,7 @@ static json_t *hex(const uint8_t *bytes, size_t len)
     CLEANUP_BUF struct buf text = { 0 };
     for (size_t i = 0; i < len; i++)
         buf_printf(&text, "%02x", bytes[i]);
-    return text.broken ? NULL : json_stringn((const char *)text.data, text.len);
+    return text.broken ? NULL : json_stringn(len ? (const char *)text.data : "", text.len);
 }
 
 /* JSON integers are signed here; what is beyond them (kernel addresses are) becomes text in hex. */
