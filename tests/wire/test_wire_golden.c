@@ -83,7 +83,8 @@ static void test_this_build_writes_the_newest(void **state)
     assert_int_equal(fd_read_file(WIRE_DIR "/golden/" NEWEST ".stream", 8192, &bytes, &len), 0);
     if (len != now.len || memcmp(bytes, now.data, len) != 0)
         fail_msg("this build writes other bytes than golden/" NEWEST ".stream: if that is meant (a schema got a new\n"
-                 "version or a section was added), keep the old files, write the next pair with --write, raise NEWEST");
+                 "version or a section was added), keep the old files, write the next pair with --write, raise NEWEST.\n"
+                 "Only a pair that no release wrote may be replaced");
     free(bytes);
 }
 

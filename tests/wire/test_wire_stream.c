@@ -1,7 +1,7 @@
 /* The framing: every bit of header, section head and body is covered by a checksum that is looked at. */
 #include "wire.h"
 
-#include "base/gpa.h"
+#include "base/fd.h"
 #include "kvm/hv_state.h"
 #include "state/pages.h"
 #include "vm/config.h"
@@ -172,12 +172,44 @@ static void test_page_table_truncation(void **state)
     assert_int_equal(pages_table_decode(table, sizeof(table), sizeof(table) + 4096, 100, got, &count, &err), 0);
 }
 
+/* The example in docs/stream.md is what is written. */
+static void test_example_of_the_manual(void **state)
+{
+    (void)state;
+    CLEANUP_BUF struct buf shown = { 0 }, written = { 0 };
+    struct stream_header header = stream_header_ours();
+    struct stream_end end = { 0 };
+    char *text, *save = NULL;
+    size_t len;
+    assert_int_equal(fd_read_file(SOURCE_ROOT "/docs/stream.md", 1 << 20, &text, &len), 0);
+    char *section = strstr(text, "## A small stream in hex");
+    assert_non_null(section);
+    for (char *line = strtok_r(section, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        int taken;
+        unsigned byte;
+        if (strncmp(line, "## Rules", 8) == 0)
+            break;
+        if (strncmp(line, "    ", 4) != 0)
+            continue;
+        /* Bytes are pairs of digits; the words behind them begin past column 50. */
+        for (const char *at = line; at - line < 50 && sscanf(at, " %2x%n", &byte, &taken) == 1; at += taken)
+            buf_put_u8(&shown, (uint8_t)byte);
+    }
+    free(text);
+
+    stream_header_encode(&header, buf_grow(&written, STREAM_HEADER_BYTES));
+    section_put(&written, SECTION_END, 0, 0, &stream_end_schema, &end);
+    assert_int_equal(shown.len, written.len);
+    assert_memory_equal(shown.data, written.data, written.len);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_header_flips),     cmocka_unit_test(test_header_of_others),
         cmocka_unit_test(test_section_flips),    cmocka_unit_test(test_section_too_long),
         cmocka_unit_test(test_page_tables),      cmocka_unit_test(test_page_table_truncation),
+        cmocka_unit_test(test_example_of_the_manual),
     };
     return cmocka_run_group_tests_name("wire_stream", tests, NULL, NULL);
 }

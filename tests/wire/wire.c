@@ -123,7 +123,7 @@ void wire_stream(struct buf *out, uint32_t data_pages)
     for (size_t i = 0; i < wire_section_count; i++) {
         if (wire_sections[i].type == SECTION_END)
             continue;
-        void *object = wire_object(wire_sections[i].schema, &seed, 3, false);
+        void *object = wire_object(wire_sections[i].schema, &seed, 2, true);
         if (wire_sections[i].type == SECTION_MACHINE)
             ((struct machine_config *)object)->memory_bytes = UINT64_C(64) << 20;
         section_put(out, wire_sections[i].type, (uint16_t)i, 0, wire_sections[i].schema, object);
