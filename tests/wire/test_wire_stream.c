@@ -191,8 +191,8 @@ static void test_example_of_the_manual(void **state)
             break;
         if (strncmp(line, "    ", 4) != 0)
             continue;
-        /* Bytes are pairs of digits; the words behind them begin past column 50. */
-        for (const char *at = line; at - line < 50 && sscanf(at, " %2x%n", &byte, &taken) == 1; at += taken)
+        line[strnlen(line, 56)] = '\0'; /* pairs of digits; behind them come words */
+        for (const char *at = line; sscanf(at, " %2x%n", &byte, &taken) == 1; at += taken)
             buf_put_u8(&shown, (uint8_t)byte);
     }
     free(text);

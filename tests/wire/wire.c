@@ -3,6 +3,12 @@
 #include "base/fd.h"
 #include "base/gpa.h"
 #include "cost/bill.h"
+#include "dev/button.h"
+#include "dev/serial.h"
+#include "dev/virtio_blk.h"
+#include "dev/virtio_mmio.h"
+#include "dev/virtio_rng.h"
+#include "dev/virtq.h"
 #include "kvm/hv_state.h"
 #include "state/pages.h"
 #include "vm/config.h"
@@ -14,9 +20,13 @@
 #include <sys/mman.h>
 #include <cmocka.h>
 
-/* A new schema: one line here, and one for its section below if it has one; then see fingerprints.txt. */
+/*
+ * A new schema: one line here, and one below if a section's body is one. test_wire_registry then asks for
+ * its line in fingerprints.txt; after a new section, write the golden pair as test_wire_golden says.
+ */
 const struct schema *const wire_schemas[] = {
     &bill_side_schema,
+    &button_state_schema,
     &config_device_schema,
     &hv_cpuid_leaf_schema,
     &hv_cpuid_schema,
@@ -26,13 +36,20 @@ const struct schema *const wire_schemas[] = {
     &hv_vcpu_state_schema,
     &hv_vm_state_schema,
     &machine_config_schema,
+    &serial_state_schema,
     &stream_end_schema,
+    &virtio_blk_state_schema,
+    &virtio_rng_state_schema,
+    &virtio_state_schema,
+    &virtq_state_schema,
 };
 const size_t wire_schema_count = ARRAY_LEN(wire_schemas);
 
 const struct dump_schema wire_sections[] = {
     { SECTION_MACHINE, &machine_config_schema }, { SECTION_CPUID, &hv_cpuid_schema },
     { SECTION_VM, &hv_vm_state_schema },         { SECTION_VCPU, &hv_vcpu_state_schema },
+    { SECTION_SERIAL, &serial_state_schema },    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
+    { SECTION_BUTTON, &button_state_schema },    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
     { SECTION_END, &stream_end_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
