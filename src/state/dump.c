@@ -1,9 +1,9 @@
 /*
  * The dump of a stream: a reader that keeps going.
  *
- * Everything found wrong is one call of damage(), which notes the offset and the reason and remembers the
- * first for the caller. Functions return false when nothing more can be read: at the end, after a head
- * that lies about what follows, or when the machine fails (dump.rc).
+ * Everything found wrong is one call of damage(), which notes the offset and the reason and
+ * remembers the first for the caller. Functions return false when nothing more can be read: at
+ * the end, after a head that lies about what follows, or when the machine fails (dump.rc).
  */
 #include "state/dump.h"
 
@@ -37,9 +37,11 @@ struct dump {
 static void damage(struct dump *dump, uint64_t offset, const struct err *why)
 {
     if (dump->damages++ == 0)
-        (void)err_set(&dump->first, ERR_PEER, EBADMSG, "at byte %" PRIu64 ": %s", offset, why->text);
+        (void)err_set(&dump->first, ERR_PEER, EBADMSG, "at byte %" PRIu64 ": %s", offset,
+                      why->text);
     if (dump->damages <= DAMAGE_MAX)
-        (void)json_array_append_new(dump->damage, json_pack("{s:I, s:s}", "offset", (json_int_t)offset, "text", why->text));
+        (void)json_array_append_new(dump->damage, json_pack("{s:I, s:s}", "offset",
+                                                            (json_int_t)offset, "text", why->text));
 }
 
 /* Reads up to len bytes; fewer only at the end of the stream. */
@@ -76,8 +78,11 @@ static bool read_header(struct dump *dump)
     size_t got = take(dump, bytes, sizeof(bytes));
 
     if (got == sizeof(bytes) && stream_header_decode(bytes, &h, &why) == 0) {
-        (void)fprintf(dump->out, "{\"header\": {\"version\": %u, \"oldest_reader\": %u, \"arch\": %u, \"required\": %u, "
-                                 "\"optional\": %u},\n\"sections\": [", h.version, h.oldest_reader, h.arch, h.required, h.optional);
+        (void)fprintf(
+            dump->out,
+            "{\"header\": {\"version\": %u, \"oldest_reader\": %u, \"arch\": %u, \"required\": %u, "
+            "\"optional\": %u},\n\"sections\": [",
+            h.version, h.oldest_reader, h.arch, h.required, h.optional);
         return true;
     }
     if (got == sizeof(bytes))
@@ -104,15 +109,18 @@ static json_t *decode_pages(struct dump *dump, const struct section *s, struct e
     int rc = 0;
 
     if (s->version != PAGES_VERSION)
-        rc = err_set(why, ERR_PEER, EPROTONOSUPPORT, "pages: version %u, and this build reads %u", s->version, PAGES_VERSION);
+        rc = err_set(why, ERR_PEER, EPROTONOSUPPORT, "pages: version %u, and this build reads %u",
+                     s->version, PAGES_VERSION);
     else if (s->length < 4)
         rc = err_set(why, ERR_PEER, EBADMSG, "pages section of %u bytes", s->length);
     if (!rc)
         rc = pages_table_bytes(dump->body, &table_bytes, why);
     if (!rc && table_bytes > s->length)
-        rc = err_set(why, ERR_PEER, EBADMSG, "pages section of %u bytes does not hold its table", s->length);
+        rc = err_set(why, ERR_PEER, EBADMSG, "pages section of %u bytes does not hold its table",
+                     s->length);
     if (!rc)
-        rc = pages_table_decode(dump->body, table_bytes, s->length, dump->guest_pages, run, &runs, why);
+        rc = pages_table_decode(dump->body, table_bytes, s->length, dump->guest_pages, run, &runs,
+                                why);
     if (rc)
         return NULL;
 
@@ -120,17 +128,19 @@ static json_t *decode_pages(struct dump *dump, const struct section *s, struct e
         *(run[i].kind == PAGES_DATA ? &data : &zero) += run[i].count;
     dump->data_pages += data;
     dump->zero_pages += zero;
-    json_t *json = json_pack("{s:I, s:I, s:I}", "runs", (json_int_t)runs, "data_pages", (json_int_t)data,
-                             "zero_pages", (json_int_t)zero);
+    json_t *json = json_pack("{s:I, s:I, s:I}", "runs", (json_int_t)runs, "data_pages",
+                             (json_int_t)data, "zero_pages", (json_int_t)zero);
     if (runs) {
         const struct pages_run *last = &run[runs - 1];
         (void)json_object_set_new(json, "first_page", json_integer((json_int_t)run[0].first));
-        (void)json_object_set_new(json, "last_page", json_integer((json_int_t)(last->first + last->count - 1)));
+        (void)json_object_set_new(json, "last_page",
+                                  json_integer((json_int_t)(last->first + last->count - 1)));
     }
     return json;
 }
 
-static json_t *decode(struct dump *dump, const struct section *s, const struct schema *schema, struct err *why)
+static json_t *decode(struct dump *dump, const struct section *s, const struct schema *schema,
+                      struct err *why)
 {
     void *object = calloc(1, schema->size);
     json_t *json = NULL;
@@ -149,14 +159,18 @@ static void check_end(struct dump *dump, const json_t *body, uint64_t offset)
         const char *key;
         uint64_t counted;
     } rows[] = {
-        { "sections", dump->sections }, { "data_pages", dump->data_pages }, { "zero_pages", dump->zero_pages },
+        { "sections", dump->sections },
+        { "data_pages", dump->data_pages },
+        { "zero_pages", dump->zero_pages },
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
         const json_t *said = json_object_get(body, rows[i].key);
         struct err why;
-        if (!said || (json_is_integer(said) && (uint64_t)json_integer_value(said) == rows[i].counted))
+        if (!said ||
+            (json_is_integer(said) && (uint64_t)json_integer_value(said) == rows[i].counted))
             continue;
-        (void)err_set(&why, ERR_PEER, EBADMSG, "the end section's count of %s is not %" PRIu64, rows[i].key, rows[i].counted);
+        (void)err_set(&why, ERR_PEER, EBADMSG, "the end section's count of %s is not %" PRIu64,
+                      rows[i].key, rows[i].counted);
         damage(dump, offset, &why);
     }
 }
@@ -175,8 +189,9 @@ static json_t *body_json(struct dump *dump, const struct section *s, uint64_t of
         return NULL;
     if (!body && !dump->rc)
         damage(dump, offset, &why);
-    if (body && s->type == SECTION_MACHINE && json_object_get(body, "memory_bytes"))
-        dump->guest_pages = (uint64_t)json_integer_value(json_object_get(body, "memory_bytes")) / PAGE_BYTES;
+    const json_t *memory = json_object_get(body, "memory_bytes");
+    if (s->type == SECTION_MACHINE && json_is_integer(memory))
+        dump->guest_pages = (uint64_t)json_integer_value(memory) / PAGE_BYTES;
     if (body && s->type == SECTION_END)
         check_end(dump, body, offset);
     return body;
@@ -193,10 +208,18 @@ static void print_section(struct dump *dump, const struct section *s, uint64_t o
     (void)snprintf(sum, sizeof(sum), "%016" PRIx64, s->body_sum);
 
     json_t *body = sound ? body_json(dump, s, offset) : NULL;
-    json_t *json = json_pack("{s:I, s:s, s:i, s:i, s:i, s:b, s:I, s:s, s:b, s:b, s:o}", "offset", (json_int_t)offset, "type",
-                             section_type_name(s->type), "number", s->type, "instance", s->instance, "version", s->version,
-                             "optional", (s->flags & SECTION_OPTIONAL) != 0, "length", (json_int_t)s->length,
-                             "checksum", sum, "checksum_ok", sound, "known", known, "body", body ? body : json_null());
+    json_t *json = json_pack("{s:I, s:s, s:i, s:i, s:i, s:b, s:I, s:s, s:b, s:b, s:o}",
+                             "offset", (json_int_t)offset,
+                             "type", section_type_name(s->type),
+                             "number", s->type,
+                             "instance", s->instance,
+                             "version", s->version,
+                             "optional", (s->flags & SECTION_OPTIONAL) != 0,
+                             "length", (json_int_t)s->length,
+                             "checksum", sum,
+                             "checksum_ok", sound,
+                             "known", known,
+                             "body", body ? body : json_null());
     (void)fputs(dump->sections ? ",\n" : "\n", dump->out);
     if (!json || json_dumpf(json, dump->out, JSON_ENSURE_ASCII) < 0)
         dump->rc = json ? -EIO : -ENOMEM;
@@ -243,8 +266,10 @@ static void check_nothing_follows(struct dump *dump)
 
 static void print_tail(struct dump *dump)
 {
-    (void)fprintf(dump->out, "\n],\n\"totals\": {\"bytes\": %" PRIu64 ", \"sections\": %" PRIu64 ", \"data_pages\": %" PRIu64
-                             ", \"zero_pages\": %" PRIu64 ", \"damage\": %" PRIu64 "},\n\"damage\": ",
+    (void)fprintf(dump->out,
+                  "\n],\n\"totals\": {\"bytes\": %" PRIu64 ", \"sections\": %" PRIu64
+                  ", \"data_pages\": %" PRIu64 ", \"zero_pages\": %" PRIu64 ", \"damage\": %" PRIu64
+                  "},\n\"damage\": ",
                   dump->offset, dump->sections, dump->data_pages, dump->zero_pages, dump->damages);
     if (!dump->damage || json_dumpf(dump->damage, dump->out, JSON_ENSURE_ASCII) < 0)
         dump->rc = dump->rc ? dump->rc : -EIO;
@@ -253,10 +278,13 @@ static void print_tail(struct dump *dump)
         dump->rc = dump->rc ? dump->rc : -EIO;
 }
 
-int dump_stream(int fd, const struct dump_schema *table, size_t table_len, FILE *out, struct err *err)
+int dump_stream(int fd, const struct dump_schema *table, size_t table_len, FILE *out,
+                struct err *err)
 {
-    struct dump dump = { .fd = fd, .out = out, .table = table, .table_len = table_len, .guest_pages = UINT64_MAX,
-                         .body = malloc(STREAM_BODY_MAX), .damage = json_array() };
+    struct dump dump = {
+        .fd = fd, .out = out, .table = table, .table_len = table_len,
+        .guest_pages = UINT64_MAX, .body = malloc(STREAM_BODY_MAX), .damage = json_array(),
+    };
     if (!dump.body || !dump.damage) {
         dump.rc = -ENOMEM;
     } else {
@@ -274,7 +302,8 @@ int dump_stream(int fd, const struct dump_schema *table, size_t table_len, FILE 
     return dump.damages ? err_set(err, ERR_PEER, EBADMSG, "%s", dump.first.text) : 0;
 }
 
-int dump_file(const char *path, const struct dump_schema *table, size_t table_len, FILE *out, struct err *err)
+int dump_file(const char *path, const struct dump_schema *table, size_t table_len, FILE *out,
+              struct err *err)
 {
     CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
     if (fd < 0)

@@ -57,7 +57,9 @@ static void test_groups(void **state)
     struct worker worker[3];
     pthread_t thread[3];
     for (unsigned i = 0; i < 3; i++) {
-        worker[i] = (struct worker){ .meter = &meter, .worked = &worked, .read = &read, .group = groups[i] };
+        worker[i] = (struct worker){
+            .meter = &meter, .worked = &worked, .read = &read, .group = groups[i]
+        };
         assert_int_equal(pthread_create(&thread[i], NULL, work, &worker[i]), 0);
     }
     (void)pthread_barrier_wait(&worked);
@@ -127,7 +129,8 @@ static void test_memory_is_our_own(void **state)
 
     assert_true(side.measured & BILL_MEASURED_MEMORY);
     uint64_t extra = side.memory_peak_bytes - side.memory_before_bytes;
-    assert_true(extra + SLACK_BYTES >= HEAP_BYTES); /* the kernel's own counters lag by a few pages a thread */
+    /* The kernel's own counters lag by a few pages a thread. */
+    assert_true(extra + SLACK_BYTES >= HEAP_BYTES);
     assert_true(extra < HEAP_BYTES + SLACK_BYTES);
     assert_false(side.measured & BILL_MEASURED_TCP);
     assert_int_equal(munmap(guest, 2 * HEAP_BYTES), 0);
@@ -141,7 +144,8 @@ static void test_disk(void **state)
     struct meter_span span;
     struct bill_side side;
     struct statfs fs;
-    char path[] = "meter-XXXXXX", page[4096] = "x"; /* in the build's folder: a disk, where /tmp may be memory */
+    char path[] = "meter-XXXXXX"; /* in the build's folder: a disk, where /tmp may be memory */
+    char page[4096] = "x";
     CLEANUP_FD int fd = mkstemp(path);
     assert_true(fd >= 0);
     assert_int_equal(unlink(path), 0);
@@ -159,8 +163,10 @@ static void test_disk(void **state)
         skip();
     }
     assert_true(side.measured & BILL_MEASURED_DISK);
-    if (fs.f_type != EXT4_SUPER_MAGIC && fs.f_type != XFS_SUPER_MAGIC && fs.f_type != BTRFS_SUPER_MAGIC) {
-        print_message("the build's folder is on a file system whose writes may not count (0x%lx)\n", (long)fs.f_type);
+    if (fs.f_type != EXT4_SUPER_MAGIC && fs.f_type != XFS_SUPER_MAGIC &&
+        fs.f_type != BTRFS_SUPER_MAGIC) {
+        print_message("the build's folder is on a file system whose writes may not count (0x%lx)\n",
+                      (long)fs.f_type);
         skip();
     }
     assert_true(side.disk_written_bytes >= 16 * sizeof(page));
@@ -187,7 +193,8 @@ static void test_tcp(void **state)
     struct meter meter;
     struct meter_span span;
     struct bill_side side;
-    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in address = { .sin_family = AF_INET,
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t len = sizeof(address);
     CLEANUP_FD int listening = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CLEANUP_FD int out = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

@@ -1,4 +1,5 @@
-/* Every schema: what was written is read back, and nothing but what a writer would have written is. */
+/* Every schema: what was written is read back, and nothing but what a writer would have written
+ * is. */
 #include "wire.h"
 
 #include <setjmp.h>
@@ -7,7 +8,8 @@
 #include <string.h>
 #include <cmocka.h>
 
-static int decode(const struct schema *schema, uint16_t version, const uint8_t *bytes, size_t len, void *object)
+static int decode(const struct schema *schema, uint16_t version, const uint8_t *bytes, size_t len,
+                  void *object)
 {
     /* A copy of exactly this size, so that a sanitizer sees a read past its end. */
     uint8_t *copy = malloc(len ? len : 1);
@@ -19,13 +21,15 @@ static int decode(const struct schema *schema, uint16_t version, const uint8_t *
     free(copy);
     if (rc) {
         assert_int_equal(err.fault, ERR_PEER);
-        assert_true(strchr(err.text, '.') || strchr(err.text, ':')); /* it names the schema, mostly the field */
+        assert_true(strchr(err.text, '.') ||
+                    strchr(err.text, ':')); /* it names the schema, mostly the field */
     }
     return rc;
 }
 
 /* encode(decode(x)) == x, for bytes that are accepted. */
-static void check_canonical(const struct schema *schema, const uint8_t *bytes, size_t len, void *object)
+static void check_canonical(const struct schema *schema, const uint8_t *bytes, size_t len,
+                            void *object)
 {
     if (decode(schema, schema->version, bytes, len, object))
         return;
@@ -100,7 +104,8 @@ static void check_versions(const struct schema *schema, uint64_t *seed, void *sc
         CLEANUP_BUF struct buf bytes = { 0 };
         schema_encode(schema, (uint16_t)version, object, &bytes);
         bool readable = version >= 1 && version <= schema->version;
-        assert_int_equal(decode(schema, (uint16_t)version, bytes.data, bytes.len, scratch) == 0, readable);
+        assert_int_equal(decode(schema, (uint16_t)version, bytes.data, bytes.len, scratch) == 0,
+                         readable);
     }
     free(object);
 }

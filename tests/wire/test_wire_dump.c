@@ -1,4 +1,5 @@
-/* The dump: whole JSON whatever it is fed, damage found wherever it is, nothing damaged believed. */
+/* The dump: whole JSON whatever it is fed, damage found wherever it is, nothing damaged
+ * believed. */
 #include "wire.h"
 
 #include "base/fd.h"
@@ -47,7 +48,8 @@ static void test_sound_stream(void **state)
     const json_t *pages = json_object_get(section_of(dump, "pages"), "body");
     assert_int_equal(number(pages, "first_page"), 3);
     assert_int_equal(number(pages, "last_page"), 5001);
-    assert_int_equal(number(json_object_get(section_of(dump, "machine"), "body"), "memory_bytes"), 64 << 20);
+    assert_int_equal(number(json_object_get(section_of(dump, "machine"), "body"), "memory_bytes"),
+                     64 << 20);
     json_decref(dump);
 }
 
@@ -113,7 +115,8 @@ static void put_header(struct buf *out)
     stream_header_encode(&header, at);
 }
 
-static void put_raw(struct buf *out, uint16_t type, uint16_t version, uint16_t flags, const void *body, uint32_t len)
+static void put_raw(struct buf *out, uint16_t type, uint16_t version, uint16_t flags,
+                    const void *body, uint32_t len)
 {
     struct section section = { .type = type, .version = version, .flags = flags, .length = len,
                                .body_sum = stream_sum(body, len) };
@@ -136,11 +139,14 @@ static void test_unknown_sections(void **state)
     section_put(&stream, SECTION_END, 0, 0, &stream_end_schema, &end);
     json_t *dump = wire_dump(stream.data, stream.len, &rc, &err);
     assert_int_equal(rc, 0);
-    const json_t *list = json_object_get(dump, "sections"), *first = json_array_get(list, 0), *second = json_array_get(list, 1);
+    const json_t *list = json_object_get(dump, "sections"), *first = json_array_get(list, 0),
+                 *second = json_array_get(list, 1);
     assert_int_equal(number(first, "number"), 60);
     assert_int_equal(number(first, "length"), 5);
-    assert_true(json_is_true(json_object_get(first, "optional")) && json_is_false(json_object_get(first, "known")));
-    assert_true(json_is_false(json_object_get(second, "optional")) && json_is_false(json_object_get(second, "known")));
+    assert_true(json_is_true(json_object_get(first, "optional")) &&
+                json_is_false(json_object_get(first, "known")));
+    assert_true(json_is_false(json_object_get(second, "optional")) &&
+                json_is_false(json_object_get(second, "known")));
     json_decref(dump);
 }
 
@@ -148,8 +154,10 @@ static void test_unknown_sections(void **state)
 static void test_senseless_contents(void **state)
 {
     (void)state;
-    static const uint8_t overlap[4 + 32] = { 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0,
-                                             10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0 };
+    static const uint8_t overlap[4 + 32] = {
+        2, 0, 0,  0, 9, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 2, 0,
+        0, 0, 10, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0
+    };
     static const struct {
         uint16_t type, version;
         const void *body;
@@ -228,11 +236,14 @@ static void test_machine_failures(void **state)
     struct err err = { 0 };
     FILE *out = fopen("/dev/null", "w");
     assert_non_null(out);
-    assert_int_equal(dump_file("/nonexistent/file", wire_sections, wire_section_count, out, &err), -ENOENT);
+    assert_int_equal(dump_file("/nonexistent/file", wire_sections, wire_section_count, out, &err),
+                     -ENOENT);
     assert_int_equal(err.fault, ERR_CALLER);
     assert_int_equal(dump_file("/", wire_sections, wire_section_count, out, &err), -EISDIR);
     assert_int_equal(fclose(out), 0);
-    assert_int_equal(dump_file("/dev/null", wire_sections, wire_section_count, out = fopen("/dev/full", "w"), &err), -EIO);
+    assert_int_equal(dump_file("/dev/null", wire_sections, wire_section_count,
+                               out = fopen("/dev/full", "w"), &err),
+                     -EIO);
     (void)fclose(out);
 }
 

@@ -1,6 +1,7 @@
 /*
- * Streams of every release, kept for ever in golden/: NAME.stream, and NAME.json, the dump that release
- * made of it. Each must still read, and say the same; fields added since must be zero or empty in it.
+ * Streams of every release, kept for ever in golden/: NAME.stream, and NAME.json, the dump that
+ * release made of it. Each must still read, and say the same; fields added since must be zero or
+ * empty in it.
  *
  * test_wire_golden --write PREFIX     writes PREFIX.stream and PREFIX.json as this build would
  */
@@ -20,8 +21,10 @@
 static bool is_empty(const json_t *v)
 {
     const char *text = json_string_value(v);
-    return json_is_null(v) || json_is_false(v) || (json_is_integer(v) && json_integer_value(v) == 0) ||
-           (json_is_array(v) && json_array_size(v) == 0) || (text && text[strspn(text, "0")] == '\0');
+    return json_is_null(v) || json_is_false(v) ||
+           (json_is_integer(v) && json_integer_value(v) == 0) ||
+           (json_is_array(v) && json_array_size(v) == 0) ||
+           (text && text[strspn(text, "0")] == '\0');
 }
 
 /* All that `was` says, `is` says too, and what it says more is empty. */
@@ -60,7 +63,8 @@ static void test_old_streams_read_the_same(void **state)
         struct err err = { 0 };
         int rc;
         assert_int_equal(fd_read_file(files.gl_pathv[i], 8192, &bytes, &len), 0);
-        (void)snprintf(path, sizeof(path), "%.*s.json", (int)(strlen(files.gl_pathv[i]) - strlen(".stream")), files.gl_pathv[i]);
+        (void)snprintf(path, sizeof(path), "%.*s.json",
+                       (int)(strlen(files.gl_pathv[i]) - strlen(".stream")), files.gl_pathv[i]);
         json_t *was = json_load_file(path, 0, NULL), *is = wire_dump(bytes, len, &rc, &err);
         if (rc)
             fail_msg("%s: %s", files.gl_pathv[i], err.text);
@@ -82,9 +86,10 @@ static void test_this_build_writes_the_newest(void **state)
     wire_stream(&now, 0);
     assert_int_equal(fd_read_file(WIRE_DIR "/golden/" NEWEST ".stream", 8192, &bytes, &len), 0);
     if (len != now.len || memcmp(bytes, now.data, len) != 0)
-        fail_msg("this build writes other bytes than golden/" NEWEST ".stream: if that is meant (a schema got a new\n"
-                 "version or a section was added), keep the old files, write the next pair with --write, raise NEWEST.\n"
-                 "Only a pair that no release wrote may be replaced");
+        fail_msg("this build writes other bytes than golden/" NEWEST ".stream: if that is meant (a\n"
+                 "schema got a new version or a section was added), keep the old files, write the\n"
+                 "next pair with --write, raise NEWEST. Only a pair that no release wrote may be\n"
+                 "replaced.");
     free(bytes);
 }
 

@@ -1,7 +1,8 @@
 /*
- * The format does not change by accident: fingerprints.txt has one line, `name version fingerprint`, for
- * every version of every schema there ever was, and each must still be what this build would write for
- * that version. `test_wire_registry --write FILE` writes the lines of the newest versions.
+ * The format does not change by accident: fingerprints.txt has one line, `name version
+ * fingerprint`, for every version of every schema there ever was, and each must still be what
+ * this build would write for that version. `test_wire_registry --write FILE` writes the lines of
+ * the newest versions.
  */
 #include "wire.h"
 
@@ -23,7 +24,8 @@ static const struct schema *find(const char *name)
     return NULL;
 }
 
-/* The schema as it was when `version` was its newest: fields are only ever appended, after a `since`. */
+/* The schema as it was when `version` was its newest: fields are only ever appended, after a
+ * `since`. */
 static uint64_t fingerprint_of(const struct schema *schema, uint16_t version)
 {
     struct schema then = *schema;
@@ -50,12 +52,13 @@ static void check_line(const char *line)
         fail_msg("%s went back from version %u to %u", name, version, schema->version);
     uint64_t now = fingerprint_of(schema, (uint16_t)version);
     if (now != fingerprint)
-        fail_msg("the bytes of %s version %u changed (fingerprint %016" PRIx64 ", now %016" PRIx64 ").\n"
-                 "Streams of this version are out there and would be misread. Put it back, append what is new after\n"
-                 "F(T, since, %u), raise the version in SCHEMA_DEFINE to %u, add the line it asks for to\n"
-                 "tests/wire/fingerprints.txt, and keep the old lines. Only a version that no release ever wrote may\n"
-                 "have its line replaced.",
-                 name, version, fingerprint, now, schema->version + 1u, schema->version + 1u);
+        fail_msg(
+            "the bytes of %s version %u changed (fingerprint %016" PRIx64 ", now %016" PRIx64 ").\n"
+            "Streams of this version are out there and would be misread. Put it back, append\n"
+            "what is new after F(T, since, %u), raise the version in SCHEMA_DEFINE to %u, add the\n"
+            "line it then asks for to tests/wire/fingerprints.txt, and keep the old lines. Only a\n"
+            "version that no release ever wrote may have its line replaced.",
+            name, version, fingerprint, now, schema->version + 1u, schema->version + 1u);
 }
 
 static void test_bytes_did_not_change(void **state)
@@ -74,13 +77,15 @@ static void test_bytes_did_not_change(void **state)
         unsigned version;
         assert_int_equal(sscanf(line, "%63s %u", name, &version), 2);
         for (size_t i = 0; i < wire_schema_count; i++)
-            listed[i] |= strcmp(wire_schemas[i]->name, name) == 0 && wire_schemas[i]->version == version;
+            listed[i] |=
+                strcmp(wire_schemas[i]->name, name) == 0 && wire_schemas[i]->version == version;
     }
     free(text);
     for (size_t i = 0; i < wire_schema_count; i++)
         if (!listed[i])
-            fail_msg("add this line to tests/wire/fingerprints.txt:\n%s %u %016" PRIx64, wire_schemas[i]->name,
-                     wire_schemas[i]->version, schema_fingerprint(wire_schemas[i]));
+            fail_msg("add this line to tests/wire/fingerprints.txt:\n%s %u %016" PRIx64,
+                     wire_schemas[i]->name, wire_schemas[i]->version,
+                     schema_fingerprint(wire_schemas[i]));
 }
 
 /* Every SCHEMA_DEFINE of the sources is in the list, so that no format goes untested. */
@@ -98,7 +103,8 @@ static void test_no_schema_forgotten(void **state)
             assert_int_equal(sscanf(at, "\nSCHEMA_DEFINE(%63[a-z0-9_]", name), 1);
             found++;
             if (!find(name))
-                fail_msg("%s defines %s: add &%s_schema to tests/wire/wire.c", files.gl_pathv[i], name, name);
+                fail_msg("%s defines %s: add &%s_schema to tests/wire/wire.c", files.gl_pathv[i],
+                         name, name);
         }
         free(text);
     }

@@ -1,4 +1,5 @@
-/* The framing: every bit of header, section head and body is covered by a checksum that is looked at. */
+/* The framing: every bit of header, section head and body is covered by a checksum that is
+ * looked at. */
 #include "wire.h"
 
 #include "base/fd.h"
@@ -37,12 +38,26 @@ static void test_header_of_others(void **state)
         struct stream_header header;
         const char *names; /* in the refusal; NULL = readable */
     } rows[] = {
-        { { .version = STREAM_VERSION + 1, .oldest_reader = STREAM_VERSION, .arch = STREAM_ARCH_X86_64 }, NULL },
-        { { .version = STREAM_VERSION, .oldest_reader = 1, .arch = STREAM_ARCH_X86_64, .optional = UINT32_MAX }, NULL },
-        { { .version = STREAM_VERSION + 1, .oldest_reader = STREAM_VERSION + 1, .arch = STREAM_ARCH_X86_64 }, "version" },
+        { { .version = STREAM_VERSION + 1,
+            .oldest_reader = STREAM_VERSION,
+            .arch = STREAM_ARCH_X86_64 },
+          NULL },
+        { { .version = STREAM_VERSION,
+            .oldest_reader = 1,
+            .arch = STREAM_ARCH_X86_64,
+            .optional = UINT32_MAX },
+          NULL },
+        { { .version = STREAM_VERSION + 1,
+            .oldest_reader = STREAM_VERSION + 1,
+            .arch = STREAM_ARCH_X86_64 },
+          "version" },
         { { .version = 0, .oldest_reader = 0, .arch = STREAM_ARCH_X86_64 }, "version" },
         { { .version = STREAM_VERSION, .oldest_reader = 1, .arch = 183 }, "architecture 183" },
-        { { .version = STREAM_VERSION, .oldest_reader = 1, .arch = STREAM_ARCH_X86_64, .required = 0x80000000 }, "0x80000000" },
+        { { .version = STREAM_VERSION,
+            .oldest_reader = 1,
+            .arch = STREAM_ARCH_X86_64,
+            .required = 0x80000000 },
+          "0x80000000" },
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
         uint8_t bytes[STREAM_HEADER_BYTES];
@@ -54,7 +69,8 @@ static void test_header_of_others(void **state)
     }
 }
 
-static bool section_readable(const uint8_t *bytes, size_t len, const struct schema *schema, void *object)
+static bool section_readable(const uint8_t *bytes, size_t len, const struct schema *schema,
+                             void *object)
 {
     struct section section;
     struct err err;
@@ -92,7 +108,8 @@ static void test_section_too_long(void **state)
 {
     (void)state;
     uint8_t bytes[STREAM_SECTION_BYTES];
-    struct section got, section = { .type = SECTION_PAGES, .version = 1, .length = STREAM_BODY_MAX };
+    struct section got,
+        section = { .type = SECTION_PAGES, .version = 1, .length = STREAM_BODY_MAX };
     struct err err;
     section_encode(&section, bytes);
     assert_int_equal(section_decode(bytes, &got, &err), 0);
@@ -101,7 +118,8 @@ static void test_section_too_long(void **state)
     assert_int_not_equal(section_decode(bytes, &got, &err), 0);
 }
 
-static int decode_table(const struct pages_run *run, uint32_t runs, uint32_t data_pages, uint64_t total)
+static int decode_table(const struct pages_run *run, uint32_t runs, uint32_t data_pages,
+                        uint64_t total)
 {
     static uint8_t table[PAGES_TABLE_MAX];
     struct pages_run got[PAGES_RUNS_MAX];
@@ -131,18 +149,18 @@ static void test_page_tables(void **state)
         { { { 0 } }, 0, 0, 0 },
         { { { 0, 10, PAGES_DATA }, { 10, 5, PAGES_ZERO }, { 90, 10, PAGES_DATA } }, 3, 20, 0 },
         { { { 0, 100, PAGES_ZERO } }, 1, 0, 0 },
-        { { { 0, 101, PAGES_ZERO } }, 1, 0, -1 },                         /* beyond the guest */
+        { { { 0, 101, PAGES_ZERO } }, 1, 0, -1 }, /* beyond the guest */
         { { { 100, 1, PAGES_ZERO } }, 1, 0, -1 },
         { { { UINT64_MAX, 1, PAGES_ZERO } }, 1, 0, -1 },
-        { { { UINT64_MAX - 1, UINT32_MAX, PAGES_ZERO } }, 1, 0, -1 },     /* a sum that would wrap */
+        { { { UINT64_MAX - 1, UINT32_MAX, PAGES_ZERO } }, 1, 0, -1 }, /* a sum that would wrap */
         { { { 1, UINT32_MAX, PAGES_DATA } }, 1, 0, -1 },
-        { { { 5, 0, PAGES_ZERO } }, 1, 0, -1 },                           /* empty */
-        { { { 5, 1, 0 } }, 1, 0, -1 },                                    /* of no kind */
+        { { { 5, 0, PAGES_ZERO } }, 1, 0, -1 }, /* empty */
+        { { { 5, 1, 0 } }, 1, 0, -1 },          /* of no kind */
         { { { 5, 1, 3 } }, 1, 0, -1 },
-        { { { 5, 5, PAGES_ZERO }, { 9, 1, PAGES_ZERO } }, 2, 0, -1 },     /* overlapping */
-        { { { 5, 1, PAGES_ZERO }, { 4, 1, PAGES_ZERO } }, 2, 0, -1 },     /* descending */
-        { { { 5, 2, PAGES_DATA } }, 1, 1, -1 },                           /* data missing */
-        { { { 5, 2, PAGES_DATA } }, 1, 3, -1 },                           /* and too much */
+        { { { 5, 5, PAGES_ZERO }, { 9, 1, PAGES_ZERO } }, 2, 0, -1 }, /* overlapping */
+        { { { 5, 1, PAGES_ZERO }, { 4, 1, PAGES_ZERO } }, 2, 0, -1 }, /* descending */
+        { { { 5, 2, PAGES_DATA } }, 1, 1, -1 },                       /* data missing */
+        { { { 5, 2, PAGES_DATA } }, 1, 3, -1 },                       /* and too much */
         { { { 5, PAGES_DATA_MAX, PAGES_DATA } }, 1, PAGES_DATA_MAX, 0 },
         { { { 5, PAGES_DATA_MAX + 1, PAGES_DATA } }, 1, PAGES_DATA_MAX + 1, -1 },
     };
@@ -169,7 +187,9 @@ static void test_page_table_truncation(void **state)
     pages_table_encode(run, 2, table);
     for (uint32_t len = 0; len < sizeof(table); len++)
         assert_int_not_equal(pages_table_decode(table, len, len + 4096, 100, got, &count, &err), 0);
-    assert_int_equal(pages_table_decode(table, sizeof(table), sizeof(table) + 4096, 100, got, &count, &err), 0);
+    assert_int_equal(pages_table_decode(table, sizeof(table), sizeof(table) + 4096, 100, got,
+                                        &count, &err),
+                     0);
 }
 
 /* The example in docs/stream.md is what is written. */

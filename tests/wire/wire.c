@@ -21,8 +21,9 @@
 #include <cmocka.h>
 
 /*
- * A new schema: one line here, and one below if a section's body is one. test_wire_registry then asks for
- * its line in fingerprints.txt; after a new section, write the golden pair as test_wire_golden says.
+ * A new schema: one line here, and one below if a section's body is one. test_wire_registry then
+ * asks for its line in fingerprints.txt; after a new section, write the golden pair as
+ * test_wire_golden says.
  */
 const struct schema *const wire_schemas[] = {
     &bill_side_schema,
@@ -73,7 +74,8 @@ static void fill_bytes(uint8_t *at, size_t len, uint64_t *seed, bool text)
         at[i] = text ? (uint8_t)('!' + wire_random(seed) % 90) : (uint8_t)wire_random(seed);
 }
 
-static void fill(const struct schema *schema, uint8_t *object, uint64_t *seed, uint32_t most, bool full)
+static void fill(const struct schema *schema, uint8_t *object, uint64_t *seed, uint32_t most,
+                 bool full)
 {
     for (uint32_t i = 0; i < schema->field_count; i++) {
         const struct schema_field *f = &schema->fields[i];
