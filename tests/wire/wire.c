@@ -3,10 +3,12 @@
 #include "base/fd.h"
 #include "base/gpa.h"
 #include "cost/bill.h"
+#include "dev/announce.h"
 #include "dev/button.h"
 #include "dev/serial.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_mmio.h"
+#include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
 #include "dev/virtq.h"
 #include "kvm/hv_state.h"
@@ -26,6 +28,9 @@
  * test_wire_golden says.
  */
 const struct schema *const wire_schemas[] = {
+    &announce_ip4_schema,
+    &announce_ip6_schema,
+    &announce_state_schema,
     &bill_side_schema,
     &button_state_schema,
     &config_device_schema,
@@ -40,6 +45,7 @@ const struct schema *const wire_schemas[] = {
     &serial_state_schema,
     &stream_end_schema,
     &virtio_blk_state_schema,
+    &virtio_net_state_schema,
     &virtio_rng_state_schema,
     &virtio_state_schema,
     &virtq_state_schema,
@@ -49,9 +55,9 @@ const size_t wire_schema_count = ARRAY_LEN(wire_schemas);
 const struct dump_schema wire_sections[] = {
     { SECTION_MACHINE, &machine_config_schema }, { SECTION_CPUID, &hv_cpuid_schema },
     { SECTION_VM, &hv_vm_state_schema },         { SECTION_VCPU, &hv_vcpu_state_schema },
-    { SECTION_SERIAL, &serial_state_schema },    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
-    { SECTION_BUTTON, &button_state_schema },    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
-    { SECTION_END, &stream_end_schema },
+    { SECTION_SERIAL, &serial_state_schema },    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
+    { SECTION_BUTTON, &button_state_schema },    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
+    { SECTION_END, &stream_end_schema },         { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
 
