@@ -5,8 +5,8 @@
  * Each round takes new values, so an old state shows too. Nearly all time is spent in the holding
  * loop of fpu-hold.S, where all of them are live.
  *
- * Parameters: loops = turns of the holding loop (20000000); avx=0: leave AVX alone, for a hypervisor
- * whose guests see AVX in CPUID although its monitor was told there is none, and does not save it.
+ * Parameters: loops = turns of the holding loop (20000000); avx=0: leave AVX alone, for a monitor
+ * that hides AVX and does not save it, on a hypervisor whose guests see AVX in CPUID all the same.
  */
 #include "tiny.h"
 
