@@ -1,6 +1,8 @@
 /* What the compiler offers and the whole tree relies on. */
 #pragma once
+#include <assert.h>
 #include <stddef.h>
+#include <stdlib.h>
 
 #define MUST_CHECK __attribute__((warn_unused_result))
 #define PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
@@ -9,6 +11,12 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+
+static inline void free_ptr(void *pointer)
+{
+    free(*(void **)pointer);
+}
+#define CLEANUP_FREE CLEANUP(free_ptr)
 
 /* Hands an owned pointer over: the variable is NULL afterwards, so its cleanup does nothing. */
 #define TAKE_PTR(p) ({ __typeof__(p) taken_ = (p); (p) = NULL; taken_; })

@@ -43,7 +43,7 @@ struct hv_boot {
     uint64_t entry;       /* guest physical address of the first instruction */
     uint64_t info_gpa;    /* PVH: hvm_start_info (rbx); 64-bit Linux: boot_params (rsi) */
     uint64_t page_tables; /* 64-bit Linux: cr3 */
-    uint64_t gdt_gpa;     /* of a GDT laid out as hv_boot_gdt() says */
+    uint64_t gdt_gpa;     /* of a GDT of four entries: null, null, code (0x10), data (0x18); 0 = none */
 };
 
 struct hv;
@@ -74,6 +74,7 @@ struct hv_ops {
 
     int (*vcpu_open)(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid, struct hv_vcpu **ret);
     void (*vcpu_close)(struct hv_vcpu *vcpu);
+    uint32_t (*tsc_khz)(struct hv_vcpu *vcpu); /* 0 = not known */
     int (*vcpu_boot)(struct hv_vcpu *vcpu, const struct hv_boot *boot);
     /* Runs until something needs the monitor. 0 with *ret filled, or -errno. */
     int (*vcpu_run)(struct hv_vcpu *vcpu, struct hv_exit *ret);

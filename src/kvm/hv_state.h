@@ -63,13 +63,10 @@ SCHEMA_STRUCT(hv_msr, HV_MSR);
     F(T, u64, xcr0)                             \
     F(T, u64s, dr, 6)                           \
     F(T, u32, mp_state)                         \
-    F(T, u8, exception_pending)                 \
     F(T, u8, exception_injected)                \
     F(T, u8, exception_nr)                      \
     F(T, u8, exception_has_error)               \
     F(T, u32, exception_error)                  \
-    F(T, u8, exception_has_payload)             \
-    F(T, u64, exception_payload)                \
     F(T, u8, interrupt_injected)                \
     F(T, u8, interrupt_nr)                      \
     F(T, u8, interrupt_soft)                    \
@@ -82,7 +79,6 @@ SCHEMA_STRUCT(hv_msr, HV_MSR);
     F(T, u8, smm_pending)                       \
     F(T, u8, smm_inside_nmi)                    \
     F(T, u8, latched_init)                      \
-    F(T, u8, triple_fault_pending)              \
     F(T, u8s, lapic, 1024)                      \
     F(T, blob, xsave, HV_XSAVE_MAX)             \
     F(T, list, msr, hv_msr, HV_MSRS_MAX)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -74,14 +75,31 @@ void *mem_get(const struct mem *mem, gpa_t gpa, uint64_t len)
 
 void mem_mark(struct mem *mem, gpa_t gpa, uint64_t len)
 {
-    _Atomic(uint64_t) *marks = atomic_load_explicit(&mem->marks, memory_order_acquire);
-    const struct mem_region *r = find(mem, gpa.raw, len);
-    if (!marks || !r || len == 0)
+    if (!atomic_load_explicit(&mem->marks, memory_order_relaxed))
         return;
+    const struct mem_region *r = find(mem, gpa.raw, len);
+    if (!r || len == 0)
+        return;
+    /* Announced before the pointer is read again: mem_untrack() waits for whoever may hold it. */
+    atomic_fetch_add(&mem->markers, 1);
+    _Atomic(uint64_t) *marks = atomic_load(&mem->marks);
     uint64_t first = offset_in_file(r, gpa.raw) >> PAGE_SHIFT;
     uint64_t last = (offset_in_file(r, gpa.raw) + len - 1) >> PAGE_SHIFT;
-    for (uint64_t page = first; page <= last; page++)
+    for (uint64_t page = first; marks && page <= last; page++)
         atomic_fetch_or_explicit(&marks[page / 64], UINT64_C(1) << (page % 64), memory_order_release);
+    atomic_fetch_sub(&mem->markers, 1);
+}
+
+void mem_track(struct mem *mem, _Atomic(uint64_t) *marks)
+{
+    atomic_store(&mem->marks, marks);
+}
+
+void mem_untrack(struct mem *mem)
+{
+    atomic_store(&mem->marks, NULL);
+    while (atomic_load(&mem->markers) > 0)
+        sched_yield(); /* at most the few instructions of one mem_mark() */
 }
 
 int mem_read(const struct mem *mem, gpa_t gpa, void *buf, size_t len)

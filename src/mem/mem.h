@@ -39,6 +39,7 @@ struct mem {
     /* Pages written by the monitor (devices, loaders) since the last harvest, one bit a page index.
      * KVM's dirty log does not see these. NULL = nobody is tracking. */
     _Atomic(uint64_t) *_Atomic marks;
+    atomic_uint markers; /* threads inside mem_mark() */
 };
 
 /* `bytes`: a multiple of 2 MiB within MEM_MIN_BYTES..MEM_MAX_BYTES (ERR_CALLER otherwise). */
@@ -52,6 +53,11 @@ void *mem_get(const struct mem *mem, gpa_t gpa, uint64_t len) MUST_CHECK;
 
 /* Notes that the monitor wrote [gpa, gpa+len); the range must have passed mem_get(). */
 void mem_mark(struct mem *mem, gpa_t gpa, uint64_t len);
+
+/* Starts and ends the collection of marks in `marks` (one bit a page index, zeroed, the caller's).
+ * mem_untrack() returns once no thread can still be writing to it. */
+void mem_track(struct mem *mem, _Atomic(uint64_t) *marks);
+void mem_untrack(struct mem *mem);
 
 /* Checked copies; -EFAULT if the range is not RAM. mem_write() marks. */
 int mem_read(const struct mem *mem, gpa_t gpa, void *buf, size_t len) MUST_CHECK;

@@ -50,6 +50,14 @@ enum section_type {
 
 #define SECTION_OPTIONAL UINT16_C(1)
 
+/* What came before the end, all sections but this one: a stream cut between two sections is no shorter
+ * stream. */
+#define STREAM_END(F, T)        \
+    F(T, u64, sections)         \
+    F(T, u64, data_pages)       \
+    F(T, u64, zero_pages)
+SCHEMA_STRUCT(stream_end, STREAM_END);
+
 struct stream_header {
     uint16_t version, oldest_reader;
     uint32_t arch, required, optional;
@@ -86,3 +94,11 @@ const char *section_type_name(uint16_t type);
 
 /* XXH3-64, the only checksum of the format. */
 uint64_t stream_sum(const void *bytes, size_t len);
+
+/* The same over pieces. */
+struct stream_summer {
+    _Alignas(64) uint8_t state[640]; /* XXH3_state_t, checked in stream.c */
+};
+void stream_sum_begin(struct stream_summer *summer);
+void stream_sum_add(struct stream_summer *summer, const void *bytes, size_t len);
+uint64_t stream_sum_end(const struct stream_summer *summer);
