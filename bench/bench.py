@@ -179,7 +179,7 @@ def write_whole(path, text):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--godwit", default="build/src/godwit", help="the program to measure")
+    parser.add_argument("--godwit", default="build/src/cmd/godwit", help="the program to measure")
     parser.add_argument("--guest", default="build/guest/tiny/writer.elf", help="the guest to move")
     parser.add_argument("--out", default="build/bench/bench.json", help="where the result goes")
     parser.add_argument("--runs", type=int, default=5)

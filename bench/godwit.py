@@ -17,8 +17,7 @@ from measure import (BenchError, Move, Serial, Start, cpu_seconds, die_with_pare
 TIMEOUT_S = 60
 NS_MS = 1e-6
 
-# Where each figure is in what `--json` prints: keys from the outside in.
-BILL_TOTAL_NS = ("total_ns",)
+# Where each figure is in what `--json` prints (docs/bill.md): keys from the outside in.
 BILL_DOWNTIME_NS = ("downtime", "total_ns")
 BILL_BYTES = ("bytes", "total")
 INFO_PID = ("pid",)
