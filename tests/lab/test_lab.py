@@ -272,11 +272,19 @@ def test_interrupted_up():
         expect_nothing_left(name)
 
 
+def start_client(name):
+    """A command of the outside client, known to run."""
+    client = subprocess.Popen([LAB, "--name", name, "client", "--", "sh", "-c", "echo in; sleep 1000"],
+                              stdout=subprocess.PIPE)
+    expect(client.stdout.readline() == b"in\n", "the client's start")
+    return client
+
+
 def test_keeper_killed():
     """Also while another lab runs: neither disturbs the other."""
     name = f"{PREFIX}-keeper"
     subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, stdout=subprocess.DEVNULL)
-    client = subprocess.Popen([LAB, "--name", name, "client", "--", "sleep", "1000"])
+    client = start_client(name)
     os.kill(state.read(name)["keeper"], signal.SIGKILL)
     client.wait(60)
     eventually(lambda: not leftovers(name), "the janitor's work")
@@ -286,7 +294,7 @@ def test_keeper_killed():
 def test_down():
     name = f"{PREFIX}-down"
     subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, stdout=subprocess.DEVNULL)
-    client = subprocess.Popen([LAB, "--name", name, "client", "--", "sleep", "1000"])
+    client = start_client(name)
     subprocess.run([LAB, "down", "--name", name], check=True)
     client.wait(60)
     expect_nothing_left(name)
