@@ -173,6 +173,9 @@ def main(argv):
     except LabTimeout as err:
         print(f"{_PROG}: {err}", file=sys.stderr)
         return TIMED_OUT
+    except BrokenPipeError:         # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except (LabError, OSError) as err:
         print(f"{_PROG}: {err}", file=sys.stderr)
         return 2

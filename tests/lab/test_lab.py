@@ -229,6 +229,12 @@ def test_command_line(lab):
     expect((done.returncode, done.stdout, done.stderr) == (9, b"", b"e\n"), f"exec: {done}")
     expect(cli("exec", "-i", "b", "--", "cat", input=b"\0\xff").stdout == b"\0\xff", "exec -i")
     expect(cli("exec", "--timeout", "1", "b", "--", "sleep", "100").returncode == 124, "time limit")
+    sleeper = subprocess.Popen([LAB, "--name", lab.name, "exec", "b", "--", "sh", "-c",
+                                "trap 'exit 6' INT; echo in; while :; do sleep 0.1; done"],
+                               stdout=subprocess.PIPE)
+    expect(sleeper.stdout.readline() == b"in\n", "output arrives while the command runs")
+    sleeper.send_signal(signal.SIGINT)
+    expect(sleeper.wait(30) == 6, "an interrupt goes to the command")
     done = cli("exec", "z", "--", "true")
     expect(done.returncode == 2 and b"no host 'z'" in done.stderr, f"unknown host: {done}")
     done = cli("client", "--", "ip", "-br", "address", "show", "lan")
