@@ -247,6 +247,9 @@ class Keeper:
         data = os.read(fd, 4096)
         if b"free" in data:
             self.tethered = False
+            null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, 2)        # or whoever reads our starter's errors would wait for our end
+            os.close(null)
         if not data:
             self.selector.unregister(fd)
             if self.tethered:

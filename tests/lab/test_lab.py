@@ -299,7 +299,9 @@ def test_keeper_killed():
 
 def test_down():
     name = f"{PREFIX}-down"
-    subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, timeout=300,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(b"up after" in done.stdout, "its output has an end while the lab goes on")
     client = start_client(name)
     subprocess.run([LAB, "down", "--name", name], check=True)
     client.wait(60)
