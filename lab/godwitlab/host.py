@@ -16,7 +16,7 @@ PORT = 7777
 _FRAME = 1 << 16
 
 Result = collections.namedtuple("Result", "status stdout stderr")
-Result.__doc__ = "Exit status (128 + n after signal n, 127 if it could not start) and output, as bytes."
+Result.__doc__ = "Exit status (128 + n after signal n, 127 if it cannot start); output as bytes."
 
 
 def _frame(kind, data=b""):
@@ -24,8 +24,8 @@ def _frame(kind, data=b""):
 
 
 class Session:
-    """One command on its way. signal() and abandon() may be called from anywhere, also from a signal
-    handler; the rest from one thread."""
+    """One command on its way. signal() and abandon() may be called from anywhere, also from a
+    signal handler; the rest from one thread."""
 
     def __init__(self, netns, address, emulator, argv, *, detach=False, log=""):
         strings = [log, *argv]
@@ -57,11 +57,11 @@ class Session:
             self._waker.send(b"!")
 
     def abandon(self):
-        """Ends the command: its host sees us go, and stops its process group. pump() then raises."""
+        """Ends the command: its host sees us go, and stops its group. pump() then raises."""
         self.sock.shutdown(socket.SHUT_RDWR)
 
     def pump(self, on_out, on_err, *, input=None, timeout=None):
-        """Moves bytes until the command ends; returns its status. `input`: a descriptor, or None."""
+        """Moves bytes until the command ends; returns its status. `input`: a descriptor or None."""
         limit = None if timeout is None else time.monotonic() + timeout
         closed = False                  # whether the command's input has been
         try:

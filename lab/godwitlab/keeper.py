@@ -7,13 +7,13 @@ Whoever starts a lab starts a keeper, with two pipes:
     its output, reports      JSON lines: {"event": "up"|"booted"|"died"|"failed", ...}
 
 It starts the hosts, reads their consoles into logs, and waits. A host that dies stays dead and is
-recorded as such; the lab goes on without it (a host that dies while booting fails the lab). Requests
-(boot a dead host, cut the power of one, end the lab) come over the socket `keeper` in the lab's folder,
-one JSON line each way.
+recorded as such; the lab goes on without it (a host that dies while booting fails the lab).
+Requests (boot a dead host, cut the power of one, end the lab) come over the socket `keeper` in the
+lab's folder, one JSON line each way.
 
-Nothing may survive it. Hosts get SIGKILL from the kernel when the keeper dies; for the rest, a janitor
-process waits for the keeper's lock, and clears away what it then finds. If even that is killed, the
-next lab command does (state.sweep).
+Nothing may survive it. Hosts get SIGKILL from the kernel when the keeper dies; for the rest, a
+janitor process waits for the keeper's lock, and clears away what it then finds. If even that is
+killed, the next `lab up`, `status` or `down` does (state.sweep).
 """
 import contextlib
 import ctypes
@@ -223,7 +223,7 @@ class Keeper:
 
     def _last_words(self, machine):
         lines = machine.console.decode(errors="replace").replace("\r", "").strip().split("\n")[-15:]
-        return "; the end of its console:\n" + "\n".join(f"  {machine.name}| {line}" for line in lines)
+        return "; the end of its console:" + "".join(f"\n  {machine.name}| {l}" for l in lines)
 
     def _patience(self):
         """Seconds until the first boot limit, or None."""
@@ -257,7 +257,7 @@ class Keeper:
 
     def _on_connect(self, listener):
         sock, _ = listener.accept()
-        sock.settimeout(5)          # a local tool that connects and says nothing must not hold us up
+        sock.settimeout(5)          # who connects and says nothing must not hold us up
         with contextlib.closing(sock), sock.makefile("rw") as file:
             try:
                 answer = self._obey(json.loads(file.readline()))

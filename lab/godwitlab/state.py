@@ -3,8 +3,8 @@
 
 Each lab has a folder under the state root, named like the lab, with `lab.json`, the hosts' console
 logs and control sockets. Its keeper holds a lock (flock) on the folder for as long as it lives, so
-"is this lab alive" is never a question about process ids. Folders appear and vanish only under a lock
-on the root.
+"is this lab alive" is never a question about process ids. Folders appear and vanish only under a
+lock on the root.
 """
 import contextlib
 import fcntl
@@ -69,7 +69,7 @@ def await_end(path):
 def _alive(path):
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who look must not fool each other
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, or two who look fool each other
         return False
     except BlockingIOError:
         return True

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The lab keeps its promises: commands, copies, cables, power cuts, and that nothing of it is left."""
+"""The lab keeps its promises: commands, copies, cables, power cuts, and that nothing is left."""
 import hashlib
 import json
 import os
@@ -280,8 +280,8 @@ def test_interrupted_up():
 
 def start_client(name):
     """A command of the outside client, known to run."""
-    client = subprocess.Popen([LAB, "--name", name, "client", "--", "sh", "-c", "echo in; sleep 1000"],
-                              stdout=subprocess.PIPE)
+    client = subprocess.Popen([LAB, "--name", name, "client", "--",
+                               "sh", "-c", "echo in; sleep 1000"], stdout=subprocess.PIPE)
     expect(client.stdout.readline() == b"in\n", "the client's start")
     return client
 
