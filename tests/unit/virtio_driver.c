@@ -74,8 +74,11 @@ void driver_ready(struct driver *d)
 void driver_start(struct driver *d, uint64_t features, uint16_t size)
 {
     assert_true(driver_negotiate(d, features) & VIRTIO_CONFIG_S_FEATURES_OK);
-    for (unsigned i = 0; i < virtio_dev_of(d->dev)->queue_count; i++)
-        driver_queue_setup(d, i, size, 0x100000 + i * 0x10000u);
+    for (unsigned i = 0; i < virtio_dev_of(d->dev)->queue_count; i++) {
+        driver_write32(d, VIRTIO_MMIO_QUEUE_SEL, i);
+        uint32_t max = driver_read32(d, VIRTIO_MMIO_QUEUE_NUM_MAX);
+        driver_queue_setup(d, i, (uint16_t)MIN((uint32_t)size, max), 0x100000 + i * 0x10000u);
+    }
     driver_ready(d);
 }
 

@@ -39,7 +39,7 @@ uint32_t driver_negotiate(struct driver *d, uint64_t features);
 void driver_queue_setup(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa);
 void driver_ready(struct driver *d);
 
-/* negotiate, queues at 1 MiB onwards with `size` entries, ready. */
+/* negotiate, queues at 1 MiB onwards with `size` entries (or as many as they may have), ready. */
 void driver_start(struct driver *d, uint64_t features, uint16_t size);
 
 /* Raw ring access for hostile tests. */
