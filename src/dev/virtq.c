@@ -181,18 +181,18 @@ bool virtq_publish(struct virtq *q)
     q->in_flight = (uint16_t)(q->in_flight - q->staged);
     q->staged = 0;
 
-    /* Pairs with the driver's read barrier between used->idx and the elements and buffers behind it. */
-    __atomic_store_n(&q->used->idx, q->next_used, __ATOMIC_RELEASE);
+    /* As a release: pairs with the driver's read barrier between used->idx and what it shows. As a
+     * full barrier before the loads below: pairs with the driver's between its store of used_event (or
+     * flags) and its last look at used->idx; either we see the request for an interrupt or it sees the
+     * new index. */
+    __atomic_store_n(&q->used->idx, q->next_used, __ATOMIC_SEQ_CST);
     mem_mark(q->mem, gpa_add(q->used_gpa, offsetof(struct vring_used, idx)), sizeof(uint16_t));
 
-    /* Pairs with the driver's full barrier between its store of used_event (or flags) and its last look
-     * at used->idx: either we see the request for an interrupt or it sees the new index. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
     bool signal;
     if (q->event_idx)
-        signal = passes_event(load16(&q->avail->ring[q->size], __ATOMIC_RELAXED), q->next_used, old);
+        signal = passes_event(load16(&q->avail->ring[q->size], __ATOMIC_SEQ_CST), q->next_used, old);
     else
-        signal = !(load16(&q->avail->flags, __ATOMIC_RELAXED) & VRING_AVAIL_F_NO_INTERRUPT);
+        signal = !(load16(&q->avail->flags, __ATOMIC_SEQ_CST) & VRING_AVAIL_F_NO_INTERRUPT);
     signal = signal || q->signal_all;
     q->signal_all = false;
     return signal;
@@ -207,7 +207,7 @@ bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t writt
 
 static void set_used_flags(struct virtq *q, uint16_t flags)
 {
-    __atomic_store_n(&q->used->flags, flags, __ATOMIC_RELAXED);
+    __atomic_store_n(&q->used->flags, flags, __ATOMIC_SEQ_CST);
     mem_mark(q->mem, q->used_gpa, sizeof(uint16_t));
 }
 
@@ -223,18 +223,17 @@ bool virtq_kicks_on(struct virtq *q, uint16_t known)
     if (!q->ready || q->broken)
         return false;
     const uint16_t wanted = (uint16_t)(q->next_avail + known);
+    /* The stores below are full barriers before the load: they pair with the driver's between its store
+     * of avail->idx and its look at avail_event (or flags); either it kicks or we see its chain here. */
     if (q->event_idx) {
         uint64_t offset = offsetof(struct vring_used, ring) + q->size * sizeof(struct vring_used_elem);
         uint16_t *avail_event = (uint16_t *)(void *)((uint8_t *)q->used + offset);
-        __atomic_store_n(avail_event, wanted, __ATOMIC_RELAXED);
+        __atomic_store_n(avail_event, wanted, __ATOMIC_SEQ_CST);
         mem_mark(q->mem, gpa_add(q->used_gpa, offset), sizeof(uint16_t));
     } else {
         set_used_flags(q, 0);
     }
-    /* Pairs with the driver's full barrier between its store of avail->idx and its look at avail_event
-     * (or flags): either it kicks or we see its chain here. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return load16(&q->avail->idx, __ATOMIC_RELAXED) != wanted;
+    return load16(&q->avail->idx, __ATOMIC_SEQ_CST) != wanted;
 }
 
 void virtq_mark(struct virtq *q, const struct virtq_chain *chain, uint64_t bytes)
