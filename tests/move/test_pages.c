@@ -139,8 +139,6 @@ static void running_guest_arrives_whole(void **unused)
     assert_true(state->gpr[0] > 100);
     assert_true(hv_fake_verify(from.host, from.pages, 0, state->gpr[0], &bad_page));
     assert_memory_equal(from.host, to.host, from.bytes);
-    print_message("%llu steps, %llu data pages received\n", (unsigned long long)state->gpr[0],
-                  (unsigned long long)receiver.data_pages);
 
     free(state);
     free(cpuid);
