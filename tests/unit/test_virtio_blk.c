@@ -14,13 +14,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <cmocka.h>
 
 #define SECTORS 8192u /* 4 MiB */
 #define HEADERS 0x200000u
-#define STATUS 0x210000u
+#define STATUS 0x280000u
 #define DATA 0x300000u
+#define SYS_CACHESTAT 451 /* Linux 6.5; unknown to older headers */
 #define BIT(n) (UINT64_C(1) << (n))
 #define ALL_FEATURES                                                                               \
     (BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_BLK_F_FLUSH) |   \
@@ -192,6 +194,54 @@ static void test_identifier(void **state)
     driver_start(&d, ALL_FEATURES, 64);
     assert_int_equal(ask(VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true), VIRTIO_BLK_S_OK);
     assert_memory_equal(driver_mem(&d, DATA), "disk-0123456789-abcd", 20);
+}
+
+/* Reads (also one that fails half-way), their status bytes and the identifier, each in pages of their
+ * own, and the used ring. */
+static void test_all_that_is_written_is_marked(void **state)
+{
+    (void)state;
+    struct driver_track track;
+    driver_start(&d, ALL_FEATURES, 64);
+    assert_int_equal(ftruncate(disk, 1000 * 512), 0);
+    for (unsigned slot = 0; slot < 5 * 4096; slot += 4096) /* status bytes in different pages */
+        request(slot, slot < 3 * 4096 ? VIRTIO_BLK_T_IN : slot < 4 * 4096 ? VIRTIO_BLK_T_GET_ID : 77,
+                slot < 2 * 4096 ? 8 : 992, DATA + slot * 16, slot < 3 * 4096 ? 20480 : 20, true);
+    driver_track(&d, &track);
+    driver_kick(&d, 0);
+    driver_wait(&d, 0, 5);
+    driver_check_marks(&d, &track);
+    assert_int_equal(status_of(0), VIRTIO_BLK_S_OK);
+    assert_int_equal(status_of(2 * 4096), VIRTIO_BLK_S_IOERR);
+}
+
+/* Bytes of the file that the host's cache has not written back; -1: this kernel cannot tell. */
+static long long dirty_pages(void)
+{
+    struct { uint64_t offset, len; } range = { 0, 0 };
+    struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat = { 0 };
+    if (syscall(SYS_CACHESTAT, disk, &range, &stat, 0) < 0)
+        return -1;
+    return (long long)(stat.dirty + stat.writeback);
+}
+
+static void test_durability(void **state)
+{
+    (void)state;
+    if (dirty_pages() < 0) {
+        print_message("cachestat(2) is missing: what reached the disk cannot be seen\n");
+        skip();
+    }
+    driver_start(&d, ALL_FEATURES, 64);
+    assert_int_equal(ask(VIRTIO_BLK_T_OUT, 0, DATA, 65536, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask(VIRTIO_BLK_T_FLUSH, 0, 0, 0, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(), 0);
+    /* A driver that does not know FLUSH finds each write durable when it is done. */
+    driver_start(&d, BIT(VIRTIO_BLK_F_WRITE_ZEROES), 64);
+    assert_int_equal(ask(VIRTIO_BLK_T_OUT, 64, DATA, 65536, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(), 0);
+    assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 3, 5, 0), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(), 0);
 }
 
 static void test_refusals(void **state)
@@ -532,6 +582,8 @@ int main(void)
         CASE(test_read_and_write),
         CASE(test_header_and_status_anywhere),
         CASE(test_identifier),
+        CASE(test_all_that_is_written_is_marked),
+        CASE(test_durability),
         CASE(test_refusals),
         CASE(test_requests_that_are_none),
         CASE(test_discard_and_write_zeroes),

@@ -248,6 +248,50 @@ static void test_move_with_a_request_waiting(void **state)
     assert_int_equal(driver_read32(&d, VIRTIO_MMIO_STATUS), 15);
 }
 
+static void test_unacknowledged_interrupt_is_raised_again(void **state)
+{
+    struct err err = { 0 };
+    (void)state;
+    driver_start(&d, 0, 8);
+    ask(8);
+    driver_kick(&d, 0);
+    driver_wait(&d, 0, 1);
+    assert_int_equal(d.dev->ops->pause(d.dev), 0);
+    struct dev *target = make();
+    assert_int_equal(driver_transplant(d.dev, target, &err), 0);
+    d.dev->ops->free(d.dev);
+    d.dev = target;
+    target->ops->resume(target);
+    driver_settle(&d);
+    assert_int_equal(driver_interrupts(&d), 1);
+    driver_write32(&d, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
+    assert_int_equal(target->ops->pause(target), 0);
+    target->ops->resume(target);
+    driver_settle(&d);
+    assert_int_equal(driver_interrupts(&d), 0);
+}
+
+/* Also where the used ring's index, or its avail_event, is alone in its page. */
+static void test_all_that_is_written_is_marked(void **state)
+{
+    static const struct {
+        uint16_t size, used;
+    } places[] = { { 8, 0x8ffc }, { 64, 0x8dfc } };
+    struct driver_track track;
+    (void)state;
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(places); i++) {
+        (void)driver_negotiate(&d, (uint64_t)(i % 2) << VIRTIO_RING_F_EVENT_IDX);
+        driver_queue_setup_used(&d, 0, places[i / 2].size, 0x100000, places[i / 2].used);
+        driver_ready(&d);
+        ask(4096);
+        driver_track(&d, &track);
+        driver_kick(&d, 0);
+        driver_wait(&d, 0, 1);
+        driver_settle(&d);
+        driver_check_marks(&d, &track);
+    }
+}
+
 static void refuse(const struct virtio_rng_state *good, void (*spoil)(struct virtio_state *))
 {
     struct virtio_rng_state bad = *good;
@@ -320,6 +364,8 @@ int main(void)
         CASE(test_a_flood_leaves_others_their_turn),
         CASE(test_paused_device_leaves_its_queue_alone),
         CASE(test_move_with_a_request_waiting),
+        CASE(test_unacknowledged_interrupt_is_raised_again),
+        CASE(test_all_that_is_written_is_marked),
         CASE(test_damaged_state_is_refused),
         CASE(test_selectors_out_of_range),
     };

@@ -421,6 +421,14 @@ static void test_nothing_is_read_while_paused(void **state)
 static void test_lost_wire_does_not_spin(void **state)
 {
     (void)state;
+    int pair[2]; /* of a kind that says so when its peer is gone */
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair), 0);
+    assert_int_equal(d.dev->ops->pause(d.dev), 0);
+    d.dev->ops->free(d.dev);
+    (void)close(wire);
+    wire = pair[0];
+    d.dev = make(pair[1]);
+    d.dev->ops->resume(d.dev);
     driver_start(&d, 0, 64);
     post(0, 1000);
     driver_kick(&d, RX);
@@ -433,6 +441,28 @@ static void test_lost_wire_does_not_spin(void **state)
     assert_int_equal(d.dev->ops->pause(d.dev), 0);
     d.dev->ops->resume(d.dev);
     driver_settle(&d);
+}
+
+static void test_all_that_is_written_is_marked(void **state)
+{
+    (void)state;
+    struct driver_track track;
+    driver_start(&d, BIT(VIRTIO_NET_F_MRG_RXBUF) | BIT(VIRTIO_NET_F_CTRL_VQ), 64);
+    for (unsigned i = 0; i < 5; i++)
+        post(i, 4000);
+    uint8_t *frame = driver_mem(&d, TX_DATA + 0x3000);
+    memset(frame, 1, 100);
+    driver_submit(&d, TX, &(struct driver_seg){ TX_DATA + 0x3000, 100, false }, 1);
+    driver_submit(&d, CTRL, (struct driver_seg[]){ { TX_DATA, 2, false }, { TX_DATA + 0x1000, 1, true } }, 2);
+    *(uint8_t *)driver_mem(&d, TX_DATA + 0x1000) = 0xee;
+    driver_track(&d, &track);
+    assert_true(wire_send(1, 15000));
+    for (unsigned queue = RX; queue <= CTRL; queue++)
+        driver_kick(&d, queue);
+    driver_wait(&d, RX, 4);
+    driver_wait(&d, TX, 1);
+    driver_wait(&d, CTRL, 1);
+    driver_check_marks(&d, &track);
 }
 
 static void test_hostile_rings(void **state)
@@ -508,6 +538,7 @@ int main(void)
         CASE(test_pause_ends_announcements),
         CASE(test_nothing_is_read_while_paused),
         CASE(test_lost_wire_does_not_spin),
+        CASE(test_all_that_is_written_is_marked),
         CASE(test_hostile_rings),
         CASE(test_state_of_another_is_refused),
     };

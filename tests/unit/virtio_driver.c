@@ -53,9 +53,14 @@ static void write64(struct driver *d, uint64_t offset, uint64_t value)
 
 void driver_queue_setup(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa)
 {
+    driver_queue_setup_used(d, queue, size, gpa, 0x8000);
+}
+
+void driver_queue_setup_used(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa, uint64_t used)
+{
     struct driver_queue *q = &d->queue[queue];
     *q = (struct driver_queue){
-        .size = size, .desc_gpa = gpa, .avail_gpa = gpa + 0x4000, .used_gpa = gpa + 0x8000 };
+        .size = size, .desc_gpa = gpa, .avail_gpa = gpa + 0x4000, .used_gpa = gpa + used };
     memset(driver_mem(d, gpa), 0, 0x10000);
     driver_write32(d, VIRTIO_MMIO_QUEUE_SEL, queue);
     driver_write32(d, VIRTIO_MMIO_QUEUE_NUM, size);
@@ -153,6 +158,32 @@ uint16_t driver_used(struct driver *d, unsigned queue, uint32_t *ret_len)
 uint64_t driver_interrupts(struct driver *d)
 {
     return loop_drain(virtio_dev_of(d->dev)->irq_fd);
+}
+
+void driver_track(struct driver *d, struct driver_track *track)
+{
+    track->marks = calloc(d->mem->pages / 64 + 1, sizeof(*track->marks));
+    track->before = malloc(d->mem->bytes);
+    assert_non_null(track->marks);
+    assert_non_null(track->before);
+    memcpy(track->before, d->mem->host, d->mem->bytes);
+    d->mem->marks = track->marks;
+}
+
+void driver_check_marks(struct driver *d, struct driver_track *track)
+{
+    d->mem->marks = NULL;
+    unsigned changed = 0;
+    for (uint64_t page = 0; page < d->mem->pages; page++) {
+        if (memcmp(track->before + page * PAGE_BYTES, mem_page(d->mem, page), PAGE_BYTES) == 0)
+            continue;
+        changed++;
+        if (!(track->marks[page / 64] >> (page % 64) & 1))
+            fail_msg("page 0x%llx was written and not marked", (unsigned long long)page);
+    }
+    assert_true(changed > 0);
+    free(track->marks);
+    free(track->before);
 }
 
 int driver_transplant(struct dev *from, struct dev *to, struct err *err)
