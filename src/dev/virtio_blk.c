@@ -4,12 +4,12 @@
  *     chain popped -> begin() -> submit() <-> on completion: advance() -> finish() -> used ring
  *
  * advance() continues a short read or write, falls back from "punch a hole" to "zero the range" to
- * writing zeroes where the file system cannot, and, for a driver that did not accept FLUSH, appends a
- * sync to everything that changes the disk (5.2.6.2).
+ * writing zeroes where the file system cannot, and, for a driver that did not accept FLUSH, appends
+ * a sync to everything that changes the disk (5.2.6.2).
  *
- * Requests in flight are counted; quiesce() reaps completions itself until there are none, on whatever
- * thread pauses or resets, with the lock held: the ring is only touched under it. The loop watches the
- * ring's descriptor. A request without a free slot stays in the guest's ring.
+ * Requests in flight are counted; quiesce() reaps completions itself until there are none, on
+ * whatever thread pauses or resets, with the lock held: the ring is only touched under it. The loop
+ * watches the ring's descriptor. A request without a free slot stays in the guest's ring.
  *
  * A read that fails leaves its data zeroed, so that the length in the used ring stays true.
  */
@@ -221,7 +221,8 @@ static int quiesce(struct virtio_dev *vd)
         struct __kernel_timespec left = { .tv_sec = (long long)(left_ns / CLOCK_SECOND),
                                           .tv_nsec = (long long)(left_ns % CLOCK_SECOND) };
         struct io_uring_cqe *cqe;
-        (void)io_uring_wait_cqe_timeout(&blk->ring, &cqe, &left); /* whatever it says, reap() sees */
+        /* Whatever it says, reap() sees. */
+        (void)io_uring_wait_cqe_timeout(&blk->ring, &cqe, &left);
     }
 }
 
@@ -287,7 +288,8 @@ static int begin(struct blk *blk, struct blk_request *r, const struct virtio_blk
     }
 }
 
-/* Starts the request popped into the topmost free slot, or answers at once. -EPROTO: it has no header or no place for a status. */
+/* Starts the request popped into the topmost free slot, or answers at once. -EPROTO: it has no
+ * header or no place for a status. */
 static int start_request(struct blk *blk, struct blk_request *r)
 {
     struct virtq_chain *c = &r->chain;
@@ -400,14 +402,14 @@ static const struct dev_ops blk_ops = {
     .free = blk_free,
 };
 
-/* Whether the file system can give back the space of a hole: asked beyond the end, so nothing changes.
- * Block devices are left out: what they do with a discard is not known before it is tried. */
+/* Whether the file system can give back the space of a hole: asked beyond the end, so nothing
+ * changes. Block devices are left out: what they do with a discard is known only once tried. */
 static bool can_punch(int fd, uint64_t sectors)
 {
     struct stat st;
     return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(sectors * DISK_SECTOR_BYTES),
-                     4096) == 0;
+           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)(sectors * DISK_SECTOR_BYTES), 4096) == 0;
 }
 
 static uint64_t describe(struct blk *blk)
@@ -435,14 +437,15 @@ static int open_ring(struct blk *blk, struct err *err)
     int rc = io_uring_queue_init(SLOTS, &blk->ring, 0);
     if (rc) {
         blk->ring.ring_fd = -1;
-        return err_errno(err, ERR_HOST, -rc, "io_uring is not available (kernel.io_uring_disabled?)");
+        return err_errno(err, ERR_HOST, -rc,
+                         "io_uring is not available (kernel.io_uring_disabled?)");
     }
     rc = loop_add(blk->vd.loop, &blk->ring_source, blk->ring.ring_fd, EPOLLIN, on_ring);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot watch io_uring") : 0;
 }
 
-int virtio_blk_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop, int fd_,
-                      const struct virtio_blk_options *options, struct err *err)
+int virtio_blk_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop,
+                      int fd_, const struct virtio_blk_options *options, struct err *err)
 {
     CLEANUP_FD int fd = fd_;
     uint64_t sectors;

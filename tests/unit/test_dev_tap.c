@@ -1,6 +1,6 @@
 /*
- * tap_open() and virtio-net on a real tap, in a network namespace of this process's own: what the host's
- * stack and the guest see of each other's offloads.
+ * tap_open() and virtio-net on a real tap, in a network namespace of this process's own: what the
+ * host's stack and the guest see of each other's offloads.
  */
 #include "base/clock.h"
 #include "base/fd.h"
@@ -28,8 +28,10 @@
 #include <cmocka.h>
 
 #define BIT(n) (UINT64_C(1) << (n))
-#define OFFLOADS_IN (BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6))
-#define OFFLOADS_OUT (BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6))
+#define OFFLOADS_IN \
+    (BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6))
+#define OFFLOADS_OUT \
+    (BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6))
 #define BUFS 0x200000u
 #define TX_DATA 0x800000u
 #define HEADER 12u
@@ -114,7 +116,8 @@ static int teardown(void **state)
     return 0;
 }
 
-/* One's complement sum over a UDP datagram and its pseudo-header: 0xffff when its checksum is right. */
+/* One's complement sum over a UDP datagram and its pseudo-header: 0xffff when its checksum is
+ * right. */
 static unsigned udp_sum(const uint8_t *ip, size_t udp_len)
 {
     uint32_t sum = (uint32_t)udp_len + IPPROTO_UDP;
@@ -134,24 +137,28 @@ static void post_buffers(unsigned count)
     driver_kick(&d, RX);
 }
 
-/* Has the host's stack send UDP datagrams until the guest received one, and returns where. More than
- * one, since the stack drops them until it has noticed that someone attached to the tap. */
+/* Has the host's stack send UDP datagrams until the guest received one, and returns where. More
+ * than one, since the stack drops them until it has noticed that someone attached to the tap. */
 static const uint8_t *receive_udp(unsigned i)
 {
-    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons(9), .sin_addr.s_addr = htonl(0x0affffff) };
+    struct sockaddr_in to = { .sin_family = AF_INET,
+                              .sin_port = htons(9),
+                              .sin_addr.s_addr = htonl(0x0affffff) };
     CLEANUP_FD int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     char text[100] = "a datagram";
     assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &(int){ 1 }, sizeof(int)), 0);
     for (unsigned tries = 0; tries < 100; tries++) {
-        assert_int_equal(sendto(fd, text, sizeof(text), 0, (struct sockaddr *)(void *)&to, sizeof(to)),
-                         sizeof(text));
+        assert_int_equal(
+            sendto(fd, text, sizeof(text), 0, (struct sockaddr *)(void *)&to, sizeof(to)),
+            sizeof(text));
         assert_int_equal(loop_once(&loop, 100), 0);
         driver_settle(&d);
         for (; driver_used_waiting(&d, RX); i++) { /* the stack's own multicasts may come between */
             (void)driver_used(&d, RX, NULL);
             const uint8_t *frame = driver_mem(&d, BUFS + i * 4096);
             if (frame[HEADER + 12] == 8 && frame[HEADER + 13] == 0 &&
-                frame[HEADER + 14 + 9] == IPPROTO_UDP && memcmp(frame + HEADER + 42, text, sizeof(text)) == 0)
+                frame[HEADER + 14 + 9] == IPPROTO_UDP &&
+                memcmp(frame + HEADER + 42, text, sizeof(text)) == 0)
                 return frame;
         }
     }
@@ -208,13 +215,14 @@ static size_t tcp_frame(uint8_t *frame, size_t payload, struct virtio_net_hdr *h
     memcpy(ip + 12, (uint8_t[]){ 10, 0, 0, 2, 10, 0, 0, 3 }, 8);
     tcp[12] = 5 << 4;
     memset(tcp + 20, 'x', payload);
-    *header = (struct virtio_net_hdr){ .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16,
-                                       .hdr_len = 54 };
+    *header = (struct virtio_net_hdr){
+        .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16, .hdr_len = 54
+    };
     return 54 + payload;
 }
 
-static ssize_t send_and_capture(const struct virtio_net_hdr *header, const uint8_t *frame, size_t len,
-                                uint8_t *captured, size_t size)
+static ssize_t send_and_capture(const struct virtio_net_hdr *header, const uint8_t *frame,
+                                size_t len, uint8_t *captured, size_t size)
 {
     memset(driver_mem(&d, TX_DATA), 0, HEADER);
     memcpy(driver_mem(&d, TX_DATA), header, sizeof(*header));

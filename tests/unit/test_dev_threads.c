@@ -1,6 +1,6 @@
 /*
- * A device's three threads at once, as in the monitor: the loop serves the queue, a vCPU submits and
- * polls, a mover pauses, saves and resumes. Meant for the thread sanitizer as well.
+ * A device's three threads at once, as in the monitor: the loop serves the queue, a vCPU submits
+ * and polls, a mover pauses, saves and resumes. Meant for the thread sanitizer as well.
  */
 #include "base/fd.h"
 #include "dev/disk.h"
@@ -62,7 +62,7 @@ static void *run_mover(void *arg)
     return (void *)wrong; // NOLINT: a number, not an address
 }
 
-/* Fills the ring with a batch and waits for it, until the mover is done; returns how many batches. */
+/* Fills the ring in batches and waits for each, until the mover is done; returns how many. */
 static unsigned run_driver(void (*submit)(unsigned slot))
 {
     unsigned batches = 0;

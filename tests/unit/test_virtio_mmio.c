@@ -88,7 +88,8 @@ static void test_negotiation(void **state)
     assert_true(offered >> VIRTIO_RING_F_EVENT_IDX & 1);
     assert_true(driver_negotiate(&d, offered) & VIRTIO_CONFIG_S_FEATURES_OK);
     /* A feature that was not offered, and a driver of before 1.0, are turned down. */
-    assert_false(driver_negotiate(&d, UINT64_C(1) << VIRTIO_F_RING_PACKED) & VIRTIO_CONFIG_S_FEATURES_OK);
+    assert_false(driver_negotiate(&d, UINT64_C(1) << VIRTIO_F_RING_PACKED) &
+                 VIRTIO_CONFIG_S_FEATURES_OK);
     driver_ready(&d);
     assert_false(driver_read32(&d, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK);
     driver_write32(&d, VIRTIO_MMIO_STATUS, 0);
@@ -199,7 +200,8 @@ static void test_a_flood_leaves_others_their_turn(void **state)
         ask(4096);
     driver_kick(&d, 0);
     assert_int_equal(loop_once(&loop, 0), 0);
-    assert_int_equal(q->next_used, 64); /* its budget; the rest of an endless ring waits for the next turn */
+    /* Its budget; the rest of an endless ring waits for the next turn. */
+    assert_int_equal(q->next_used, 64);
     driver_settle(&d);
 }
 
@@ -305,7 +307,10 @@ static void refuse(const struct virtio_rng_state *good, void (*spoil)(struct vir
 }
 
 static void spoil_status(struct virtio_state *s) { s->status |= 0x20; }
-static void spoil_order(struct virtio_state *s) { s->status &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK; }
+static void spoil_order(struct virtio_state *s)
+{
+    s->status &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK;
+}
 static void spoil_interrupt(struct virtio_state *s) { s->interrupt = 4; }
 static void spoil_count(struct virtio_state *s) { s->queue_count = 2; }
 static void spoil_accepted(struct virtio_state *s) { s->accepted |= 1; }

@@ -84,7 +84,7 @@ static void post(unsigned i, uint32_t len)
     driver_submit(&d, RX, &(struct driver_seg){ BUF(i), len, true }, 1);
 }
 
-/* Checks the next received frame over `buffers` buffers of `size` bytes, beginning with number `i`. */
+/* Checks the next received frame over `buffers` buffers of `size` bytes, from number `i` on. */
 static void expect_frame(size_t seed, size_t len, unsigned i, unsigned buffers, uint32_t size)
 {
     size_t at = 0;
@@ -94,7 +94,9 @@ static void expect_frame(size_t seed, size_t len, unsigned i, unsigned buffers, 
         assert_int_equal(used, MIN(size, (uint32_t)(HEADER + len - at)));
         const uint8_t *bytes = driver_mem(&d, BUF(i + b));
         for (uint32_t k = 0; k < used; k++, at++) {
-            uint8_t want = at < 10 ? 0 : at == 10 ? (uint8_t)buffers : at == 11 ? 0 : pattern(seed, at - HEADER);
+            uint8_t want = at == 10 ? (uint8_t)buffers : 0;
+            if (at >= HEADER)
+                want = pattern(seed, at - HEADER);
             if (bytes[k] != want)
                 fail_msg("buffer %u byte %u is 0x%x, not 0x%x", b, k, bytes[k], want);
         }
@@ -153,7 +155,8 @@ static void test_header_over_two_buffers(void **state)
     (void)state;
     driver_start(&d, BIT(VIRTIO_NET_F_MRG_RXBUF), 64);
     /* The first chain's segments part num_buffers in the middle. */
-    driver_submit(&d, RX, (struct driver_seg[]){ { BUF(0), 11, true }, { BUF(0) + 11, 89, true } }, 2);
+    driver_submit(&d, RX, (struct driver_seg[]){ { BUF(0), 11, true }, { BUF(0) + 11, 89, true } },
+                  2);
     post(1, 100);
     assert_true(wire_send(1, 100));
     driver_kick(&d, RX);
@@ -196,6 +199,20 @@ static void test_frame_too_large_is_dropped(void **state)
     expect_frame(2, 400, 0, 1, 500);
     driver_settle(&d);
     assert_int_equal(driver_used_waiting(&d, RX), 0);
+}
+
+static void test_driver_without_a_receive_queue(void **state)
+{
+    (void)state;
+    assert_true(driver_negotiate(&d, 0) & VIRTIO_CONFIG_S_FEATURES_OK);
+    driver_ready(&d);
+    assert_true(wire_send(1, 100));
+    driver_settle(&d); /* ends only when no source stays ready */
+    driver_start(&d, 0, 64);
+    post(0, 500);
+    driver_kick(&d, RX);
+    driver_wait(&d, RX, 1);
+    expect_frame(1, 100, 0, 1, 500);
 }
 
 static void test_runts_are_dropped(void **state)
@@ -296,7 +313,8 @@ static uint16_t status(void)
 static void test_guest_announce(void **state)
 {
     (void)state;
-    uint64_t features = BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_STATUS);
+    uint64_t features = BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | BIT(VIRTIO_NET_F_CTRL_VQ) |
+                        BIT(VIRTIO_NET_F_STATUS);
     driver_start(&d, features, 64);
     (void)driver_interrupts(&d);
     uint32_t generation = driver_read32(&d, VIRTIO_MMIO_CONFIG_GENERATION);
@@ -310,7 +328,8 @@ static void test_guest_announce(void **state)
     assert_int_equal(control(VIRTIO_NET_CTRL_ANNOUNCE, 1, 2), VIRTIO_NET_ERR);
     assert_int_equal(control(VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, 1), 0xee);
     assert_int_equal(status(), VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE);
-    assert_int_equal(control(VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, 2), VIRTIO_NET_OK);
+    assert_int_equal(control(VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK, 2),
+                     VIRTIO_NET_OK);
     assert_int_equal(status(), VIRTIO_NET_S_LINK_UP);
 
     driver_start(&d, 0, 64); /* a driver that does not know how is not asked to */
@@ -318,7 +337,8 @@ static void test_guest_announce(void **state)
     assert_int_equal(status(), VIRTIO_NET_S_LINK_UP);
 }
 
-/* Counts announcement frames by kind: waits for so many of the first kind, then a while for too many. */
+/* Counts announcement frames by kind: waits for so many of the first kind, then a while for too
+ * many. */
 static void count_announcements(unsigned counts[3], unsigned expected)
 {
     uint8_t frame[256];
@@ -453,7 +473,8 @@ static void test_all_that_is_written_is_marked(void **state)
     uint8_t *frame = driver_mem(&d, TX_DATA + 0x3000);
     memset(frame, 1, 100);
     driver_submit(&d, TX, &(struct driver_seg){ TX_DATA + 0x3000, 100, false }, 1);
-    driver_submit(&d, CTRL, (struct driver_seg[]){ { TX_DATA, 2, false }, { TX_DATA + 0x1000, 1, true } }, 2);
+    driver_submit(&d, CTRL,
+                  (struct driver_seg[]){ { TX_DATA, 2, false }, { TX_DATA + 0x1000, 1, true } }, 2);
     *(uint8_t *)driver_mem(&d, TX_DATA + 0x1000) = 0xee;
     driver_track(&d, &track);
     assert_true(wire_send(1, 15000));
@@ -473,7 +494,8 @@ static void test_hostile_rings(void **state)
         if (queue == RX) /* a good buffer before the bad one: the frame needs both */
             post(0, 100);
         uint16_t head = d.queue[queue].next_desc;
-        driver_desc(&d, queue, head, MEM_MIN_BYTES - 1, 100, queue == RX ? VRING_DESC_F_WRITE : 0, 0);
+        driver_desc(&d, queue, head, MEM_MIN_BYTES - 1, 100, queue == RX ? VRING_DESC_F_WRITE : 0,
+                    0);
         driver_offer(&d, queue, head);
         assert_true(wire_send(1, 1000));
         driver_kick(&d, queue);
@@ -530,6 +552,7 @@ int main(void)
         CASE(test_header_over_two_buffers),
         CASE(test_frame_waits_for_buffers),
         CASE(test_frame_too_large_is_dropped),
+        CASE(test_driver_without_a_receive_queue),
         CASE(test_runts_are_dropped),
         CASE(test_transmit),
         CASE(test_transmit_waits_for_room),

@@ -56,7 +56,8 @@ void driver_queue_setup(struct driver *d, unsigned queue, uint16_t size, uint64_
     driver_queue_setup_used(d, queue, size, gpa, 0x8000);
 }
 
-void driver_queue_setup_used(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa, uint64_t used)
+void driver_queue_setup_used(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa,
+                             uint64_t used)
 {
     struct driver_queue *q = &d->queue[queue];
     *q = (struct driver_queue){
@@ -102,14 +103,16 @@ void driver_offer(struct driver *d, unsigned queue, uint16_t head)
     __atomic_store_n(&avail->idx, q->avail_idx, __ATOMIC_RELEASE);
 }
 
-uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg *segs, unsigned count)
+uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg *segs,
+                       unsigned count)
 {
     struct driver_queue *q = &d->queue[queue];
     uint16_t head = q->next_desc;
     for (unsigned i = 0; i < count; i++) {
         uint16_t index = q->next_desc;
         q->next_desc = (uint16_t)(index + 1) % q->size;
-        unsigned flags = (segs[i].in ? VRING_DESC_F_WRITE : 0u) | (i + 1 < count ? VRING_DESC_F_NEXT : 0u);
+        unsigned flags = (segs[i].in ? VRING_DESC_F_WRITE : 0u) |
+                         (i + 1 < count ? VRING_DESC_F_NEXT : 0u);
         driver_desc(d, queue, index, segs[i].gpa, segs[i].len, (uint16_t)flags, q->next_desc);
     }
     driver_offer(d, queue, head);
