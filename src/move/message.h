@@ -13,11 +13,13 @@
  *                                          <-------  PREPARED           loaded, does not run
  *       COMMIT                             ------->                     source's record is durable
  *                                          <-------  COMMITTED          target's record is durable
- *                                          <-------  ACTIVATED          the guest runs there
  *       SETTLED                            ------->                     target may forget the token
+ *                                          <-------  ACTIVATED          the guest runs there
  *
- *     either side, in place of any of the above: ABORT.
- *     on a new connection, as its first message, after the first one was lost:
+ *     In place of any of these up to COMMIT: ABORT, from either side. From a target that was prepared
+ *     it means: I hold nothing any more. To such a target it is answered by STATUS nothing; and it is
+ *     the source's answer to STATUS held, which in place of COMMITTED means: I could not record.
+ *     On a new connection, as its first message, after the first one was lost:
  *       RESOLVE                            ------->
  *                                          <-------  STATUS             then COMMIT or SETTLED
  *
@@ -119,7 +121,7 @@ enum move_intent {
     F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
     F(T, u32, mode)             /* enum move_mode */                               \
     F(T, u64, pages)            /* of guest memory, all of it */                   \
-    F(T, u8, paused)            /* by its user: it arrives paused */                \
+    F(T, u8, paused)            /* by its user: it arrives paused */               \
     F(T, text, name, 64)        /* the machine's */                                \
     F(T, text, source, 64)      /* the source host's name, for people */           \
     F(T, text, version, 64)     /* of the source's godwit, for people */
@@ -208,7 +210,8 @@ SCHEMA_STRUCT(message_resolve, MESSAGE_RESOLVE_FIELDS);
 #define MESSAGE_STATUS_FIELDS(F, T)                                                \
     F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
     F(T, u8s, store, MOVE_STORE_BYTES) /* whose records this was answered from */  \
-    F(T, u32, knows)            /* enum move_knows */
+    F(T, u32, knows)            /* enum move_knows */                              \
+    F(T, u32, reason)           /* enum move_reason: why it is so; 0 = none */
 SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 
 #define MESSAGE_SETTLED_FIELDS(F, T)                                               \

@@ -291,7 +291,7 @@ static void carry_out(struct receiving *r, const struct move_action *action)
         discard(r);
         break;
     case ACTION_END:
-        break; /* engine.settled says so */
+        break; /* engine.ended says so */
     case ACTION_CONNECT:
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
@@ -522,7 +522,7 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
             told = true;
         }
         if (r->engine.state == TARGET_ACTIVE &&
-            (r->engine.settled || clock_now_ns() - r->arrived_ns > ANSWER_LIMIT_NS))
+            (r->engine.ended || clock_now_ns() - r->arrived_ns > ANSWER_LIMIT_NS))
             return 0;
         if (r->engine.state == TARGET_GONE) {
             *err = r->engine.err;

@@ -307,7 +307,8 @@ static void arrived(struct monitor *monitor, struct mover *mover)
         if (!monitor->user_paused)
             monitor_resume_machine(monitor);
         machine_announce(monitor->machine);
-        (void)ready_report(&monitor->ready_fd, monitor->dir.name);
+        if (ready_report(&monitor->ready_fd, monitor->dir.name))
+            log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
         came_to_rest(monitor);
     } else {
         monitor->keep_record = false; /* its source knows */
