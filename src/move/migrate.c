@@ -513,6 +513,8 @@ static int configure(struct migration *m, struct err *err)
     config.policy.max_downtime_ns = m->request->max_downtime_ns;
     config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
     config.stall_limit_ns = m->request->stall_limit_ns;
+    /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
+    config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
     if (getrandom(config.hello.token, sizeof(config.hello.token), 0) != (ssize_t)sizeof(config.hello.token))
         return err_errno(err, ERR_HOST, errno, "cannot make a token");
     source_init(&m->engine, &config);
