@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Measures godwit side by side with QEMU: the same guest, the same /dev/kvm, turn about in one run.
 
-Each run of a cell starts a guest of 1 GiB, moves it once over TCP on loopback, and has it verify its
-memory at the target. Medians over the runs are printed as a table, ratio first, and written as JSON: a
-list of objects with name, unit, godwit and peer (medians), ratio (godwit / peer), runs (all values of
-both), required (in words, null if nothing is) and met.
+Each run of a cell starts a guest of 1 GiB, moves it once over TCP on loopback, and has it verify
+its memory at the target. Medians over the runs are printed as a table, ratio first, and written as
+JSON: a list of objects with name, unit, godwit and peer (medians), ratio (godwit / peer), runs (all
+values of both), required (in words, null if nothing is) and met.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Cell:
     name: str
     cmdline: str
     peer_downtime_limit_ms: int = None
-    godwit_as: str = None  # take godwit's values from this other cell: only the peer's settings differ
+    godwit_as: str = None  # the cell with godwit's values, if only the peer's settings differ
 
 
 CELLS = [
@@ -45,7 +45,7 @@ CELLS = [
 
 @dataclasses.dataclass
 class Row:
-    """One line of the result. `required` takes the medians (godwit, peer) and answers whether it is met."""
+    """One line of the result. `required` tells from the medians (godwit, peer) if it is met."""
     name: str
     unit: str
     values: dict
@@ -69,7 +69,7 @@ class Row:
 
 
 def warm_up(size):
-    """A machine that is itself virtual gets its memory when first touched: not at the first side's cost."""
+    """A virtual machine may get its memory when first touched: not at the first side's cost."""
     with mmap.mmap(-1, size) as area:
         for at in range(0, size, mmap.PAGESIZE):
             area[at] = 1
@@ -80,8 +80,9 @@ def measure(side, cell_name, log):
         start = side.start()
         move = side.migrate()
         side.verify()
-    print(f"  {cell_name}: {side.name}: total {move.total_ms:.0f} ms, downtime {move.downtime_ms:.2f} ms,"
-          f" {move.bytes / MIB:.0f} MiB, {move.cpu_s:.2f} CPU s", file=log, flush=True)
+    print(f"  {cell_name}: {side.name}: total {move.total_ms:.0f} ms, "
+          f"downtime {move.downtime_ms:.2f} ms, {move.bytes / MIB:.0f} MiB, {move.cpu_s:.2f} CPU s",
+          file=log, flush=True)
     return start, move
 
 
@@ -178,7 +179,7 @@ def write_whole(path, text):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--godwit", default="build/src/godwit", help="the program to measure")
+    parser.add_argument("--godwit", default="build/src/cmd/godwit", help="the program to measure")
     parser.add_argument("--guest", default="build/guest/tiny/writer.elf", help="the guest to move")
     parser.add_argument("--out", default="build/bench/bench.json", help="where the result goes")
     parser.add_argument("--runs", type=int, default=5)

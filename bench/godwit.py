@@ -1,7 +1,7 @@
 """godwit's side of the benchmark, through its command line, as a user would drive it.
 
-Both monitors run detached; measure.adopt_orphans() makes them children of this process, so that their
-CPU time counts even if they have ended by the time we look.
+Both monitors run detached; measure.adopt_orphans() makes them children of this process, so that
+their CPU time counts even if they have ended by the time we look.
 """
 
 import json
@@ -14,11 +14,10 @@ import time
 from measure import (BenchError, Move, Serial, Start, cpu_seconds, die_with_parent, end_process,
                      own_memory_mib)
 
-TIMEOUT_S = 120
+TIMEOUT_S = 60
 NS_MS = 1e-6
 
-# Where each figure is in what `--json` prints: keys from the outside in.
-BILL_TOTAL_NS = ("total_ns",)
+# Where each figure is in what `--json` prints (docs/bill.md): keys from the outside in.
 BILL_DOWNTIME_NS = ("downtime", "total_ns")
 BILL_BYTES = ("bytes", "total")
 INFO_PID = ("pid",)

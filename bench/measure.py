@@ -27,19 +27,19 @@ class BenchError(Exception):
 
 @dataclasses.dataclass
 class Start:
-    first_ms: float       # process start -> first instruction, or the first sign of one that can be seen
-    ready_ms: float       # process start -> the guest's `ready` line is read
-    resident_mib: float   # of the monitor, without guest RAM
-    private_mib: float    # the part of it that is not shared with other processes
+    first_ms: float      # process start -> first instruction, or the first sign of one to be seen
+    ready_ms: float      # process start -> the guest's `ready` line is read
+    resident_mib: float  # of the monitor, without guest RAM
+    private_mib: float   # the part of it that is not shared with other processes
 
 
 @dataclasses.dataclass
 class Move:
-    total_ms: float       # migrate asked for -> completed, guest running at the target
-    downtime_ms: float    # guest stopped at the source -> resumed at the target
-    reported_ms: float    # downtime as the monitor itself reports it
-    bytes: int            # what crossed the wire
-    cpu_s: float          # user and system time of both monitors, from asking to completion
+    total_ms: float      # migrate asked for -> completed, guest running at the target
+    downtime_ms: float   # guest stopped at the source -> resumed at the target
+    reported_ms: float   # downtime as the monitor itself reports it
+    bytes: int           # what crossed the wire
+    cpu_s: float         # user and system time of both monitors, from asking to completion
 
 
 def die_with_parent():
@@ -100,7 +100,7 @@ class Serial:
         self.process.stdin.flush()
 
     def wait(self, prefix, timeout_s):
-        """Reads up to a line that starts with `prefix`. A BAD line or the end of the stream raises."""
+        """Reads up to a line that starts with `prefix`. A BAD line or the end raises."""
         end = time.monotonic() + timeout_s
         while True:
             while b"\n" in self.pending:

@@ -21,7 +21,7 @@ PROGRAM = "qemu-system-x86_64"
 # Not every KVM takes the MSR that this feature of `host` needs.
 CPU = "host,arch-capabilities=off"
 NO_CAP = 1 << 50  # bytes a second
-TIMEOUT_S = 120
+TIMEOUT_S = 60
 
 
 class Qmp:
@@ -85,7 +85,7 @@ class Machine:
     """One QEMU process with its QMP connection and serial line."""
 
     def __init__(self, name, folder, kernel, cmdline, memory_bytes, incoming=False):
-        # Our end of the control socket is ready before QEMU starts, so nothing has to be polled for.
+        # Our end of the control socket is ready before QEMU starts: no waiting for a file.
         path = os.path.join(folder, name + ".qmp")
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)

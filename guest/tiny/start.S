@@ -9,9 +9,11 @@
  * itself. What only ring 0 can do, ring 3 asks for by tiny_ring0(), which calls one of the stubs
  * below.
  *
- * Two choices look odd and were forced by such a hypervisor: its emulated iretq drops IOPL, so
- * ports are also allowed by the TSS bitmap, and its ring 3 gets #UD for `int n`, so the gate to
- * ring 0 is int3.
+ * Two choices look odd and were forced by such a hypervisor. Its emulated iretq drops IOPL, so ports
+ * are also allowed by the TSS bitmap. Its ring 3 gets #UD for `int n`, and a trap by int3 is lost
+ * when the machine is saved just then (KVM_GET_VCPU_EVENTS leaves software exceptions out, counting
+ * on rip being still before them, which it is not there). So the gate to ring 0 is ud2: a fault,
+ * which in the worst case happens again.
  *
  * On entry (PVH, https://xenbits.xen.org/docs/unstable/misc/pvh.html): 32-bit protected mode
  * without paging, flat segments, ebx = address of struct hvm_start_info.
@@ -131,10 +133,16 @@ tiny_exception:
     movq $SEL_USER_DS, 32(%rsp)
     iretq
 
-/* The gate behind tiny_ring0(stub, a, b, c): rax = stub, arguments in rdi, rsi, rdx, result in
- * rax. */
+/*
+ * Vector 6, the gate behind tiny_ring0(stub, a, b, c): rax = stub, arguments in rdi, rsi, rdx,
+ * result in rax. Any instruction but ud2 is an exception like the others.
+ */
     .globl tiny_gate
 tiny_gate:
+    movq (%rsp), %r8
+    cmpw $0x0b0f, (%r8)
+    jne tiny_exceptions + 16 * 6
+    addq $2, (%rsp)
     call *%rax
     iretq
 

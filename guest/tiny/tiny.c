@@ -13,7 +13,7 @@ enum {
     CMDLINE_MAX = 1024,
     PVH_MAGIC = 0x336ec578,
     MEMMAP_RAM = 1,
-    VECTOR_GATE = 3,
+    VECTOR_GATE = 6, /* #UD */
     PTE_TABLE = 0x27,  /* present, writable, user, accessed */
     PTE_RAM = 0xe7,    /* the same, dirty, 2 MiB */
     PTE_DEVICE = 0xff, /* the same, uncached */
@@ -70,7 +70,7 @@ void *memcpy(void *restrict dst, const void *restrict src, size_t n)
 uint64_t tiny_ring0(const void *stub, uint64_t a, uint64_t b, uint64_t c)
 {
     uint64_t result = (uint64_t)stub;
-    __asm__ volatile("int3"
+    __asm__ volatile("ud2"
                      : "+a"(result), "+D"(a), "+S"(b), "+d"(c)
                      :
                      : "rcx", "r8", "cc", "memory");
@@ -84,16 +84,11 @@ struct tiny_cpuid tiny_cpuid(uint32_t leaf, uint32_t subleaf)
     return regs;
 }
 
-static void gate_set(unsigned vector, const void *handler, unsigned dpl)
-{
-    uint64_t at = (uint64_t)handler, type = 0x8e | dpl << 5;
-    tiny_idt[2 * vector] = (at & 0xffff) | 8 << 16 | type << 40 | (at >> 16 & 0xffff) << 48;
-    tiny_idt[2 * vector + 1] = at >> 32;
-}
-
 void tiny_gate_set(unsigned vector, const void *handler)
 {
-    gate_set(vector, handler, 0);
+    uint64_t at = (uint64_t)handler, type = 0x8e; /* interrupt gate, DPL 0 */
+    tiny_idt[2 * vector] = (at & 0xffff) | 8 << 16 | type << 40 | (at >> 16 & 0xffff) << 48;
+    tiny_idt[2 * vector + 1] = at >> 32;
 }
 
 _Noreturn void tiny_fault(uint64_t vector, uint64_t error, uint64_t rip, uint64_t address);
@@ -275,8 +270,8 @@ _Noreturn void tiny_main(void);
 _Noreturn void tiny_main(void)
 {
     for (unsigned vector = 0; vector < 32; vector++)
-        gate_set(vector, tiny_exceptions + (size_t)16 * vector, 0);
-    gate_set(VECTOR_GATE, tiny_gate, 3);
+        tiny_gate_set(vector, tiny_exceptions + (size_t)16 * vector);
+    tiny_gate_set(VECTOR_GATE, tiny_gate);
     tiny_console_init();
     start_info_read();
     tiny_clock_init();

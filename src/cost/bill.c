@@ -8,14 +8,16 @@
 #include <string.h>
 
 SCHEMA_DEFINE(bill_side, 1, BILL_SIDE)
-static_assert(BILL_CPU_MAX == 4, "BILL_SIDE carries one CPU time per group: a new group is a new version");
+static_assert(BILL_CPU_MAX == 4,
+              "BILL_SIDE carries one CPU time per group: a new group is a new version");
 
 static void set_text(char *to, size_t size, const char *text)
 {
     (void)snprintf(to, size, "%s", text ? text : "");
 }
 
-void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name, uint64_t now_ns)
+void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
+                uint64_t now_ns)
 {
     *bill = (struct bill){ .kind = kind, .writer = kind == BILL_RESTORE ? BILL_TARGET : BILL_SOURCE,
                            .began_ns = now_ns, .stage_since_ns = now_ns,

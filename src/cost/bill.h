@@ -1,10 +1,10 @@
 /*
  * The bill: what one move, checkpoint or restore cost. One record each, also when it fails.
  *
- * The mover fills a `struct bill` as it goes, with its own clock (CLOCK_MONOTONIC, passed in, so tests
- * pass what they like), and turns it into JSON at the end (docs/bill.md, docs/bill.schema.json).
- * Nothing here fails, allocates (bill_json() apart) or does I/O, and no order of calls is wrong enough to
- * stop a move for its bill. Not thread-safe: one thread fills.
+ * The mover fills a `struct bill` as it goes, with its own clock (CLOCK_MONOTONIC, passed in, so
+ * tests pass what they like), and turns it into JSON at the end (docs/bill.md,
+ * docs/bill.schema.json). Nothing here fails, allocates (bill_json() apart) or does I/O, and no
+ * order of calls is wrong enough to stop a move for its bill. Not thread-safe: one thread fills.
  *
  *     bill_begin(&bill, BILL_MIGRATE, "pre-copy", "web1", now);     in stage pre-migration
  *     bill_stage(&bill, BILL_RESERVATION, now); ...                 each stage as it begins
@@ -15,8 +15,8 @@
  *     bill_side_set(&bill, BILL_SOURCE, &side);                     meter_span_end() measured it
  *     bill_end(&bill, BILL_OWNER_TARGET, now);
  *
- * Sums hold by construction: an instant belongs to exactly one stage, and an instant of the downtime
- * to exactly one part, because a stage or part ends only where the next begins.
+ * Sums hold by construction: an instant belongs to exactly one stage, and an instant of the
+ * downtime to exactly one part, because a stage or part ends only where the next begins.
  */
 #pragma once
 #include "base/err.h"
@@ -48,7 +48,7 @@ enum bill_part {
     BILL_PAUSE,        /* from the order to stop until the last vCPU and device stand still */
     BILL_LAST_PAGES,   /* finding the last dirty pages and handing them to the kernel to send */
     BILL_DEVICE_STATE, /* reading the state of vCPUs and devices out, encoding, handing over */
-    BILL_TRANSFER,     /* waiting for the other side, less what it says it needed for its own work */
+    BILL_TRANSFER,     /* waiting for the other side, less what it says its own work took */
     BILL_LOAD,         /* decoding, checking and loading the state */
     BILL_COMMIT,       /* making the passing of ownership durable, on either side */
     BILL_RESUME,       /* from the order to run until the vCPUs do */
@@ -92,9 +92,10 @@ enum bill_group {
     BILL_CPU_MAX
 };
 
-/* What one monitor measured of itself between the beginning and the end of the move; the target's
- * travels to the source. `measured` is a set of BILL_MEASURED_*: the rest is not known, not zero.
- * load, commit and resume: its parts of the downtime, when the other side writes the bill; else 0. */
+/* What one monitor measured of itself between the beginning and the end of the move; the
+ * target's travels to the source. `measured` is a set of BILL_MEASURED_*: the rest is not known,
+ * not zero. load, commit and resume: its parts of the downtime, when the other side writes the
+ * bill; else 0. */
 #define BILL_MEASURED_CPU 1u
 #define BILL_MEASURED_MEMORY 2u
 #define BILL_MEASURED_DISK 4u
@@ -116,7 +117,7 @@ enum bill_group {
 SCHEMA_STRUCT(bill_side, BILL_SIDE);
 
 struct bill_round {
-    uint64_t first, last;   /* number of the round, from 1; they differ only where rounds were merged */
+    uint64_t first, last;   /* number, from 1; they differ only where rounds were merged */
     bool paused;            /* sent while the guest stood still */
     uint64_t pages_data, pages_zero; /* sent in it */
     uint64_t pages_dirtied; /* written by the guest while it lasted; found when it ended */
@@ -126,7 +127,7 @@ struct bill_round {
 
 struct bill {
     enum bill_kind kind;
-    enum bill_place writer; /* whose clock; bill_begin(): the target of a restore, else the source */
+    enum bill_place writer; /* whose clock; begins as a restore's target, else the source */
     char mode[16], name[BILL_TEXT_MAX];
     char token[40];                              /* the move's, in hex; empty = none */
     char from[BILL_TEXT_MAX], to[BILL_TEXT_MAX]; /* hosts, addresses or files; empty = not known */
@@ -161,28 +162,31 @@ struct bill {
 };
 
 /* Starts the clock, in stage pre-migration. `mode` is "pre-copy", "stop-copy" or "file". */
-void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name, uint64_t now_ns);
+void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
+                uint64_t now_ns);
 
-/* Facts about the move; texts are copied and cut to fit, NULL = not known. Any time before the end. */
+/* Facts about the move; texts are copied and cut to fit, NULL = not known. Any time before the
+ * end. */
 void bill_describe(struct bill *bill, const char *token, const char *from, const char *to);
 void bill_machine(struct bill *bill, uint64_t memory_bytes, uint32_t vcpus);
 
-/* The present stage ends and `stage` begins. A clock that went back counts as one that stood still. */
+/* The present stage ends and `stage` begins. A clock that went back counts as one that stood
+ * still. */
 void bill_stage(struct bill *bill, enum bill_stage stage, uint64_t now_ns);
 
-/* A part of the downtime begins, and the one before it ends; the first one starts the downtime. A part
- * may come more than once: its times add up. */
+/* A part of the downtime begins, and the one before it ends; the first one starts the downtime.
+ * A part may come more than once: its times add up. */
 void bill_downtime(struct bill *bill, enum bill_part part, uint64_t now_ns);
 void bill_downtime_end(struct bill *bill, uint64_t now_ns);
 
-/* The other side says that, of the time this side spent in BILL_TRANSFER, its own clock counted `ns` for
- * `part` (load, commit or resume). Only durations are taken over, never instants, so the two clocks need
- * not agree on the time of day. bill_end() takes them out of the transfer; what does not fit is cut off,
- * and the bill says so. */
+/* The other side says that, of the time this side spent in BILL_TRANSFER, its own clock counted
+ * `ns` for `part` (load, commit or resume). Only durations are taken over, never instants, so
+ * the two clocks need not agree on the time of day. bill_end() takes them out of the transfer;
+ * what does not fit is cut off, and the bill says so. */
 void bill_downtime_other(struct bill *bill, enum bill_part part, uint64_t ns);
 
-/* Appends a round; its first and last are set here. Beyond BILL_ROUNDS_MAX the rounds in the middle are
- * merged into one, so the first and the latest stay exact and every sum too. */
+/* Appends a round; its first and last are set here. Beyond BILL_ROUNDS_MAX the rounds in the
+ * middle are merged into one, so the first and the latest stay exact and every sum too. */
 void bill_round(struct bill *bill, const struct bill_round *round);
 
 void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
@@ -193,11 +197,13 @@ void bill_pages_again(struct bill *bill, uint64_t pages);
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);
 
-/* It failed, for this reason, in the present stage; the first reason stands. ECANCELED = it was told to
- * stop. The time from here to bill_end() (cleaning up, resuming) still counts as that stage. */
+/* It failed, for this reason, in the present stage; the first reason stands. ECANCELED = it was
+ * told to stop. The time from here to bill_end() (cleaning up, resuming) still counts as that
+ * stage. */
 void bill_fail(struct bill *bill, const struct err *err);
 
-/* Stops the clock (an open downtime too) and says who has the VM now. Later calls change nothing. */
+/* Stops the clock (an open downtime too) and says who has the VM now. Later calls change
+ * nothing. */
 void bill_end(struct bill *bill, enum bill_owner owner, uint64_t now_ns);
 
 /* Sums: over the stages (== the total), and over the parts (== the downtime). */
@@ -208,6 +214,6 @@ uint64_t bill_downtime_ns(const struct bill *bill);
 const char *bill_stage_name(enum bill_stage stage);
 const char *bill_part_name(enum bill_part part);
 
-/* A new object after docs/bill.schema.json, the caller's; NULL when out of memory. The bill has ended.
- * In cost/bill_json.c. */
+/* A new object after docs/bill.schema.json, the caller's; NULL when out of memory. The bill has
+ * ended. In cost/bill_json.c. */
 json_t *bill_json(const struct bill *bill);

@@ -1,7 +1,7 @@
 /*
- * The bill as JSON: docs/bill.md describes it, docs/bill.schema.json defines it, and a test holds this
- * file to the schema. Every sum in it is printed from the same numbers as its terms. Keys end in their
- * unit; what was not measured is null, never zero.
+ * The bill as JSON: docs/bill.md describes it, docs/bill.schema.json defines it, and a test
+ * holds this file to the schema. Every sum in it is printed from the same numbers as its terms.
+ * Keys end in their unit; what was not measured is null, never zero.
  */
 #include "cost/bill.h"
 
@@ -21,8 +21,12 @@ static const char *const stage_names[] = {
     [BILL_COMMITMENT] = "commitment",       [BILL_ACTIVATION] = "activation",
 };
 static const char *const part_names[] = {
-    [BILL_PAUSE] = "pause",       [BILL_LAST_PAGES] = "last-pages", [BILL_DEVICE_STATE] = "device-state",
-    [BILL_TRANSFER] = "transfer", [BILL_LOAD] = "load",             [BILL_COMMIT] = "commit",
+    [BILL_PAUSE] = "pause",
+    [BILL_LAST_PAGES] = "last-pages",
+    [BILL_DEVICE_STATE] = "device-state",
+    [BILL_TRANSFER] = "transfer",
+    [BILL_LOAD] = "load",
+    [BILL_COMMIT] = "commit",
     [BILL_RESUME] = "resume",
 };
 static const char *const bytes_names[] = {
@@ -31,7 +35,9 @@ static const char *const bytes_names[] = {
     [BILL_BYTES_PROTOCOL] = "protocol",
 };
 static const char *const page_names[] = {
-    [BILL_PAGES_NEVER_TOUCHED] = "never_touched", [BILL_PAGES_ZERO] = "zero", [BILL_PAGES_DATA] = "data",
+    [BILL_PAGES_NEVER_TOUCHED] = "never_touched",
+    [BILL_PAGES_ZERO] = "zero",
+    [BILL_PAGES_DATA] = "data",
 };
 static const char *const owner_names[] = {
     [BILL_OWNER_NONE] = "none", [BILL_OWNER_SOURCE] = "source",
@@ -39,7 +45,8 @@ static const char *const owner_names[] = {
 };
 static const char *const place_names[] = { [BILL_SOURCE] = "source", [BILL_TARGET] = "target" };
 static const char *const group_names[] = {
-    [BILL_CPU_VCPU] = "vcpu", [BILL_CPU_MOVER] = "mover", [BILL_CPU_LOOP] = "loop", [BILL_CPU_OTHER] = "other",
+    [BILL_CPU_VCPU] = "vcpu", [BILL_CPU_MOVER] = "mover",
+    [BILL_CPU_LOOP] = "loop", [BILL_CPU_OTHER] = "other",
 };
 static_assert(ARRAY_LEN(kind_names) == BILL_KIND_MAX && ARRAY_LEN(stage_names) == BILL_STAGE_MAX &&
               ARRAY_LEN(part_names) == BILL_PART_MAX && ARRAY_LEN(bytes_names) == BILL_BYTES_MAX &&
@@ -47,38 +54,60 @@ static_assert(ARRAY_LEN(kind_names) == BILL_KIND_MAX && ARRAY_LEN(stage_names) =
               ARRAY_LEN(place_names) == BILL_PLACE_MAX && ARRAY_LEN(group_names) == BILL_CPU_MAX,
               "one name for each value");
 
-/* What each clock and counter covers, and what not: part of every bill, so that a number found years
- * later still says what it means. */
+/* What each clock and counter covers, and what not: part of every bill, so that a number found
+ * years later still says what it means. */
 static const struct {
     const char *of, *covers, *not;
 } clocks[] = {
-    { "total_ns", "CLOCK_MONOTONIC of the side that wrote the bill, from taking the order to the end of the last stage.",
-      "The start of a command-line client, and of the target's process before this side reached it." },
-    { "stages", "The same clock. A stage ends where the next begins, so the six add up to total_ns. Time spent cleaning "
-      "up after a failure belongs to the stage that failed.",
+    { "total_ns",
+      "CLOCK_MONOTONIC of the side that wrote the bill, from taking the order to the end of the "
+      "last stage.",
+      "The start of a command-line client, and of the target's process before this side reached "
+      "it." },
+    { "stages",
+      "The same clock. A stage ends where the next begins, so the six add up to total_ns. Time "
+      "spent cleaning up after a failure belongs to the stage that failed.",
       "The other side's view: it changes stage when the message about it arrives." },
-    { "downtime", "The same clock, from the order to stop the vCPUs until this side knows that they run again. Of a move it "
-      "thus includes the way back of the message that says so.",
-      "What the guest's clients saw: add the time until the network finds the new place, and until a sleeping guest is scheduled." },
-    { "downtime.parts", "own_ns was measured by this side's clock, other_ns by the other side's. Only durations are taken from "
-      "the other clock, never instants; they are taken out of the transfer, in which they fell. So the transfer is a remainder: "
-      "bytes under way in both directions, and whatever nobody else claimed.",
+    { "downtime",
+      "The same clock, from the order to stop the vCPUs until this side knows that they run "
+      "again. Of a move it thus includes the way back of the message that says so.",
+      "What the guest's clients saw: add the time until the network finds the new place, and "
+      "until a sleeping guest is scheduled." },
+    { "downtime.parts",
+      "own_ns was measured by this side's clock, other_ns by the other side's. Only durations "
+      "are taken from the other clock, never instants; they are taken out of the transfer, in "
+      "which they fell. So the transfer is a remainder: bytes under way in both directions, and "
+      "whatever nobody else claimed.",
       "A difference in rate between the two clocks (some millionths)." },
-    { "rounds", "This side's clock, from the first look for dirty pages to handing the round's last byte to the kernel. "
-      "bytes_per_s is what the kernel took, dirty_pages_per_s what was found dirty after the round.",
-      "Bytes still in socket buffers when the round ended. A page written many times in a round counts once." },
-    { "bytes", "Bytes of the stream, counted as they are handed to the kernel.",
+    { "rounds",
+      "This side's clock, from the first look for dirty pages to handing the round's last byte "
+      "to the kernel. bytes_per_s is what the kernel took, dirty_pages_per_s what was found "
+      "dirty after the round.",
+      "Bytes still in socket buffers when the round ended. A page written many times in a round "
+      "counts once." },
+    { "bytes",
+      "Bytes of the stream, counted as they are handed to the kernel.",
       "TCP and IP headers, retransmissions, and what the other side answers." },
-    { "pages", "The guest's memory by what the first pass over it found.",
+    { "pages",
+      "The guest's memory by what the first pass over it found.",
       "What became of a page later: sent_again counts how often pages were sent once more." },
-    { "monitors.cpu_ns", "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is the rest of the "
-      "process, so the groups add up to the process.",
-      "CPU the kernel spends outside the process: interrupts, network and block work of its own threads." },
-    { "monitors.memory", "Anonymous memory of the process, sampled at the beginning, each stage and round, and the end.",
-      "The guest's memory; the kernel's (socket buffers, page tables, dirty logs); what came and went between two samples." },
-    { "monitors.disk", "Bytes the process had the block layer read and write (/proc/self/io).",
-      "What stayed in the page cache at the end, and the disk work of the guest is in it." },
-    { "monitors.tcp", "Segments sent again and smoothed round trip of the move's connection (TCP_INFO), read at the end.",
+    { "monitors.cpu_ns",
+      "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is "
+      "the rest of the process, so the groups add up to the process.",
+      "CPU the kernel spends outside the process: interrupts, network and block work of its own "
+      "threads." },
+    { "monitors.memory",
+      "Anonymous memory of the process, sampled at the beginning, each stage and round, and the "
+      "end.",
+      "The guest's memory; the kernel's (socket buffers, page tables, dirty logs); what came "
+      "and went between two samples." },
+    { "monitors.disk",
+      "Bytes the process read from storage and wrote for it (/proc/self/io), its guest's work "
+      "included. A write through the page cache counts when it makes a page dirty.",
+      "File systems in memory; reads the page cache served." },
+    { "monitors.tcp",
+      "Segments sent again and smoothed round trip of the move's connection (TCP_INFO), read at "
+      "the end.",
       "Other connections." },
 };
 
@@ -139,11 +168,14 @@ static json_t *downtime_json(const struct bill *bill)
     for (unsigned i = 0; i < BILL_PART_MAX; i++) {
         uint64_t own = bill->part_ns[i], other = bill->part_other_ns[i];
         cut |= other < bill->part_claim_ns[i];
-        (void)json_array_append_new(parts, json_pack("{s:s, s:o, s:o, s:o}", "part", part_names[i],
-                                                     "ns", integer(own + other), "own_ns", integer(own),
-                                                     "other_ns", integer(other)));
+        json_t *part = json_pack("{s:s, s:o, s:o, s:o}", "part", part_names[i],
+                                 "ns", integer(own + other),
+                                 "own_ns", integer(own),
+                                 "other_ns", integer(other));
+        (void)json_array_append_new(parts, part);
     }
-    return json_pack("{s:o, s:b, s:o}", "total_ns", integer(bill_downtime_ns(bill)), "cut", cut, "parts", parts);
+    return json_pack("{s:o, s:b, s:o}", "total_ns", integer(bill_downtime_ns(bill)),
+                     "cut", cut, "parts", parts);
 }
 
 static json_t *rounds_json(const struct bill *bill)
@@ -151,13 +183,18 @@ static json_t *rounds_json(const struct bill *bill)
     json_t *list = json_array();
     for (unsigned i = 0; i < bill->round_count; i++) {
         const struct bill_round *r = &bill->round[i];
-        (void)json_array_append_new(
-            list, json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "first", integer(r->first),
-                            "last", integer(r->last), "paused", r->paused, "pages_data", integer(r->pages_data),
-                            "pages_zero", integer(r->pages_zero), "pages_dirtied", integer(r->pages_dirtied),
-                            "bytes", integer(r->bytes), "duration_ns", integer(r->duration_ns),
-                            "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
-                            "bytes_per_s", per_second(r->bytes, r->duration_ns)));
+        json_t *round = json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                                  "first", integer(r->first),
+                                  "last", integer(r->last),
+                                  "paused", r->paused,
+                                  "pages_data", integer(r->pages_data),
+                                  "pages_zero", integer(r->pages_zero),
+                                  "pages_dirtied", integer(r->pages_dirtied),
+                                  "bytes", integer(r->bytes),
+                                  "duration_ns", integer(r->duration_ns),
+                                  "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
+                                  "bytes_per_s", per_second(r->bytes, r->duration_ns));
+        (void)json_array_append_new(list, round);
     }
     return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
 }
@@ -192,8 +229,21 @@ static json_t *cpu_json(const struct bill_side *side)
 static json_t *memory_json(const struct bill_side *side)
 {
     uint64_t before = side->memory_before_bytes, peak = side->memory_peak_bytes;
-    return json_pack("{s:o, s:o, s:o}", "before_bytes", integer(before), "peak_bytes", integer(peak),
+    return json_pack("{s:o, s:o, s:o}", "before_bytes", integer(before),
+                     "peak_bytes", integer(peak),
                      "extra_bytes", integer(peak > before ? peak - before : 0));
+}
+
+static json_t *disk_json(const struct bill_side *side)
+{
+    return json_pack("{s:o, s:o}", "read_bytes", integer(side->disk_read_bytes),
+                     "written_bytes", integer(side->disk_written_bytes));
+}
+
+static json_t *tcp_json(const struct bill_side *side)
+{
+    return json_pack("{s:o, s:o}", "retransmits", integer(side->tcp_retransmits),
+                     "rtt_us", integer(side->tcp_rtt_us));
 }
 
 static json_t *side_json(const struct bill *bill, enum bill_place place)
@@ -202,25 +252,21 @@ static json_t *side_json(const struct bill *bill, enum bill_place place)
         return json_null();
     const struct bill_side *s = &bill->side[place];
     unsigned m = s->measured;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "host", text(s->host), "wall_ns", integer(s->wall_ns),
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "host", text(s->host),
+                     "wall_ns", integer(s->wall_ns),
                      "cpu_ns", m & BILL_MEASURED_CPU ? cpu_json(s) : json_null(),
                      "memory", m & BILL_MEASURED_MEMORY ? memory_json(s) : json_null(),
-                     "disk", m & BILL_MEASURED_DISK
-                         ? json_pack("{s:o, s:o}", "read_bytes", integer(s->disk_read_bytes),
-                                     "written_bytes", integer(s->disk_written_bytes))
-                         : json_null(),
-                     "tcp", m & BILL_MEASURED_TCP
-                         ? json_pack("{s:o, s:o}", "retransmits", integer(s->tcp_retransmits),
-                                     "rtt_us", integer(s->tcp_rtt_us))
-                         : json_null());
+                     "disk", m & BILL_MEASURED_DISK ? disk_json(s) : json_null(),
+                     "tcp", m & BILL_MEASURED_TCP ? tcp_json(s) : json_null());
 }
 
 static json_t *clocks_json(void)
 {
     json_t *json = json_object();
     for (unsigned i = 0; i < ARRAY_LEN(clocks); i++)
-        (void)json_object_set_new(json, clocks[i].of, json_pack("{s:s, s:s}", "covers", clocks[i].covers,
-                                                                "not", clocks[i].not));
+        (void)json_object_set_new(json, clocks[i].of,
+                                  json_pack("{s:s, s:s}", "covers", clocks[i].covers,
+                                            "not", clocks[i].not));
     return json;
 }
 
@@ -238,8 +284,9 @@ static json_t *failure_json(const struct bill *bill)
     if (!bill->err.code)
         return json_null();
     const char *code = strerrorname_np(bill->err.code);
-    return json_pack("{s:s, s:s, s:o, s:o}", "stage", stage_names[bill->failed_stage], "fault",
-                     err_fault_name(bill->err.fault), "code", code ? json_string(code) : json_null(),
+    return json_pack("{s:s, s:s, s:o, s:o}", "stage", stage_names[bill->failed_stage], 
+                     "fault", err_fault_name(bill->err.fault),
+                     "code", code ? json_string(code) : json_null(),
                      "text", text(bill->err.text));
 }
 

@@ -1,7 +1,8 @@
 /*
- * The bill as a text page of at most 80 columns: what happened in a sentence first, then where the time
- * went, how long the guest stood still and why, the rounds, what travelled, and what it cost both
- * monitors. It reads the JSON rather than struct bill, so that a saved bill prints the same.
+ * The bill as a text page of at most 80 columns: what happened in a sentence first, then where
+ * the time went, how long the guest stood still and why, the rounds, what travelled, and what it
+ * cost both monitors. It reads the JSON rather than struct bill, so that a saved bill prints the
+ * same.
  */
 #include "cost/bill_text.h"
 
@@ -17,7 +18,7 @@
 #define TEXT_COLUMNS 79
 #define TEXT_BAR 35
 #define TEXT_BAR_SHORT 16 /* leaves room for a remark */
-#define TEXT_NO_BREAK '\x1f' /* prints as a space where no line may end; show_clean() lets none in */
+#define TEXT_NO_BREAK '\x1f' /* a space at which no line may end; show_clean() lets none in */
 #define TEXT_ROUNDS_FIRST 8
 #define TEXT_ROUNDS_LAST 6
 
@@ -167,7 +168,8 @@ static void print_verdict(const json_t *bill, FILE *out)
     }
     print_paragraph(out, &text);
     say(&text, "Mode ", str(bill, "mode", "?"), "; ");
-    buf_printf(&text, "guest of %" PRIu64 " %s and ", num(bill, "vcpus"), num(bill, "vcpus") == 1 ? "vCPU" : "vCPUs");
+    buf_printf(&text, "guest of %" PRIu64 " %s and ", num(bill, "vcpus"),
+               num(bill, "vcpus") == 1 ? "vCPU" : "vCPUs");
     say_number(&text, show_bytes(num(bill, "memory_bytes")));
     say(&text, "; started ", str(bill, "started", "?"), "");
     if (json_is_string(json_object_get(bill, "token")))
@@ -182,12 +184,14 @@ static void print_title(FILE *out, const char *title, const char *total)
 }
 
 /* One line of a table of proportions. */
-static void print_share(FILE *out, const char *name, const char *value, uint64_t part, uint64_t whole)
+static void print_share(FILE *out, const char *name, const char *value, uint64_t part,
+                        uint64_t whole)
 {
     char bar[TEXT_BAR + 1], clean[22];
     show_bar(bar, TEXT_BAR, part, whole);
     show_clean(clean, sizeof(clean), name);
-    (void)fprintf(out, "  %-21s %9s %8s%s%s\n", clean, value, show_percent(part, whole).text, bar[0] ? "  " : "", bar);
+    (void)fprintf(out, "  %-21s %9s %8s%s%s\n", clean, value, show_percent(part, whole).text,
+                  bar[0] ? "  " : "", bar);
 }
 
 static void print_stages(const json_t *bill, FILE *out)
@@ -197,7 +201,8 @@ static void print_stages(const json_t *bill, FILE *out)
     size_t i;
     print_title(out, "Where the time went", show_duration(total).text);
     json_array_foreach(json_object_get(bill, "stages"), i, item)
-        print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text, num(item, "ns"), total);
+        print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text,
+                    num(item, "ns"), total);
 }
 
 /* As print_share(), with a shorter bar and what of it the other side's clock measured. */
@@ -234,7 +239,8 @@ static void print_downtime(const json_t *bill, FILE *out)
     if (other)
         (void)fprintf(out, "  there: what of it the other side's clock measured\n");
     if (json_is_true(json_object_get(downtime, "cut")))
-        (void)fprintf(out, "  (The other side claimed more than there was; the excess is left out.)\n");
+        (void)fprintf(out,
+                      "  (The other side claimed more than there was; the excess is left out.)\n");
 }
 
 static void print_round(FILE *out, const json_t *r)
@@ -255,13 +261,14 @@ static void print_round(FILE *out, const json_t *r)
 
 static void print_rounds(const json_t *bill, FILE *out)
 {
-    const json_t *rounds = json_object_get(bill, "rounds"), *list = json_object_get(rounds, "list"), *item;
+    const json_t *rounds = json_object_get(bill, "rounds"), *list = json_object_get(rounds, "list"),
+                 *item;
     size_t i, count = json_array_size(list);
     if (!count)
         return;
     print_title(out, "Rounds", show_count(num(rounds, "count")).text);
-    (void)fprintf(out, "  %-9s %8s %8s %8s %9s %9s %9s %9s\n", "", "pages", "zero", "time", "bytes", "bytes/s",
-                  "dirtied", "dirtied/s");
+    (void)fprintf(out, "  %-9s %8s %8s %8s %9s %9s %9s %9s\n", "", "pages", "zero", "time", "bytes",
+                  "bytes/s", "dirtied", "dirtied/s");
     json_array_foreach(list, i, item) {
         if (i >= TEXT_ROUNDS_FIRST && i + TEXT_ROUNDS_LAST < count) {
             if (i == TEXT_ROUNDS_FIRST)
@@ -278,8 +285,11 @@ static void print_rounds(const json_t *bill, FILE *out)
 static void print_bytes(const json_t *bill, FILE *out)
 {
     static const char *const kinds[][2] = {
-        { "page_data", "page contents" }, { "repeated_pages", "pages sent again" },
-        { "zero_ranges", "ranges of zero pages" }, { "device_state", "device state" }, { "protocol", "protocol" },
+        { "page_data", "page contents" },
+        { "repeated_pages", "pages sent again" },
+        { "zero_ranges", "ranges of zero pages" },
+        { "device_state", "device state" },
+        { "protocol", "protocol" },
     };
     const json_t *bytes = json_object_get(bill, "bytes");
     uint64_t total = num(bytes, "total");
@@ -293,7 +303,10 @@ static void print_bytes(const json_t *bill, FILE *out)
 static void print_pages(const json_t *bill, FILE *out)
 {
     static const char *const classes[][2] = {
-        { "never_touched", "never touched" }, { "zero", "zero" }, { "data", "data" }, { "not_reached", "not reached" },
+        { "never_touched", "never touched" },
+        { "zero", "zero" },
+        { "data", "data" },
+        { "not_reached", "not reached" },
     };
     const json_t *pages = json_object_get(bill, "pages");
     uint64_t total = num(pages, "total");
@@ -344,7 +357,8 @@ static void print_monitors(const json_t *bill, FILE *out)
         { "TCP round trip", "tcp", "rtt_us", UNIT_US },
     };
     const json_t *monitors = json_object_get(bill, "monitors");
-    const json_t *source = json_object_get(monitors, "source"), *target = json_object_get(monitors, "target");
+    const json_t *source = json_object_get(monitors, "source"),
+                 *target = json_object_get(monitors, "target");
     if (!json_is_object(source) && !json_is_object(target))
         return;
 
@@ -364,5 +378,6 @@ void bill_text(const json_t *bill, FILE *out)
     print_bytes(bill, out);
     print_pages(bill, out);
     print_monitors(bill, out);
-    (void)fprintf(out, "\nWhat each number covers, and what not, is in \"clocks\" of the JSON bill.\n");
+    (void)fprintf(out,
+                  "\nWhat each number covers, and what not, is in \"clocks\" of the JSON bill.\n");
 }

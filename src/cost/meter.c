@@ -114,7 +114,8 @@ static bool read_disk(uint64_t *ret_read, uint64_t *ret_written)
     size_t len;
     if (fd_read_file("/proc/self/io", 4096, &file, &len) < 0)
         return false;
-    bool found = find_number(file, "read_bytes", ret_read) && find_number(file, "write_bytes", ret_written);
+    bool found = find_number(file, "read_bytes", ret_read) &&
+                 find_number(file, "write_bytes", ret_written);
     free(file);
     return found;
 }
@@ -167,12 +168,14 @@ void meter_span_end(struct meter *meter, struct meter_span *span, int tcp_fd, st
     const struct meter_sample *before = &span->before;
     meter_read(meter, &now);
 
-    *ret = (struct bill_side){ .measured = before->measured & now.measured,
-                               .wall_ns = grown(before->at_ns, now.at_ns),
-                               .memory_before_bytes = before->memory_bytes,
-                               .memory_peak_bytes = MAX(span->memory_peak_bytes, now.memory_bytes),
-                               .disk_read_bytes = grown(before->disk_read_bytes, now.disk_read_bytes),
-                               .disk_written_bytes = grown(before->disk_written_bytes, now.disk_written_bytes) };
+    *ret = (struct bill_side){
+        .measured = before->measured & now.measured,
+        .wall_ns = grown(before->at_ns, now.at_ns),
+        .memory_before_bytes = before->memory_bytes,
+        .memory_peak_bytes = MAX(span->memory_peak_bytes, now.memory_bytes),
+        .disk_read_bytes = grown(before->disk_read_bytes, now.disk_read_bytes),
+        .disk_written_bytes = grown(before->disk_written_bytes, now.disk_written_bytes),
+    };
     for (unsigned i = 0; i < BILL_CPU_MAX; i++)
         ret->cpu_ns[i] = grown(before->cpu_ns[i], now.cpu_ns[i]);
     if (read_tcp(tcp_fd, &ret->tcp_retransmits, &ret->tcp_rtt_us))

@@ -26,9 +26,9 @@ static unsigned columns_of(const struct progress *progress)
 {
     struct winsize size;
     unsigned columns = progress->columns;
-    if (!columns)
-        columns = ioctl(fileno(progress->out), TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : 80;
-    return MIN(columns, COLUMNS_MAX);
+    if (!columns && ioctl(fileno(progress->out), TIOCGWINSZ, &size) == 0)
+        columns = size.ws_col;
+    return columns ? MIN(columns, COLUMNS_MAX) : 80;
 }
 
 void progress_begin(struct progress *progress, FILE *out, enum progress_form form, unsigned columns)
@@ -61,24 +61,31 @@ static void draw_bar(struct progress *progress, const json_t *params, uint64_t d
     size_t facts = 0, usable = whole ? ARRAY_LEN(fact) : 1;
 
     if (whole) {
-        (void)snprintf(fact[0], sizeof(fact[0]), "%3u %%", (unsigned)((double)done * 100 / (double)whole));
-        (void)snprintf(fact[1], sizeof(fact[1]), "%s pages left", show_count(num(params, "pages_left")).text);
-        (void)snprintf(fact[2], sizeof(fact[2]), "%s/s", show_bytes(num(params, "rate_bytes_per_s")).text);
+        (void)snprintf(fact[0], sizeof(fact[0]), "%3u %%",
+                       (unsigned)((double)done * 100 / (double)whole));
+        (void)snprintf(fact[1], sizeof(fact[1]), "%s pages left",
+                       show_count(num(params, "pages_left")).text);
+        (void)snprintf(fact[2], sizeof(fact[2]), "%s/s",
+                       show_bytes(num(params, "rate_bytes_per_s")).text);
     }
-    (void)snprintf(fact[usable - 1], sizeof(fact[0]), "%s", show_duration(num(params, "elapsed_ns")).text);
+    (void)snprintf(fact[usable - 1], sizeof(fact[0]), "%s",
+                   show_duration(num(params, "elapsed_ns")).text);
     while (facts < usable && used + 2 + strlen(fact[facts]) <= width)
         used += 2 + strlen(fact[facts++]);
 
-    size_t length = (size_t)snprintf(line, sizeof(line), "%.*s", (int)MIN(width, sizeof(head)), head);
+    size_t length =
+        (size_t)snprintf(line, sizeof(line), "%.*s", (int)MIN(width, sizeof(head)), head);
     if (whole && width >= used + BAR_MIN + 4) {
         size_t steps = MIN(width - used - 4, (size_t)BAR_MAX);
         show_bar(bar, steps, done, whole);
-        length += (size_t)snprintf(line + length, sizeof(line) - length, "  [%-*s]", (int)steps, bar);
+        length +=
+            (size_t)snprintf(line + length, sizeof(line) - length, "  [%-*s]", (int)steps, bar);
     }
     for (size_t i = 0; i < facts; i++)
         length += (size_t)snprintf(line + length, sizeof(line) - length, "  %s", fact[i]);
 
-    (void)fprintf(progress->out, "\r%s\033[K", line); /* and clear what the last drawing left behind it */
+    /* ... and clear what the last drawing left behind it. */
+    (void)fprintf(progress->out, "\r%s\033[K", line);
     (void)fflush(progress->out);
     progress->open = true;
 }
@@ -89,10 +96,12 @@ static void put_line(struct progress *progress, const json_t *params, uint64_t p
     (void)put_head(progress, pages, head, sizeof(head));
     (void)fprintf(progress->out, "%9s  %s", show_duration(num(params, "elapsed_ns")).text, head);
     if (pages)
-        (void)fprintf(progress->out, ": %" PRIu64 " pages sent, %" PRIu64 " left, %s/s", num(params, "pages_sent"),
-                      num(params, "pages_left"), show_bytes(num(params, "rate_bytes_per_s")).text);
+        (void)fprintf(progress->out, ": %" PRIu64 " pages sent, %" PRIu64 " left, %s/s",
+                      num(params, "pages_sent"), num(params, "pages_left"),
+                      show_bytes(num(params, "rate_bytes_per_s")).text);
     if (pages && num(params, "dirty_pages_per_s"))
-        (void)fprintf(progress->out, ", dirtied %s/s", show_count(num(params, "dirty_pages_per_s")).text);
+        (void)fprintf(progress->out, ", dirtied %s/s",
+                      show_count(num(params, "dirty_pages_per_s")).text);
     (void)fputc('\n', progress->out);
     (void)fflush(progress->out);
 }
@@ -101,7 +110,8 @@ void progress_event(struct progress *progress, const json_t *params)
 {
     char stage[sizeof(progress->stage)];
     const char *name = json_string_value(json_object_get(params, "stage"));
-    uint64_t round = num(params, "round"), sent = num(params, "pages_sent"), now = num(params, "elapsed_ns");
+    uint64_t round = num(params, "round"), sent = num(params, "pages_sent");
+    uint64_t now = num(params, "elapsed_ns");
     show_clean(stage, sizeof(stage), name ? name : "?");
 
     bool new_stage = !progress->begun || strcmp(stage, progress->stage) != 0;

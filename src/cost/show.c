@@ -30,9 +30,11 @@ struct show show_duration(uint64_t ns)
     else if (seconds < 60)
         show = scaled((double)ns, 1000, unit, ARRAY_LEN(unit));
     else if (seconds < 3600)
-        (void)snprintf(show.text, sizeof(show.text), "%" PRIu64 "m%02" PRIu64 "s", seconds / 60, seconds % 60);
+        (void)snprintf(show.text, sizeof(show.text), "%" PRIu64 "m%02" PRIu64 "s", seconds / 60,
+                       seconds % 60);
     else
-        (void)snprintf(show.text, sizeof(show.text), "%" PRIu64 "h%02" PRIu64 "m", seconds / 3600, seconds / 60 % 60);
+        (void)snprintf(show.text, sizeof(show.text), "%" PRIu64 "h%02" PRIu64 "m", seconds / 3600,
+                       seconds / 60 % 60);
     return show;
 }
 
@@ -75,7 +77,7 @@ void show_clean(char *out, size_t size, const char *text)
     size_t n = 0;
     for (; text[n] && n + 1 < size; n++) {
         unsigned char c = (unsigned char)text[n];
-        /* Bytes 0x80..0x9f alone are control characters to some terminals, inside UTF-8 they are not. */
+        /* 0x80..0x9f are control characters to some terminals, unless they are part of UTF-8. */
         out[n] = c < 0x20 || c == 0x7f ? '?' : text[n];
         if (c == 0xc2 && (unsigned char)text[n + 1] < 0xa0)
             out[n] = '?';

@@ -12,8 +12,8 @@
 #include <stdint.h>
 
 #define ANNOUNCE_ADDRESSES 8     /* of each family */
-#define ANNOUNCE_SNOOP_BYTES 128u /* no more of a frame is looked at */
-#define ANNOUNCE_FRAME_MAX 86u
+#define ANNOUNCE_SNOOP_BYTES 96u /* no more of a frame is looked at */
+#define ANNOUNCE_FRAME_MAX 86u /* the advertisement */
 #define ANNOUNCE_ETH_MIN 60u
 
 #define ANNOUNCE_IP4(F, T) F(T, u8s, address, 4)
@@ -28,7 +28,7 @@ SCHEMA_STRUCT(announce_ip6, ANNOUNCE_IP6);
     F(T, list, ip6, announce_ip6, ANNOUNCE_ADDRESSES)
 SCHEMA_STRUCT(announce_state, ANNOUNCE_STATE);
 
-/* True: a frame that starts like this may teach something (ARP or ICMPv6), so snoop it. `len` >= 14. */
+/* True: a frame that starts like this (21 bytes suffice) may teach something: ARP, ICMPv6. */
 bool announce_wants(const uint8_t *frame, size_t len);
 
 /* Learns from a frame the guest with this MAC sends. Only statements that bind an address to the
@@ -37,9 +37,10 @@ bool announce_wants(const uint8_t *frame, size_t len);
 void announce_snoop(struct announce_state *state, const uint8_t mac[6], const uint8_t *frame, size_t len);
 
 /* Each writes one frame and returns its length.
- * RARP request-reverse for the own address (RFC 903), as switches learn from any broadcast. */
+ * RARP request-reverse for the own address (RFC 903): any broadcast teaches switches, this one bothers nobody. */
 size_t announce_rarp(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6]);
 /* ARP announcement (RFC 5227, 3). */
 size_t announce_arp(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6], const uint8_t ip4[4]);
 /* Unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6). */
-size_t announce_na(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6], const uint8_t ip6[16], bool router);
+size_t announce_na(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6], const uint8_t address[16],
+                   bool router);

@@ -328,7 +328,7 @@ static bool serve(struct virtio_dev *vd, unsigned queue)
             }
         }
         blk->starved = !blk->free;
-    } while (!blk->starved && budget > 0 && popped == 0 && virtq_kicks_on(q));
+    } while (!blk->starved && budget > 0 && popped == 0 && virtq_kicks_on(q, 0));
     flush_ring(blk);
     publish(blk);
     return budget == 0;

@@ -34,7 +34,7 @@ static bool serve(struct virtio_dev *vd, unsigned queue)
             budget--;
         }
         more = budget == 0;
-    } while (!more && popped == 0 && virtq_kicks_on(q));
+    } while (!more && popped == 0 && virtq_kicks_on(q, 0));
     if (interrupt)
         virtio_mmio_interrupt(vd);
     return more;

@@ -150,10 +150,9 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
 
 void virtq_rewind(struct virtq *q, uint16_t count)
 {
-    ASSERT(count <= q->in_flight);
+    ASSERT(count <= q->in_flight - q->staged);
     q->next_avail = (uint16_t)(q->next_avail - count);
     q->in_flight = (uint16_t)(q->in_flight - count);
-    q->staged = 0;
 }
 
 void virtq_stage(struct virtq *q, uint16_t head, uint32_t written)
@@ -219,14 +218,15 @@ void virtq_kicks_off(struct virtq *q)
         set_used_flags(q, VRING_USED_F_NO_NOTIFY);
 }
 
-bool virtq_kicks_on(struct virtq *q)
+bool virtq_kicks_on(struct virtq *q, uint16_t known)
 {
     if (!q->ready || q->broken)
         return false;
+    const uint16_t wanted = (uint16_t)(q->next_avail + known);
     if (q->event_idx) {
         uint64_t offset = offsetof(struct vring_used, ring) + q->size * sizeof(struct vring_used_elem);
         uint16_t *avail_event = (uint16_t *)(void *)((uint8_t *)q->used + offset);
-        __atomic_store_n(avail_event, q->next_avail, __ATOMIC_RELAXED);
+        __atomic_store_n(avail_event, wanted, __ATOMIC_RELAXED);
         mem_mark(q->mem, gpa_add(q->used_gpa, offset), sizeof(uint16_t));
     } else {
         set_used_flags(q, 0);
@@ -234,7 +234,7 @@ bool virtq_kicks_on(struct virtq *q)
     /* Pairs with the driver's full barrier between its store of avail->idx and its look at avail_event
      * (or flags): either it kicks or we see its chain here. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return load16(&q->avail->idx, __ATOMIC_RELAXED) != q->next_avail;
+    return load16(&q->avail->idx, __ATOMIC_RELAXED) != wanted;
 }
 
 void virtq_mark(struct virtq *q, const struct virtq_chain *chain, uint64_t bytes)

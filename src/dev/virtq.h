@@ -48,7 +48,7 @@ struct virtq {
     uint16_t next_avail; /* next entry of the available ring to pop */
     uint16_t next_used;  /* next entry of the used ring to publish */
     uint16_t staged;     /* entries written behind next_used, not yet published */
-    uint16_t in_flight;  /* popped, and neither rewound nor published */
+    uint16_t in_flight;  /* popped, and neither rewound nor published: also the staged */
     bool signal_all;     /* the next publication interrupts whatever the driver asked for */
 };
 
@@ -74,7 +74,7 @@ int virtq_start(struct virtq *q, uint16_t index) MUST_CHECK;
 /* 1: *chain holds the next chain; 0: none is waiting; -EPROTO: the ring is broken. */
 int virtq_pop(struct virtq *q, struct virtq_chain *chain) MUST_CHECK;
 
-/* Gives back the last `count` popped chains, none of them published, and forgets what was staged. */
+/* Gives back the last `count` popped chains, none of them staged. */
 void virtq_rewind(struct virtq *q, uint16_t count);
 
 /* Writes a used element for a popped chain; the driver sees it only after virtq_publish(). */
@@ -89,8 +89,9 @@ bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t writt
 /* Asks the driver for no kicks while the device is serving anyway. */
 void virtq_kicks_off(struct virtq *q);
 
-/* Asks for a kick at the next chain. True: one is there already, so serve on. */
-bool virtq_kicks_on(struct virtq *q) MUST_CHECK;
+/* Asks for a kick at the next chain, or at the next but `known` when so many were popped and rewound
+ * since they did not suffice. True: it is there already, so serve on. */
+bool virtq_kicks_on(struct virtq *q, uint16_t known) MUST_CHECK;
 
 /* Marks the first `bytes` writable bytes as written by the monitor; after they are in place. */
 void virtq_mark(struct virtq *q, const struct virtq_chain *chain, uint64_t bytes);

@@ -34,7 +34,7 @@ static int out_of_place(const struct section *section, struct err *err)
                    section->instance);
 }
 
-static int take_facts(struct arrival *arrival, const struct section *section, const void *body, struct err *err)
+int arrival_facts(struct arrival *arrival, const struct section *section, const void *body, struct err *err)
 {
     int rc;
     if (section->type == SECTION_MACHINE) {
@@ -86,7 +86,7 @@ int arrival_section(struct arrival *arrival, struct link *link, const struct sec
     if (rc)
         return rc;
     if (!arrival->machine)
-        return take_facts(arrival, section, body, err);
+        return arrival_facts(arrival, section, body, err);
     arrival->state_bytes += section->length + STREAM_SECTION_BYTES;
     return machine_load(arrival->machine, section, body, &arrival->seen, err);
 }

@@ -49,6 +49,9 @@ void arrival_free(struct arrival *arrival);
 int arrival_section(struct arrival *arrival, struct link *link, const struct section *section, bool *handled,
                     struct err *err) MUST_CHECK;
 
+/* The same for a MACHINE or CPUID section whose body has been received and checked. */
+int arrival_facts(struct arrival *arrival, const struct section *section, const void *body, struct err *err) MUST_CHECK;
+
 /* Whether this host can run what MACHINE and CPUID described; on an empty report its needs are held. */
 int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *err) MUST_CHECK;
 

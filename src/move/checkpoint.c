@@ -11,8 +11,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-SCHEMA_DEFINE(stream_end, 1, STREAM_END)
-
 /* ------------------------------------------------------------------------------------------- writing */
 
 struct writing {

@@ -9,12 +9,6 @@
 #include "move/arrival.h"
 #include "move/move.h"
 
-#define STREAM_END(F, T)        \
-    F(T, u64, sections)         \
-    F(T, u64, data_pages)       \
-    F(T, u64, zero_pages)
-SCHEMA_STRUCT(stream_end, STREAM_END);
-
 /* Pauses the guest, writes it to `path`, and resumes it. On failure `path` is what it was before. The
  * bill is complete in either case. */
 int checkpoint_write(const struct move_env *env, const char *path, struct bill *bill, struct err *err) MUST_CHECK;

@@ -14,6 +14,7 @@ struct migrate_request {
 enum migrate_outcome {
     MIGRATE_STAYED = 1, /* it failed; the guest goes on here, as before */
     MIGRATE_MOVED,      /* it runs at the target and never again here */
+    MIGRATE_LEFT_UNCERTAIN, /* the process was told to end before it could know: the record says HANDED */
 };
 
 /* Blocks until the outcome is certain: while it is not (the answer to the commitment was lost), the guest

@@ -9,31 +9,32 @@
 #include "base/err.h"
 #include "cost/bill.h"
 #include "cost/meter.h"
+#include "move/step.h"
 #include "vm/machine.h"
 #include <jansson.h>
 
-#define MOVE_TOKEN_BYTES 16
-
-/* Who may run the guest, as durable on this host. */
-enum move_owner {
-    MOVE_OWNER_HERE = 1,  /* this monitor */
-    MOVE_OWNER_HANDED_OVER, /* given to the peer that holds the token: never run here again */
-    MOVE_OWNER_NOT_YET,   /* a guest on its way in: not before the token is committed */
-    MOVE_OWNER_MAX
-};
+enum move_order { MOVE_NO_ORDER, MOVE_CANCEL, MOVE_TAKE_BACK, MOVE_FORGET, MOVE_ADOPT, MOVE_END_NOW };
 
 struct move_hooks {
     void *ctx;
     int (*pause)(void *ctx, struct err *err);
     void (*resume)(void *ctx);
-    /* Makes durable who owns the guest; returns only when it is. */
-    int (*record)(void *ctx, enum move_owner owner, const uint8_t token[MOVE_TOKEN_BYTES], const char *peer,
-                  struct err *err);
+    /* Makes durable who owns the guest, and returns only when it is. When it fails, *ret_unknown says
+     * whether the new record may be on disk all the same. `store`: of the target, for RECORD_HANDED. */
+    int (*record)(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
+                  const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown, struct err *err);
+    /* Whether a record of this host says that it owns the guest by that token. */
+    bool (*recorded)(void *ctx, const uint8_t token[MOVE_TOKEN_BYTES]);
+    /* The move entered a state that people must see at once: "uncertain", "withdrawing". */
+    void (*state)(void *ctx, const char *state, const char *why);
+    /* What a person ordered since the last call, after env->cancel_fd became readable. */
+    enum move_order (*order)(void *ctx);
     /* For a machine that arrives. claim: takes its name on this host, before anything is promised, and
      * unclaim gives it back when the move fails; adopt: it is complete, and the monitor's from here on. */
     int (*claim)(void *ctx, const char *name, struct err *err);
     void (*unclaim)(void *ctx);
     void (*adopt)(void *ctx, struct machine *machine);
+    void (*arrived)(void *ctx); /* and it runs (or is paused, as it was) */
     /* Posts an event of the control socket; `params` is stolen. */
     void (*event)(void *ctx, const char *event, json_t *params);
 };
@@ -42,7 +43,7 @@ struct move_env {
     struct machine *machine; /* NULL for one that arrives */
     struct meter *meter;
     struct move_hooks hooks;
-    int cancel_fd; /* eventfd: readable once the user cancelled */
+    int cancel_fd; /* eventfd: readable once hooks.order() has something to say */
 };
 
 /* move.progress, at most every 100 ms unless `stage` is new: see docs/control.md. */

@@ -71,10 +71,12 @@ static void add_page(struct page_source *source, struct making *making, uint64_t
     uint32_t kind = page_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
     struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
 
-    if (last && last->kind == kind && last->first + last->count == page)
+    if (last && last->kind == kind && last->first + last->count == page) {
         last->count++;
-    else
+    } else {
         making->run[making->runs++] = (struct pages_run){ .first = page, .count = 1, .kind = kind };
+        source->round.zero_runs += kind == PAGES_ZERO;
+    }
     if (kind == PAGES_DATA)
         memcpy(making->data + making->data_pages++ * PAGE_BYTES, from, PAGE_BYTES);
     source->round.zero += kind == PAGES_ZERO;

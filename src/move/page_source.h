@@ -19,6 +19,7 @@
 
 struct page_count {
     uint64_t untouched, zero, data; /* pages */
+    uint64_t zero_runs;             /* table entries the zero pages took */
     uint64_t bytes;                 /* of sections, heads included */
 };
 
@@ -29,7 +30,7 @@ struct page_source {
     uint64_t next;                         /* page index, multiple of 64 */
     uint64_t touched_first, touched_end;   /* the touched run at or after `next`, as last looked up */
     uint8_t *section;                      /* head and body under construction; owned */
-    struct page_count round, total;
+    struct page_count round; /* of the current or last round */
 };
 
 int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty) MUST_CHECK;

@@ -41,7 +41,10 @@ int pages_table_decode(const uint8_t *table, uint32_t table_bytes, uint32_t body
     if (runs > PAGES_RUNS_MAX)
         return err_set(err, ERR_PEER, EBADMSG, "pages section of %u runs, and the most is %u", runs, PAGES_RUNS_MAX);
     for (uint32_t i = 0; i < runs; i++) {
-        struct pages_run r = { .first = cursor_u64(&cur), .count = cursor_u32(&cur), .kind = cursor_u32(&cur) };
+        struct pages_run r;
+        r.first = cursor_u64(&cur); /* statements: an initialiser's order of evaluation is not defined */
+        r.count = cursor_u32(&cur);
+        r.kind = cursor_u32(&cur);
         if (r.first < next || r.first >= total_pages || r.count == 0 || r.count > total_pages - r.first)
             return err_set(err, ERR_PEER, EBADMSG, "page run %llu+%u is out of order or outside the guest's %llu pages",
                            (unsigned long long)r.first, r.count, (unsigned long long)total_pages);

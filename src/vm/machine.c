@@ -261,7 +261,11 @@ static int create_vcpus(struct machine *machine, struct err *err)
             return err_errno(err, ERR_HOST, -rc, "cannot describe vCPU %u", id);
     }
     int rc = vcpu_group_init(&machine->vcpus, machine->hv, count, cpuid, &handlers, err);
-    return rc ? rc : vcpu_group_start(&machine->vcpus, err);
+    if (rc)
+        return rc;
+    /* Part of what the guest was promised: another host must keep it, or refuse. */
+    machine->cpuid.tsc_khz = machine->hv->ops->tsc_khz(machine->vcpus.vcpu[0].hv);
+    return vcpu_group_start(&machine->vcpus, err);
 }
 
 static int assemble(struct machine *machine, struct err *err)

@@ -153,7 +153,7 @@ static void vm_migrate_cancel(void *ctx, struct rpc_call *call, const json_t *pa
     struct err err;
     if (rpc_unpack(call, params, "{}"))
         return;
-    if (mover_cancel(ctx, &err))
+    if (mover_order(ctx, MOVE_CANCEL, &err))
         rpc_fail(call, &err);
     else
         rpc_reply(call, NULL);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
+#include "vmm/records.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,22 +70,6 @@ void monitor_resume_machine(struct monitor *monitor)
     (void)pthread_mutex_lock(&monitor->pause_lock);
     machine_resume(monitor->machine);
     (void)pthread_mutex_unlock(&monitor->pause_lock);
-}
-
-int monitor_record(struct monitor *monitor, enum move_owner owner, const uint8_t *token, const char *peer, struct err *err)
-{
-    static const char *const names[MOVE_OWNER_MAX] = { [MOVE_OWNER_HERE] = "here",
-        [MOVE_OWNER_HANDED_OVER] = "handed-over", [MOVE_OWNER_NOT_YET] = "not-yet" };
-    char hex[2 * MOVE_TOKEN_BYTES + 1] = "";
-    for (unsigned i = 0; token && i < MOVE_TOKEN_BYTES; i++)
-        (void)snprintf(hex + 2 * i, 3, "%02x", token[i]);
-    json_t *record = json_pack("{s:s, s:s?, s:s?, s:I}", "owner", names[owner], "token", token ? hex : NULL, "peer",
-                               peer, "wall_ns", (json_int_t)clock_wall_ns());
-    if (!record)
-        return err_errno(err, ERR_HOST, ENOMEM, "cannot write the owner record");
-    int rc = rundir_owner_write(&monitor->dir, record, err);
-    json_decref(record);
-    return rc;
 }
 
 /* ------------------------------------------------------------------------ what the guest tells the loop */
@@ -243,7 +228,7 @@ static int start_new(struct monitor *monitor, struct err *err)
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
-        rc = monitor_record(monitor, MOVE_OWNER_HERE, NULL, NULL, err);
+        rc = records_write(&monitor->dir, RECORD_HERE, NULL, NULL, NULL, err);
     if (rc)
         return rc;
     monitor_resume_machine(monitor);

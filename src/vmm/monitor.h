@@ -12,7 +12,6 @@
 #include "ctl/console.h"
 #include "ctl/rpc.h"
 #include "ctl/rundir.h"
-#include "move/move.h"
 #include "vm/machine.h"
 #include "vmm/vmm.h"
 #include <pthread.h>
@@ -71,7 +70,7 @@ struct monitor {
     enum machine_end end;
     char end_why[200];
     int exit_status;
-    bool keep_record;
+    bool keep_record; /* a source may still ask for it */
 };
 
 const char *monitor_state_name(enum monitor_state state);
@@ -85,11 +84,6 @@ void monitor_end(struct monitor *monitor, int exit_status, const char *reason);
 /* Any thread. */
 int monitor_pause_machine(struct monitor *monitor, struct err *err) MUST_CHECK;
 void monitor_resume_machine(struct monitor *monitor);
-
-/* Makes durable who owns the guest (owner.json in the runtime directory). `token` and `peer` may be NULL.
- * Any one thread. */
-int monitor_record(struct monitor *monitor, enum move_owner owner, const uint8_t *token, const char *peer,
-                   struct err *err) MUST_CHECK;
 
 /* The methods of the control socket (vmm/methods.c). */
 extern const struct rpc_method monitor_methods[];

@@ -7,8 +7,10 @@
 #include "move/checkpoint.h"
 #include "move/migrate.h"
 #include "move/receive.h"
+#include "vmm/records.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +30,7 @@ struct mover {
     struct arrival_host host;
     pthread_t thread;
     int cancel_fd, wake_fd;
+    _Atomic(enum move_order) order;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -58,10 +61,28 @@ static void hook_resume(void *ctx)
     monitor_resume_machine(mover_of(ctx)->monitor);
 }
 
-static int hook_record(void *ctx, enum move_owner owner, const uint8_t token[MOVE_TOKEN_BYTES], const char *peer,
-                       struct err *err)
+static int hook_record(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
+                       const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown, struct err *err)
 {
-    return monitor_record(mover_of(ctx)->monitor, owner, token, peer, err);
+    int rc = records_write(&mover_of(ctx)->monitor->dir, record, token, store, peer, err);
+    *ret_unknown = rc == -EINPROGRESS;
+    return rc;
+}
+
+static bool hook_recorded(void *ctx, const uint8_t token[MOVE_TOKEN_BYTES])
+{
+    enum move_knows knows;
+    struct err err;
+    if (records_lookup(mover_of(ctx)->monitor->options->base, token, &knows, &err)) {
+        log_event(LOG_ERROR, "move.records", "%s", err.text);
+        return true; /* what cannot be read cannot be denied */
+    }
+    return knows != KNOWS_NOTHING;
+}
+
+static enum move_order hook_order(void *ctx)
+{
+    return atomic_exchange(&mover_of(ctx)->order, MOVE_NO_ORDER);
 }
 
 static void on_loop(void *ctx, void (*fn)(void *arg), void *arg)
@@ -128,6 +149,39 @@ static void hook_unclaim(void *ctx)
     on_loop(mover, rename_directory, &claiming); /* cannot be in use: the number is this process's */
 }
 
+struct noting {
+    struct mover *mover;
+    const char *state, *why;
+};
+
+static void note_state(void *arg)
+{
+    struct noting *n = arg;
+    enum monitor_state state = strcmp(n->state, "uncertain") == 0 ? MONITOR_UNCERTAIN
+        : n->mover->request.kind == MOVER_MIGRATE ? MONITOR_MIGRATING : MONITOR_RECEIVING;
+    monitor_set_state(n->mover->monitor, state, n->why);
+}
+
+static void hook_state(void *ctx, const char *state, const char *why)
+{
+    struct noting noting = { .mover = ctx, .state = state, .why = why };
+    on_loop(ctx, note_state, &noting);
+}
+
+static void note_arrival(void *arg)
+{
+    struct mover *mover = arg;
+    struct monitor *monitor = mover->monitor;
+    monitor->keep_record = true; /* until the source has settled */
+    monitor->user_paused = monitor->machine->pauses > 0;
+    monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, "arrived");
+}
+
+static void hook_arrived(void *ctx)
+{
+    on_loop(ctx, note_arrival, ctx);
+}
+
 static void adopt(void *arg)
 {
     void **pair = arg;
@@ -172,10 +226,14 @@ static void run(struct mover *mover)
     case MOVER_CHECKPOINT:
         mover->rc = checkpoint_write(&mover->env, request->file, &mover->bill, &mover->err);
         break;
-    case MOVER_RECEIVE:
-        mover->rc = receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd,
-                                mover->monitor->options->once, &mover->err);
+    case MOVER_RECEIVE: {
+        uint8_t store[MOVE_STORE_BYTES];
+        mover->rc = records_store(mover->monitor->options->base, store, &mover->err);
+        if (!mover->rc)
+            mover->rc = receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
+                                    mover->monitor->options->once, &mover->err);
         break;
+    }
     case MOVER_RESTORE:
         mover->rc = checkpoint_read(&mover->env, &mover->host, request->file, mover->monitor->options->name,
                                     &mover->bill, &machine, &mover->err);
@@ -236,7 +294,7 @@ static void arrived(struct monitor *monitor, struct mover *mover)
     struct err err = { 0 };
     int rc = 0;
     if (mover->request.kind == MOVER_RESTORE) {
-        rc = monitor_record(monitor, MOVE_OWNER_HERE, NULL, NULL, &err);
+        rc = records_write(&monitor->dir, RECORD_HERE, NULL, NULL, NULL, &err);
         if (!rc && !monitor->options->name[0])
             rc = rundir_rename(&monitor->dir, monitor->machine->config.name, &err);
         if (rc) {
@@ -249,11 +307,12 @@ static void arrived(struct monitor *monitor, struct mover *mover)
         if (!monitor->user_paused)
             monitor_resume_machine(monitor);
         machine_announce(monitor->machine);
-        (void)ready_report(&monitor->ready_fd, monitor->dir.name);
+        if (ready_report(&monitor->ready_fd, monitor->dir.name))
+            log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
+        came_to_rest(monitor);
     } else {
-        monitor->user_paused = monitor->machine->pauses > 0;
+        monitor->keep_record = false; /* its source knows */
     }
-    came_to_rest(monitor);
 }
 
 static void act_on_result(struct monitor *monitor, struct mover *mover)
@@ -328,8 +387,9 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
     (void)pthread_cond_init(&mover->changed, NULL);
     mover->env = (struct move_env){ .machine = monitor->machine, .meter = &monitor->meter, .cancel_fd = mover->cancel_fd };
     mover->env.hooks = (struct move_hooks){ .ctx = mover, .pause = hook_pause, .resume = hook_resume,
-                                            .record = hook_record, .claim = hook_claim, .unclaim = hook_unclaim,
-                                            .adopt = hook_adopt, .event = hook_event };
+                                            .record = hook_record, .recorded = hook_recorded,
+                                            .state = hook_state, .order = hook_order, .claim = hook_claim, .unclaim = hook_unclaim,
+                                            .adopt = hook_adopt, .arrived = hook_arrived, .event = hook_event };
     mover->host = (struct arrival_host){ .fake = monitor->options->fake, .hooks = &monitor->hooks,
                                          .loop = &monitor->loop, .on_loop = on_loop, .place = hook_place, .ctx = mover };
     if (mover->cancel_fd >= 0 && mover->wake_fd >= 0)
@@ -364,11 +424,16 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     return 0;
 }
 
-int mover_cancel(struct monitor *monitor, struct err *err)
+int mover_order(struct monitor *monitor, enum move_order order, struct err *err)
 {
-    if (!monitor->mover || monitor->mover->request.kind == MOVER_RECEIVE)
+    struct mover *mover = monitor->mover;
+    if (!mover || (order == MOVE_CANCEL && mover->request.kind == MOVER_RECEIVE))
         return err_set(err, ERR_CALLER, ENOENT, "nothing is moving %s", monitor->dir.name);
-    (void)eventfd_write(monitor->mover->cancel_fd, 1);
+    if (order != MOVE_CANCEL && monitor->state != MONITOR_UNCERTAIN)
+        return err_set(err, ERR_CALLER, EBUSY, "%s is not uncertain, it is %s", monitor->dir.name,
+                       monitor_state_name(monitor->state));
+    atomic_store(&mover->order, order);
+    (void)eventfd_write(mover->cancel_fd, 1);
     return 0;
 }
 
@@ -377,6 +442,7 @@ void mover_shutdown(struct monitor *monitor)
     struct mover *mover = monitor->mover;
     if (!mover)
         return;
+    atomic_store(&mover->order, MOVE_END_NOW);
     (void)eventfd_write(mover->cancel_fd, 1);
     (void)pthread_mutex_lock(&mover->lock);
     while (!mover->finished) {
@@ -392,5 +458,7 @@ void mover_shutdown(struct monitor *monitor)
     (void)pthread_join(mover->thread, NULL);
     loop_remove(&monitor->mover_done);
     monitor->mover = NULL;
+    if (mover->outcome == MIGRATE_LEFT_UNCERTAIN)
+        monitor->keep_record = true; /* all that is left of the guest here, and it must be found */
     mover_free(mover);
 }

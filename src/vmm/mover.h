@@ -26,8 +26,9 @@ struct mover_request {
 /* Starts the thread. -EBUSY (ERR_CALLER) names the move that is under way. */
 int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err) MUST_CHECK;
 
-/* Asks the move under way to stop; whether it still can is for its engine to say. -ENOENT: none. */
-int mover_cancel(struct monitor *monitor, struct err *err) MUST_CHECK;
+/* Passes an order of a person on to the move under way; whether it can still be obeyed is for its engine to
+ * say. -ENOENT: nothing moves. -EBUSY: it is an order for an uncertain move, and this is none. */
+int mover_order(struct monitor *monitor, enum move_order order, struct err *err) MUST_CHECK;
 
 /* At the end of the process: cancels and joins what runs. */
 void mover_shutdown(struct monitor *monitor);

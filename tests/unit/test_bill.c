@@ -1,4 +1,5 @@
-/* The bill: sums hold whatever the order of calls, and its JSON is what docs/bill.schema.json says. */
+/* The bill: sums hold whatever the order of calls, and its JSON is what docs/bill.schema.json
+ * says. */
 #include "cost/bill.h"
 
 #include "base/fd.h"
@@ -40,7 +41,8 @@ static uint64_t sum_items(const json_t *list, const char *key)
 static json_t *load_schema(void)
 {
     json_error_t error;
-    json_t *schema = json_load_file(SOURCE_ROOT "/docs/bill.schema.json", JSON_REJECT_DUPLICATES, &error);
+    json_t *schema =
+        json_load_file(SOURCE_ROOT "/docs/bill.schema.json", JSON_REJECT_DUPLICATES, &error);
     if (!schema)
         fail_msg("bill.schema.json:%d: %s", error.line, error.text);
     return schema;
@@ -60,14 +62,16 @@ static void check(const struct bill *bill)
     if (json_is_object(downtime)) {
         const json_t *parts = json_object_get(downtime, "parts");
         assert_int_equal(at(downtime, "total_ns"), sum_items(parts, "ns"));
-        assert_int_equal(at(downtime, "total_ns"), sum_items(parts, "own_ns") + sum_items(parts, "other_ns"));
+        assert_int_equal(at(downtime, "total_ns"),
+                         sum_items(parts, "own_ns") + sum_items(parts, "other_ns"));
     }
     const json_t *bytes = json_object_get(json, "bytes");
-    assert_int_equal(at(bytes, "total"), at(bytes, "page_data") + at(bytes, "repeated_pages") + at(bytes, "zero_ranges") +
-                                             at(bytes, "device_state") + at(bytes, "protocol"));
+    assert_int_equal(at(bytes, "total"), at(bytes, "page_data") + at(bytes, "repeated_pages") +
+                                             at(bytes, "zero_ranges") + at(bytes, "device_state") +
+                                             at(bytes, "protocol"));
     const json_t *pages = json_object_get(json, "pages");
-    assert_int_equal(at(pages, "total"), at(pages, "never_touched") + at(pages, "zero") + at(pages, "data") +
-                                             at(pages, "not_reached"));
+    assert_int_equal(at(pages, "total"), at(pages, "never_touched") + at(pages, "zero") +
+                                             at(pages, "data") + at(pages, "not_reached"));
     json_decref(json);
     json_decref(schema);
 }
@@ -85,7 +89,9 @@ static void test_whole_move(void **state)
     bill_pages(&bill, BILL_PAGES_ZERO, 60000);
     bill_pages(&bill, BILL_PAGES_DATA, 2144);
     bill_bytes(&bill, BILL_BYTES_PAGE_DATA, 2144 * 4096);
-    bill_round(&bill, &(struct bill_round){ .pages_data = 2144, .pages_dirtied = 50, .bytes = 8800000, .duration_ns = 500 });
+    bill_round(&bill,
+               &(struct bill_round){
+                   .pages_data = 2144, .pages_dirtied = 50, .bytes = 8800000, .duration_ns = 500 });
     bill_stage(&bill, BILL_STOP_AND_COPY, 2000);
     bill_downtime(&bill, BILL_PAUSE, 2000);
     bill_downtime(&bill, BILL_LAST_PAGES, 2010);
@@ -96,7 +102,9 @@ static void test_whole_move(void **state)
     bill_downtime(&bill, BILL_TRANSFER, 2165);
     bill_downtime_end(&bill, 2225);
     bill_stage(&bill, BILL_ACTIVATION, 2225);
-    bill_side_set(&bill, BILL_TARGET, &(struct bill_side){ .host = "beta", .load_ns = 70, .commit_ns = 20, .resume_ns = 30 });
+    bill_side_set(&bill, BILL_TARGET,
+                  &(struct bill_side){
+                      .host = "beta", .load_ns = 70, .commit_ns = 20, .resume_ns = 30 });
     bill_end(&bill, BILL_OWNER_TARGET, 2300);
 
     const uint64_t stages[] = { 100, 200, 700, 160, 65, 75 };
@@ -113,20 +121,27 @@ static void test_whole_move(void **state)
     assert_string_equal(json_string_value(json_object_get(json, "owner")), "target");
     assert_true(json_is_null(json_object_get(json, "failure")));
     assert_true(json_is_false(json_object_get(json_object_get(json, "downtime"), "cut")));
-    assert_true(json_is_null(json_object_get(json_object_get(json_object_get(json, "monitors"), "target"), "cpu_ns")));
-    const json_t *round = json_array_get(json_object_get(json_object_get(json, "rounds"), "list"), 0);
+    assert_true(json_is_null(
+        json_object_get(json_object_get(json_object_get(json, "monitors"), "target"), "cpu_ns")));
+    const json_t *round =
+        json_array_get(json_object_get(json_object_get(json, "rounds"), "list"), 0);
     assert_int_equal(at(round, "dirty_pages_per_s"), 100000000);
     json_decref(json);
 }
 
-/* A target that claims more time than there was cannot break the sum, in whatever order it is told. */
+/* A target that claims more time than there was cannot break the sum, in whatever order it is
+ * told. */
 static void test_other_claims_too_much(void **state)
 {
     (void)state;
     struct bill bill;
     bill_begin(&bill, BILL_MIGRATE, "pre-copy", "web1", 0);
-    bill_side_set(&bill, BILL_TARGET, &(struct bill_side){ .load_ns = UINT64_MAX, .commit_ns = UINT64_MAX, .resume_ns = 1,
-                                                           .measured = 15, .cpu_ns = { UINT64_MAX, UINT64_MAX } });
+    bill_side_set(&bill, BILL_TARGET,
+                  &(struct bill_side){ .load_ns = UINT64_MAX,
+                                       .commit_ns = UINT64_MAX,
+                                       .resume_ns = 1,
+                                       .measured = 15,
+                                       .cpu_ns = { UINT64_MAX, UINT64_MAX } });
     bill_downtime(&bill, BILL_PAUSE, 100);
     bill_downtime(&bill, BILL_TRANSFER, 110);
     bill_end(&bill, BILL_OWNER_TARGET, 150);
@@ -171,8 +186,10 @@ static void test_outcomes(void **state)
         enum bill_owner owner;
         const char *outcome;
     } rows[] = {
-        { 0, BILL_OWNER_SOURCE, "completed" },         { ECANCELED, BILL_OWNER_SOURCE, "cancelled" },
-        { EPIPE, BILL_OWNER_NONE, "failed" },          { 0, BILL_OWNER_UNCERTAIN, "uncertain" },
+        { 0, BILL_OWNER_SOURCE, "completed" },
+        { ECANCELED, BILL_OWNER_SOURCE, "cancelled" },
+        { EPIPE, BILL_OWNER_NONE, "failed" },
+        { 0, BILL_OWNER_UNCERTAIN, "uncertain" },
         { ETIMEDOUT, BILL_OWNER_UNCERTAIN, "uncertain" },
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
@@ -209,11 +226,20 @@ static void test_random_bills(void **state)
                 break;
             case 1: bill_downtime(&bill, (enum bill_part)(v / 8 % BILL_PART_MAX), now); break;
             case 2: bill_downtime_end(&bill, now); break;
-            case 3: bill_round(&bill, &(struct bill_round){ .bytes = v % 4096, .duration_ns = v % 3 }); break;
-            case 4: bill_bytes(&bill, (enum bill_bytes_kind)(v / 8 % BILL_BYTES_MAX), v % 99999); break;
-            case 5: bill_pages(&bill, (enum bill_page_class)(v / 8 % BILL_PAGES_MAX), v % 60); break;
-            case 6: bill_side_set(&bill, (enum bill_place)(v / 8 % 2),
-                                  &(struct bill_side){ .measured = (uint32_t)(v / 8 % 16), .load_ns = v % 500 }); break;
+            case 3:
+                bill_round(&bill, &(struct bill_round){ .bytes = v % 4096, .duration_ns = v % 3 });
+                break;
+            case 4:
+                bill_bytes(&bill, (enum bill_bytes_kind)(v / 8 % BILL_BYTES_MAX), v % 99999);
+                break;
+            case 5:
+                bill_pages(&bill, (enum bill_page_class)(v / 8 % BILL_PAGES_MAX), v % 60);
+                break;
+            case 6:
+                bill_side_set(&bill, (enum bill_place)(v / 8 % 2),
+                              &(struct bill_side){ .measured = (uint32_t)(v / 8 % 16),
+                                                   .load_ns = v % 500 });
+                break;
             default: bill_downtime_other(&bill, v & 8 ? BILL_RESUME : BILL_COMMIT, v % 300);
             }
         }
@@ -273,8 +299,8 @@ static void test_schema_refuses(void **state)
         assert_false(json_valid(schema, schema, bad, "bill", why));
         json_decref(bad);
     }
-    assert_int_equal(json_object_set_new(json_array_get(json_object_get(json_object_get(good, "rounds"), "list"), 0),
-                                         "surprise", json_integer(1)), 0);
+    json_t *round = json_array_get(json_object_get(json_object_get(good, "rounds"), "list"), 0);
+    assert_int_equal(json_object_set_new(round, "surprise", json_integer(1)), 0);
     assert_false(json_valid(schema, schema, good, "bill", why));
     json_decref(good);
     json_decref(schema);

@@ -47,16 +47,29 @@ static void fill(struct bill *bill, unsigned scale, const char *name)
     bill_downtime(bill, BILL_TRANSFER, now += big >> 8);
     bill_downtime_end(bill, now += big >> 4);
     for (unsigned i = 0; i < 200; i++)
-        bill_round(bill, &(struct bill_round){ .pages_data = big, .pages_zero = big, .pages_dirtied = big, .bytes = big,
-                                               .duration_ns = big >> 10, .paused = i == 199 });
+        bill_round(bill, &(struct bill_round){ .pages_data = big,
+                                               .pages_zero = big,
+                                               .pages_dirtied = big,
+                                               .bytes = big,
+                                               .duration_ns = big >> 10,
+                                               .paused = i == 199 });
     for (unsigned i = 0; i < BILL_BYTES_MAX; i++)
         bill_bytes(bill, (enum bill_bytes_kind)i, big >> i);
     for (unsigned i = 0; i < BILL_PAGES_MAX; i++)
         bill_pages(bill, (enum bill_page_class)i, big >> (i + 2));
-    struct bill_side side = { .host = "alpha", .measured = 15, .wall_ns = big, .cpu_ns = { big, big, big, big },
-                              .memory_before_bytes = 1, .memory_peak_bytes = big, .disk_read_bytes = big,
-                              .disk_written_bytes = big, .tcp_retransmits = big, .tcp_rtt_us = big,
-                              .load_ns = big >> 10, .commit_ns = big >> 11, .resume_ns = big >> 12 };
+    struct bill_side side = { .host = "alpha",
+                              .measured = 15,
+                              .wall_ns = big,
+                              .cpu_ns = { big, big, big, big },
+                              .memory_before_bytes = 1,
+                              .memory_peak_bytes = big,
+                              .disk_read_bytes = big,
+                              .disk_written_bytes = big,
+                              .tcp_retransmits = big,
+                              .tcp_rtt_us = big,
+                              .load_ns = big >> 10,
+                              .commit_ns = big >> 11,
+                              .resume_ns = big >> 12 };
     bill_side_set(bill, BILL_SOURCE, &side);
     bill_side_set(bill, BILL_TARGET, &side);
 }
@@ -86,9 +99,14 @@ static void test_failure_says_why_and_who(void **state)
     name[sizeof(name) - 1] = '\0';
     memcpy(name, "\x1b[2J\r\n\x7f\xc2\x9b", 9);
     fill(&bill, 30, name);
-    bill_fail(&bill, &(struct err){ .code = ENOSPC, .fault = ERR_PEER,
-                                    .text = "beta is full\x1b]0;gotcha\x07\n and a_very_long_word_that_fits_on_no_line_at_all_"
-                                            "because_it_goes_on_and_on_well_past_eighty_columns" });
+    bill_fail(
+        &bill,
+        &(struct err){
+            .code = ENOSPC,
+            .fault = ERR_PEER,
+            .text =
+                "beta is full\x1b]0;gotcha\x07\n and a_very_long_word_that_fits_on_no_line_at_all_"
+                "because_it_goes_on_and_on_well_past_eighty_columns" });
     bill_end(&bill, BILL_OWNER_SOURCE, UINT64_C(1) << 31);
     json_t *json = bill_json(&bill);
     char *text = page_of(json);
@@ -101,7 +119,8 @@ static void test_failure_says_why_and_who(void **state)
 /* Replaces every member, at every depth, by something of the wrong type. */
 static void spoil(json_t *root, json_t *at)
 {
-    static const char *const wrong[] = { "null", "-1", "[[]]", "{\"a\": {}}", "\"text\\u0007\"", "true" };
+    static const char *const wrong[] = { "null", "-1", "[[]]", "{\"a\": {}}", "\"text\\u0007\"",
+                                         "true" };
     const char *key;
     json_t *value;
     void *next;
@@ -109,7 +128,9 @@ static void spoil(json_t *root, json_t *at)
         spoil(root, value);
         json_t *saved = json_incref(value);
         for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
-            assert_int_equal(json_object_set_new(at, key, json_loads(wrong[i], JSON_DECODE_ANY, NULL)), 0);
+            assert_int_equal(json_object_set_new(at, key,
+                                                 json_loads(wrong[i], JSON_DECODE_ANY, NULL)),
+                             0);
             free(page_of(root));
         }
         assert_int_equal(json_object_set_new(at, key, saved), 0);

@@ -1,7 +1,8 @@
 /*
- * A validator for the part of JSON Schema that docs/bill.schema.json uses: type, const, enum, minimum,
- * properties, required, additionalProperties (false), items, minItems, maxItems, $ref into $defs.
- * Any other keyword is an error, so that nothing in a schema is believed to be checked and is not.
+ * A validator for the part of JSON Schema that docs/bill.schema.json uses: type, const, enum,
+ * minimum, properties, required, additionalProperties (false), items, minItems, maxItems, $ref
+ * into $defs. Any other keyword is an error, so that nothing in a schema is believed to be
+ * checked and is not.
  */
 #pragma once
 #include <jansson.h>
@@ -9,7 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static bool json_valid(const json_t *root, const json_t *schema, const json_t *value, const char *path, char why[256]);
+static bool json_valid(const json_t *root, const json_t *schema, const json_t *value,
+                       const char *path, char why[256]);
 
 static inline bool json_valid_refuse(char why[256], const char *path, const char *what)
 {
@@ -19,9 +21,12 @@ static inline bool json_valid_refuse(char why[256], const char *path, const char
 
 static inline bool json_valid_type(const char *type, const json_t *v)
 {
-    return (strcmp(type, "object") == 0 && json_is_object(v)) || (strcmp(type, "array") == 0 && json_is_array(v)) ||
-           (strcmp(type, "string") == 0 && json_is_string(v)) || (strcmp(type, "integer") == 0 && json_is_integer(v)) ||
-           (strcmp(type, "boolean") == 0 && json_is_boolean(v)) || (strcmp(type, "null") == 0 && json_is_null(v));
+    return (strcmp(type, "object") == 0 && json_is_object(v)) ||
+           (strcmp(type, "array") == 0 && json_is_array(v)) ||
+           (strcmp(type, "string") == 0 && json_is_string(v)) ||
+           (strcmp(type, "integer") == 0 && json_is_integer(v)) ||
+           (strcmp(type, "boolean") == 0 && json_is_boolean(v)) ||
+           (strcmp(type, "null") == 0 && json_is_null(v));
 }
 
 static inline bool json_valid_any_type(const json_t *type, const json_t *v)
@@ -36,8 +41,8 @@ static inline bool json_valid_any_type(const json_t *type, const json_t *v)
     return false;
 }
 
-static inline bool json_valid_members(const json_t *root, const json_t *schema, const json_t *v, const char *path,
-                                      char why[256])
+static inline bool json_valid_members(const json_t *root, const json_t *schema, const json_t *v,
+                                      const char *path, char why[256])
 {
     const json_t *properties = json_object_get(schema, "properties"), *one;
     const char *key;
@@ -57,11 +62,12 @@ static inline bool json_valid_members(const json_t *root, const json_t *schema, 
     return true;
 }
 
-static inline bool json_valid_items(const json_t *root, const json_t *schema, const json_t *v, const char *path,
-                                    char why[256])
+static inline bool json_valid_items(const json_t *root, const json_t *schema, const json_t *v,
+                                    const char *path, char why[256])
 {
     const json_t *items = json_object_get(schema, "items"), *one;
-    const json_t *least = json_object_get(schema, "minItems"), *most = json_object_get(schema, "maxItems");
+    const json_t *least = json_object_get(schema, "minItems"),
+                 *most = json_object_get(schema, "maxItems");
     json_int_t count = (json_int_t)json_array_size(v);
     size_t i;
     if ((least && count < json_integer_value(least)) || (most && count > json_integer_value(most)))
@@ -75,11 +81,25 @@ static inline bool json_valid_items(const json_t *root, const json_t *schema, co
     return true;
 }
 
-static bool json_valid(const json_t *root, const json_t *schema, const json_t *value, const char *path, char why[256])
+static bool json_valid(const json_t *root, const json_t *schema, const json_t *value,
+                       const char *path, char why[256])
 {
     static const char *const known[] = {
-        "$schema", "$defs", "title", "description", "type", "const", "enum", "minimum", "properties", "required",
-        "additionalProperties", "items", "minItems", "maxItems", "$ref",
+        "$schema",
+        "$defs",
+        "title",
+        "description",
+        "type",
+        "const",
+        "enum",
+        "minimum",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "minItems",
+        "maxItems",
+        "$ref",
     };
     const char *key;
     const json_t *rule, *one;
@@ -90,11 +110,13 @@ static bool json_valid(const json_t *root, const json_t *schema, const json_t *v
         for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
             is_known |= strcmp(key, known[i]) == 0;
         if (!is_known)
-            return json_valid_refuse(why, path, "schema has a keyword this validator does not know");
+            return json_valid_refuse(why, path,
+                                     "schema has a keyword this validator does not know");
     }
     if ((rule = json_object_get(schema, "$ref"))) {
         const char *name = json_string_value(rule);
-        const json_t *def = json_object_get(json_object_get(root, "$defs"), name + strlen("#/$defs/"));
+        const json_t *def =
+            json_object_get(json_object_get(root, "$defs"), name + strlen("#/$defs/"));
         if (strncmp(name, "#/$defs/", 8) != 0 || !def)
             return json_valid_refuse(why, path, "schema refers to what is not there");
         if (!json_valid(root, def, value, path, why))

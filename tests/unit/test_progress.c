@@ -10,12 +10,14 @@
 #include <string.h>
 #include <cmocka.h>
 
-static void feed(struct progress *progress, const char *stage, unsigned round, uint64_t sent, uint64_t left, uint64_t ms)
+static void feed(struct progress *progress, const char *stage, unsigned round, uint64_t sent,
+                 uint64_t left, uint64_t ms)
 {
-    json_t *params = json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I}", "stage", stage, "round", (int)round, "pages_sent",
-                               (json_int_t)sent, "pages_left", (json_int_t)left, "rate_bytes_per_s",
-                               (json_int_t)312 << 20, "dirty_pages_per_s", (json_int_t)1700, "elapsed_ns",
-                               (json_int_t)(ms * CLOCK_MSEC));
+    json_t *params =
+        json_pack("{s:s, s:i, s:I, s:I, s:I, s:I, s:I}", "stage", stage, "round", (int)round,
+                  "pages_sent", (json_int_t)sent, "pages_left", (json_int_t)left,
+                  "rate_bytes_per_s", (json_int_t)312 << 20, "dirty_pages_per_s", (json_int_t)1700,
+                  "elapsed_ns", (json_int_t)(ms * CLOCK_MSEC));
     assert_non_null(params);
     progress_event(progress, params);
     json_decref(params);
@@ -57,7 +59,8 @@ static void test_bar_fits_every_width(void **state)
         assert_true(strchr(line, '[') || columns < 74);
     }
     draw(80, line);
-    assert_string_equal(line, "pre-copy, round 1  [########        ]   50 %  500 pages left  312 MiB/s  1.20 s");
+    assert_string_equal(
+        line, "pre-copy, round 1  [########        ]   50 %  500 pages left  312 MiB/s  1.20 s");
 }
 
 static void test_lines_are_rationed(void **state)
@@ -72,15 +75,17 @@ static void test_lines_are_rationed(void **state)
     for (unsigned ms = 2; ms <= 2500; ms++)
         feed(&progress, "pre-copy", 1, ms, 3000 - ms, ms); /* lines at 2, 1002, 2002 */
     for (unsigned i = 0; i < 100; i++)
-        feed(&progress, "pre-copy", 2 + i, 2500 + i, 10, 2501 + i); /* rounds too quick to follow: one line */
+        feed(&progress, "pre-copy", 2 + i, 2500 + i, 10,
+             2501 + i); /* rounds too quick to follow: one line */
     feed(&progress, "stop-and-copy", 102, 2600, 0, 2700);
     progress_end(&progress);
     progress_end(&progress);
     assert_int_equal(fclose(out), 0);
 
     static const char *const begins[] = {
-        "  1.00 ms  reservation\n", "  2.00 ms  pre-copy, round 1: ", "   1.00 s  pre-copy, round 1: ",
-        "   2.00 s  pre-copy, round 1: ", "   2.50 s  pre-copy, round 2: ", "   2.70 s  stop-and-copy\n",
+        "  1.00 ms  reservation\n",       "  2.00 ms  pre-copy, round 1: ",
+        "   1.00 s  pre-copy, round 1: ", "   2.00 s  pre-copy, round 1: ",
+        "   2.50 s  pre-copy, round 2: ", "   2.70 s  stop-and-copy\n",
     };
     const char *line = text;
     for (unsigned i = 0; i < sizeof(begins) / sizeof(begins[0]); i++) {
@@ -97,8 +102,13 @@ static void test_odd_events(void **state)
 {
     (void)state;
     static const char *const events[] = {
-        "{}", "[]", "null", "{\"stage\": 7, \"round\": \"x\"}", "{\"stage\": \"a\\u001b[2Jb\\nc\"}",
-        "{\"stage\": \"pre-copy\", \"pages_sent\": 9223372036854775807, \"pages_left\": 9223372036854775807, \"round\": -3}",
+        "{}",
+        "[]",
+        "null",
+        "{\"stage\": 7, \"round\": \"x\"}",
+        "{\"stage\": \"a\\u001b[2Jb\\nc\"}",
+        "{\"stage\": \"pre-copy\", \"pages_sent\": 9223372036854775807,"
+        " \"pages_left\": 9223372036854775807, \"round\": -3}",
         "{\"stage\": \"pre-copy\", \"pages_sent\": 5}", /* fewer than before */
     };
     for (enum progress_form form = PROGRESS_BAR; form <= PROGRESS_LINES; form++) {
