@@ -167,6 +167,8 @@ static int open_sockets(struct monitor *monitor, struct err *err)
         rc = rundir_listen(&monitor->dir, RUNDIR_CONSOLE, &console, err);
     if (!rc)
         rc = console_new(&monitor->loop, console, -1, console_typed, monitor, &monitor->console, err);
+    if (!rc && monitor->options->console_fd >= 0)
+        rc = console_attach(monitor->console, monitor->options->console_fd, err);
     return rc;
 }
 
