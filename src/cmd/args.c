@@ -40,8 +40,11 @@ static bool is_choice(const char *choices, const char *text)
 
 static int check_limits(const struct cmd_option *option, const char *text, uint64_t number, struct err *err)
 {
-    if (option->max == 0 || (number >= option->min && number <= option->max))
-        return 0;
+    if (option->max == 0 || (number >= option->min && number <= option->max)) {
+        if (option->step == 0 || number % option->step == 0)
+            return 0;
+        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want a multiple of %s", text, parse_show_size(option->step).text);
+    }
     bool low = number < option->min;
     uint64_t limit = low ? option->min : option->max;
     const char *word = low ? "at least" : "at most";

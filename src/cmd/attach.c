@@ -158,6 +158,8 @@ static int run(struct session *session, enum attach_end *ret, struct err *err)
             return err_errno(err, ERR_HOST, errno, "poll");
         }
         if (poll_fd[POLL_SIGNAL].revents) {
+            struct signalfd_siginfo info; /* taken, or it would end us once it is unblocked */
+            (void)!read(session->signal_fd, &info, sizeof(info));
             *ret = ATTACH_SIGNALLED;
             return 0;
         }

@@ -51,6 +51,7 @@ struct cmd_option {
     const char *fallback; /* what holds when it is not given, as a user would write it; NULL: nothing */
     const char *choices;  /* CMD_CHOICE: "one|two" */
     uint64_t min, max;    /* numbers; max 0 = no limits */
+    uint64_t step;        /* CMD_SIZE: must be a multiple of this; 0 = need not */
 };
 
 struct cmd_status {

@@ -72,8 +72,8 @@ static int options_fd(const json_t *options, int *ret, struct err *err)
     return 0;
 }
 
-/* In the child: becomes the monitor, or reports why not. `inherited` ends with -1. */
-NORETURN static void become_monitor(char *const argv[], const int *inherited, int ready_fd)
+/* In the child: becomes the monitor, or reports why not. */
+NORETURN static void become_monitor(char *const argv[], const int *fds, unsigned fd_count, int ready_fd)
 {
     struct err err = { 0 };
     sigset_t none;
@@ -82,8 +82,8 @@ NORETURN static void become_monitor(char *const argv[], const int *inherited, in
 
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    for (; good && *inherited >= 0; inherited++)
-        good = fcntl(*inherited, F_SETFD, 0) == 0;
+    for (unsigned i = 0; good && i < fd_count; i++)
+        good = fds[i] < 0 || fcntl(fds[i], F_SETFD, 0) == 0; /* inherited */
     if (good)
         (void)execv("/proc/self/exe", argv);
     (void)err_errno(&err, ERR_HOST, errno, "cannot start the monitor");
@@ -110,31 +110,22 @@ static int start(const struct cmd_args *args, const struct launch *what, struct 
         console_out = pair[1];
     }
 
-    char number[4][16];
-    int fds[5] = { config_fd, ready_out }, count = 2;
-    char *argv[16] = { (char[]){ "godwit" }, (char[]){ "vmm" }, strdupa(what->title), (char[]){ "--config-fd" }, number[0],
-                       (char[]){ "--ready-fd" }, number[1] };
-    int words = 7;
-    if (what->listen_fd >= 0) {
-        argv[words++] = (char[]){ "--listen-fd" };
-        argv[words++] = number[count];
-        fds[count++] = what->listen_fd;
-    }
-    if (console_out >= 0) {
-        argv[words++] = (char[]){ "--console-fd" };
-        argv[words++] = number[count];
-        fds[count++] = console_out;
-    }
-    fds[count] = -1;
-    for (int i = 0; i < count; i++)
-        (void)snprintf(number[i], sizeof(number[i]), "%d", fds[i]);
+    static const char *const names[] = { "config", "ready", "listen", "console" };
+    int fds[] = { config_fd, ready_out, what->listen_fd, console_out };
+    char program[] = "godwit", command[] = "vmm", *title = strdupa(what->title), words[ARRAY_LEN(fds)][32];
+    char *argv[3 + ARRAY_LEN(fds) + 1] = { program, command, title };
+    for (unsigned i = 0, word = 3; i < ARRAY_LEN(fds); i++)
+        if (fds[i] >= 0) {
+            (void)snprintf(words[i], sizeof(words[i]), "--%s-fd=%d", names[i], fds[i]);
+            argv[word++] = words[i];
+        }
 
     (void)fflush(NULL); /* nothing buffered may be written twice */
     pid_t pid = fork();
     if (pid < 0)
         return err_errno(err, ERR_HOST, errno, "cannot start the monitor");
     if (pid == 0)
-        become_monitor(argv, fds, ready_out);
+        become_monitor(argv, fds, ARRAY_LEN(fds), ready_out);
     *child = (struct child){ .pid = pid, .ready_fd = TAKE_FD(ready_in), .console_fd = TAKE_FD(console_in) };
     return 0;
 }
@@ -164,8 +155,12 @@ static int await_ready(struct child *child, struct err *err)
     do
         n = poll(poll_fd, ARRAY_LEN(poll_fd), -1);
     while (n < 0 && errno == EINTR);
-    int rc = n < 0 || poll_fd[1].revents ? err_set(err, ERR_HOST, EINTR, "interrupted while starting")
-                                          : ready_wait(child->ready_fd, child->name, err);
+    bool signalled = n > 0 && poll_fd[1].revents;
+    struct signalfd_siginfo info;
+    if (signalled)
+        (void)!read(signal_fd, &info, sizeof(info)); /* taken, or it would end us once it is unblocked */
+    int rc = n < 0 || signalled ? err_set(err, ERR_HOST, EINTR, "interrupted while starting")
+                                : ready_wait(child->ready_fd, child->name, err);
     (void)sigprocmask(SIG_SETMASK, &old, NULL);
     fd_close(&child->ready_fd);
     if (rc) {
@@ -199,6 +194,10 @@ static int follow(const struct cmd_args *args, struct child *child)
     if (client_open(args->base, child->name, &attach.client, NULL))
         attach.client = NULL;
     rc = attach_run(&attach, &end, &err);
+    if (!rc && end == ATTACH_SIGNALLED) {
+        (void)kill(child->pid, SIGTERM);
+        rc = attach_run(&attach, &end, &err); /* its last words; a second signal ends even that */
+    }
     if (rc) {
         /* Our output is broken, not the VM: as after a detach, it runs on. */
         status = cmd_fail(args, &err);
@@ -206,8 +205,6 @@ static int follow(const struct cmd_args *args, struct child *child)
         cmd_note(args, "detached from %s, which runs on: 'godwit console %s' attaches again", child->name, child->name);
         status = CMD_OK;
     } else {
-        if (end == ATTACH_SIGNALLED)
-            (void)kill(child->pid, SIGTERM);
         fd_close(&child->console_fd);
         status = ended(args, child, &attach);
     }

@@ -8,10 +8,11 @@
 
 #define MAN_DATE "November 21, 2026" /* of the last change of what commands do */
 
-/* Text into roff: a line must not begin with a control character, nor hold a bare backslash. */
-static void put_text(FILE *out, const char *text)
+/* Text as it is into roff: a line must not begin with a control character, nor hold a bare backslash. */
+static void put_literal(FILE *out, const char *text, size_t len)
 {
-    for (bool start = true; *text; text++) {
+    bool start = true;
+    for (; len > 0; text++, len--) {
         if (start && (*text == '.' || *text == '\''))
             (void)fputs("\\&", out);
         if (*text == '\\')
@@ -24,19 +25,35 @@ static void put_text(FILE *out, const char *text)
     }
 }
 
-/* Paragraphs; one that ends where the next begins makes no empty line, which mdoc does not want. */
+/* Running text: mdoc wants a line for each sentence, and none longer than 80. */
+static void put_text(FILE *out, const char *text)
+{
+    size_t column = 0;
+
+    while (*text && *text != '\n') {
+        size_t word = strcspn(text, " \n");
+        if (column > 0) {
+            bool wrap = text[-2] == '.' || column + word > 72;
+            (void)fputc(wrap ? '\n' : ' ', out);
+            column = wrap ? 0 : column + 1;
+        }
+        put_literal(out, text, word);
+        column += word;
+        text += word;
+        text += *text == ' ';
+    }
+}
+
 static void put_paragraphs(FILE *out, const char *text)
 {
-    while (text && *text) {
-        const char *end = strstr(text, "\n\n");
-        size_t len = end ? (size_t)(end - text) : strlen(text);
-        char part[4096];
-        (void)snprintf(part, sizeof(part), "%.*s", (int)len, text);
-        put_text(out, part);
+    while (text) {
+        put_text(out, text);
         (void)fputc('\n', out);
-        if (end)
+        text = strstr(text, "\n\n");
+        if (text) {
             (void)fputs(".Pp\n", out);
-        text = end ? end + 2 : NULL;
+            text += 2;
+        }
     }
 }
 
@@ -65,10 +82,8 @@ static void put_item(FILE *out, const struct cmd_option *option, bool argument)
     else
         (void)fprintf(out, ".It Fl \\-%s\n", option->name);
     put_text(out, option->help);
-    if (option->choices) {
-        (void)fputs(": ", out);
-        put_text(out, option->choices);
-    }
+    if (option->choices)
+        (void)fprintf(out, ":\n%s", option->choices);
     (void)fputs(".\n", out);
     if (option->flags & CMD_REPEATED)
         (void)fputs("May be repeated.\n", out);
@@ -91,11 +106,16 @@ static void put_options(FILE *out, const struct command *command)
 static void put_statuses(FILE *out, const struct command *command)
 {
     (void)fputs(".Sh EXIT STATUS\n.Bl -tag -width Ds\n", out);
-    (void)fprintf(out, ".It 0\n%s.\n", command && command->status_ok ? command->status_ok : "It was done");
+    (void)fputs(".It 0\n", out);
+    put_text(out, command && command->status_ok ? command->status_ok : "It was done");
+    (void)fputs(".\n", out);
     (void)fputs(".It 1\nIt failed; the reason is on standard error.\n", out);
     (void)fputs(".It 2\nWrong use or wrong input: nothing was begun.\n", out);
-    for (const struct cmd_status *status = command ? command->statuses : NULL; status && status->meaning; status++)
-        (void)fprintf(out, ".It %d\n%s.\n", status->status, status->meaning);
+    for (const struct cmd_status *status = command ? command->statuses : NULL; status && status->meaning; status++) {
+        (void)fprintf(out, ".It %d\n", status->status);
+        put_text(out, status->meaning);
+        (void)fputs(".\n", out);
+    }
     (void)fputs(".El\n", out);
 }
 
@@ -113,12 +133,11 @@ static void put_page(FILE *out, const struct command *command)
         put_synopsis(out, option, false);
     (void)fputs(".Sh DESCRIPTION\n", out);
     put_paragraphs(out, command->text);
-    (void)fputs(".Pp\n", out);
     put_options(out, command);
     put_statuses(out, command);
     if (command->example) {
         (void)fputs(".Sh EXAMPLES\n.Bd -literal -offset indent\n", out);
-        put_text(out, command->example);
+        put_literal(out, command->example, strlen(command->example));
         (void)fputs(".Ed\n", out);
     }
     (void)fputs(".Sh SEE ALSO\n.Xr godwit 1\n", out);
@@ -129,8 +148,8 @@ static void put_main_page(FILE *out)
     (void)fputs(".Dd " MAN_DATE "\n.Dt GODWIT 1\n.Os godwit\n.Sh NAME\n.Nm godwit\n"
                 ".Nd virtual machines that move while they run\n.Sh SYNOPSIS\n.Nm\n"
                 ".Op Fl \\-runtime\\-dir Ar DIR\n.Ar COMMAND\n.Op Ar ARGUMENT ...\n.Nm\n.Fl \\-version\n.Sh DESCRIPTION\n"
-                ".Nm\nruns each virtual machine in a process of its own, the monitor, and talks to it over a\n"
-                "control socket. There is no daemon.\n.Pp\nEach command has a page of its own.\n.Bl -tag -width Ds\n",
+                ".Nm\nruns each virtual machine in a process of its own, the monitor,\n"
+                "and talks to it over a control socket.\nThere is no daemon.\n.Pp\nEach command has a page of its own.\n.Bl -tag -width Ds\n",
                 out);
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden) {

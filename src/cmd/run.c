@@ -122,7 +122,7 @@ const struct command cmd_run = {
         { .name = "initrd", .kind = CMD_FILE, .value = "FILE", .help = "the initial file system of the kernel" },
         { .name = "cmdline", .kind = CMD_TEXT, .value = "TEXT", .fallback = "console=ttyS0", .help = "the kernel's command line" },
         { .name = "memory", .kind = CMD_SIZE, .value = "SIZE", .fallback = "256M", .min = UINT64_C(64) << 20,
-          .max = UINT64_C(1) << 40, .help = "the guest's memory, from 64M, in steps of 2M" },
+          .max = UINT64_C(1) << 40, .step = UINT64_C(2) << 20, .help = "the guest's memory, from 64M, in steps of 2M" },
         { .name = "cpus", .kind = CMD_COUNT, .value = "N", .fallback = "1", .min = 1, .max = CONFIG_VCPUS_MAX,
           .help = "how many processors the guest has, 1 to 16" },
         { .name = "disk", .kind = CMD_TEXT, .flags = CMD_REPEATED, .value = "ID=PATH[,ro][,serial=S]",

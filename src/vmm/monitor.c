@@ -296,10 +296,10 @@ int vmm_main(struct vmm_options *options)
         rc = loop_run(&monitor->loop);
     else
         monitor->exit_status = err.fault == ERR_CALLER ? 2 : 1;
-    if (err.code) {
+    if (err.code && monitor->ready_fd >= 0)
+        ready_report_failure(&monitor->ready_fd, &err); /* whoever started it prints the reason */
+    else if (err.code)
         log_event(LOG_ERROR, "vm.start", "%s", err.text);
-        ready_report_failure(&monitor->ready_fd, &err);
-    }
     int status = monitor->exit_status;
     meter_thread_leave(&monitor->meter, slot);
     teardown(monitor);
