@@ -41,7 +41,8 @@ def _parser():
     run = verb("exec", "run a command in a host", host=True, command=True)
     run.add_argument("-i", "--stdin", action="store_true", help="pass standard input on")
     run.add_argument("-d", "--detach", action="store_true", help="print its process id, leave it")
-    run.add_argument("--log", default="", metavar="FILE", help="in the host: output of a detached one")
+    run.add_argument("--log", default="", metavar="FILE",
+                     help="in the host: output of a detached one")
     run.add_argument("--timeout", type=float, metavar="S", help=f"then stop it, status {TIMED_OUT}")
     for name, text in ("push", "copy a file into a host"), ("pull", "copy a file out of a host"):
         sub = verb(name, text, host=True)
@@ -173,6 +174,9 @@ def main(argv):
     except LabTimeout as err:
         print(f"{_PROG}: {err}", file=sys.stderr)
         return TIMED_OUT
+    except BrokenPipeError:         # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except (LabError, OSError) as err:
         print(f"{_PROG}: {err}", file=sys.stderr)
         return 2

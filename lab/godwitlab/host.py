@@ -16,11 +16,16 @@ PORT = 7777
 _FRAME = 1 << 16
 
 Result = collections.namedtuple("Result", "status stdout stderr")
-Result.__doc__ = "Exit status (128 + n after signal n, 127 if it could not start) and output, as bytes."
+Result.__doc__ = "Exit status (128 + n after signal n, 127 if it cannot start); output as bytes."
+
+
+def _frame(kind, data=b""):
+    return kind + struct.pack("<I", len(data)) + data
 
 
 class Session:
-    """One command on its way. Not thread-safe, but for signal() and abandon()."""
+    """One command on its way. signal() and abandon() may be called from anywhere, also from a
+    signal handler; the rest from one thread."""
 
     def __init__(self, netns, address, emulator, argv, *, detach=False, log=""):
         strings = [log, *argv]
@@ -29,7 +34,6 @@ class Session:
         request = bytes([detach]) + b"".join(os.fsencode(s) + b"\0" for s in strings)
         if len(request) > 1 << 17:
             raise LabError("the command is longer than 128 KiB; push a script instead")
-        self._host = None
         self.sock = net.socket_in(netns)
         self.sock.settimeout(10)
         try:
@@ -37,40 +41,43 @@ class Session:
             # A host without power sends no reset: its emulator's end tells.
             self._host = os.pidfd_open(emulator)
         except OSError as err:
-            self._close()
+            self.sock.close()
             raise LabError(f"cannot reach the host at {address}: {err}") from None
         self.sock.settimeout(None)
         self.pid = None
-        self._lock = threading.Lock()
+        self._signals = collections.deque()
+        self._wake, self._waker = socket.socketpair()
         self._received = bytearray()
-        self._send(b"r", request)
-
-    def _send(self, kind, data=b""):
-        with self._lock:
-            self.sock.sendall(kind + struct.pack("<I", len(data)) + data)
+        self._pending = memoryview(_frame(b"r", request))   # what the socket has not taken yet
 
     def signal(self, number):
-        self._send(b"s", bytes([number]))
+        """Sends a signal to the command's process group, behind the input that is on its way."""
+        self._signals.append(number)
+        with contextlib.suppress(OSError):      # it has ended
+            self._waker.send(b"!")
 
     def abandon(self):
-        """Ends the command: its host sees us go, and stops its process group. pump() then raises."""
+        """Ends the command: its host sees us go, and stops its group. pump() then raises."""
         self.sock.shutdown(socket.SHUT_RDWR)
 
     def pump(self, on_out, on_err, *, input=None, timeout=None):
-        """Moves bytes until the command ends; returns its status. `input`: a descriptor, or None."""
+        """Moves bytes until the command ends; returns its status. `input`: a descriptor or None."""
         limit = None if timeout is None else time.monotonic() + timeout
-        if input is None:
-            self._send(b"c")
-        pending = memoryview(b"")       # framed input that the socket has not taken yet
+        closed = False                  # whether the command's input has been
         try:
             while True:
+                if not self._pending and self._signals:
+                    self._pending = memoryview(_frame(b"s", bytes([self._signals.popleft()])))
+                if not self._pending and input is None and not closed:
+                    self._pending = memoryview(_frame(b"c"))
+                    closed = True
                 wait = None if limit is None else limit - time.monotonic()
                 if wait is not None and wait <= 0:
                     raise LabTimeout(f"no end after {timeout} s; the command was stopped")
-                reading = [self.sock, self._host]
-                if input is not None and not pending:
+                reading = [self.sock, self._host, self._wake]
+                if input is not None and not self._pending:
                     reading.append(input)
-                writing = [self.sock] if pending else []
+                writing = [self.sock] if self._pending else []
                 readable, writable, _ = select.select(reading, writing, [], wait)
                 if self.sock in readable:
                     status = self._take(on_out, on_err)
@@ -78,23 +85,23 @@ class Session:
                         return status
                 elif self._host in readable:
                     raise LabError("the host died before the command ended")
-                if input in readable:
-                    data = os.read(input, _FRAME)
-                    kind = b"i" if data else b"c"
-                    pending = memoryview(kind + struct.pack("<I", len(data)) + data)
-                    if not data:
-                        input = None
+                if self._wake in readable:
+                    self._wake.recv(64)
                 if writable:
-                    with self._lock:
-                        pending = pending[self._try_send(pending):]
+                    self._pending = self._pending[self._try_send(self._pending):]
+                elif input in readable:
+                    data = os.read(input, _FRAME)
+                    if data:
+                        self._pending = memoryview(_frame(b"i", data))
+                    else:
+                        input = None
         finally:
             self._close()
 
     def _close(self):
-        self.sock.close()
-        if self._host is not None:
-            os.close(self._host)
-            self._host = None
+        for end in self.sock, self._wake, self._waker:
+            end.close()
+        os.close(self._host)
 
     def _try_send(self, data):
         self.sock.setblocking(False)
@@ -102,6 +109,8 @@ class Session:
             return self.sock.send(data)
         except BlockingIOError:
             return 0
+        except OSError:             # its last words may still be there to be read
+            return len(data)
         finally:
             self.sock.setblocking(True)
 

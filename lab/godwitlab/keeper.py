@@ -7,13 +7,13 @@ Whoever starts a lab starts a keeper, with two pipes:
     its output, reports      JSON lines: {"event": "up"|"booted"|"died"|"failed", ...}
 
 It starts the hosts, reads their consoles into logs, and waits. A host that dies stays dead and is
-recorded as such; the lab goes on without it (a host that dies while booting fails the lab). Requests
-(boot a dead host, cut the power of one, end the lab) come over the socket `keeper` in the lab's folder,
-one JSON line each way.
+recorded as such; the lab goes on without it (a host that dies while booting fails the lab).
+Requests (boot a dead host, cut the power of one, end the lab) come over the socket `keeper` in the
+lab's folder, one JSON line each way.
 
-Nothing may survive it. Hosts get SIGKILL from the kernel when the keeper dies; for the rest, a janitor
-process waits on a pipe for the keeper's end, and clears away what it finds. If even that is killed,
-the next lab command does (state.sweep).
+Nothing may survive it. Hosts get SIGKILL from the kernel when the keeper dies; for the rest, a
+janitor process waits for the keeper's lock, and clears away what it then finds. If even that is
+killed, the next `lab up`, `status` or `down` does (state.sweep).
 """
 import contextlib
 import ctypes
@@ -91,7 +91,7 @@ class Keeper:
                 os.mkdir(self.folder, 0o700)
             except FileExistsError:
                 raise LabError(f"a lab named '{self.name}' is running already") from None
-            self.lock = state.hold(self.folder, wait=True)
+            self.lock = state.hold(self.folder)
             self._record()
         self._start_janitor()
         for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
@@ -116,27 +116,27 @@ class Keeper:
                 machine.process.wait()
         with state.locked():
             state.remove(self.folder)
-        os.write(self.janitor_pipe, b"!")
+        os.close(self.lock)
         os.waitpid(self.janitor, 0)
 
     def _start_janitor(self):
-        read, self.janitor_pipe = os.pipe()
         self.janitor = os.fork()
-        if self.janitor == 0:
-            os.setsid()
-            for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
-                signal.signal(number, signal.SIG_IGN)
-            os.close(self.janitor_pipe)
-            os.close(self.lock)
-            null = os.open("/dev/null", os.O_RDWR)
-            for fd in 0, 1, 2:
-                os.dup2(null, fd)
-            os.close(self.reports.fileno())
-            if not os.read(read, 1):    # the end of the keeper, and it has not cleared away
-                with contextlib.suppress(Exception), state.locked():
+        if self.janitor:
+            return
+        os.setsid()
+        for number in signal.SIGTERM, signal.SIGINT, signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+        os.close(self.lock)
+        os.close(self.reports.fileno())
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in 0, 1, 2:
+            os.dup2(null, fd)
+        with contextlib.suppress(Exception):
+            state.await_end(self.folder)
+            if os.path.exists(self.folder):
+                with state.locked():
                     state.sweep()
-            os._exit(0)
-        os.close(read)
+        os._exit(0)
 
     def _path(self, name):
         return os.path.join(self.folder, name)
@@ -223,7 +223,7 @@ class Keeper:
 
     def _last_words(self, machine):
         lines = machine.console.decode(errors="replace").replace("\r", "").strip().split("\n")[-15:]
-        return "; the end of its console:\n" + "\n".join(f"  {machine.name}| {line}" for line in lines)
+        return "; the end of its console:" + "".join(f"\n  {machine.name}| {l}" for l in lines)
 
     def _patience(self):
         """Seconds until the first boot limit, or None."""
@@ -247,6 +247,9 @@ class Keeper:
         data = os.read(fd, 4096)
         if b"free" in data:
             self.tethered = False
+            null = os.open("/dev/null", os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(null, 2)        # or whoever reads our starter's errors would wait for our end
+            os.close(null)
         if not data:
             self.selector.unregister(fd)
             if self.tethered:
@@ -254,7 +257,7 @@ class Keeper:
 
     def _on_connect(self, listener):
         sock, _ = listener.accept()
-        sock.settimeout(5)          # a local tool that connects and says nothing must not hold us up
+        sock.settimeout(5)          # who connects and says nothing must not hold us up
         with contextlib.closing(sock), sock.makefile("rw") as file:
             try:
                 answer = self._obey(json.loads(file.readline()))

@@ -18,7 +18,7 @@ _BUILD = os.path.join(os.path.dirname(_HERE), "images", "build")
 
 
 def build_images():
-    """Makes sure that the images exist; returns the directories of the host image and the bundle."""
+    """Makes sure that the images exist; returns the folders of the host image and the bundle."""
     build = subprocess.Popen([_BUILD, "all"], stdout=subprocess.PIPE, text=True, process_group=0)
     try:
         output = build.communicate()[0]

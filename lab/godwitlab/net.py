@@ -68,11 +68,27 @@ def set_tap(netns, host, up):
 
 def destroy(netns):
     """Ends every process in the namespace, then the namespace. Harmless when it is gone already."""
-    if not os.path.exists(f"/run/netns/{netns}"):
-        return
-    for pid in map(int, _ip("netns", "pids", netns).split()):
-        _kill(pid)
-    _ip("netns", "delete", netns)
+    while pids := _pids(netns):         # again, for what they forked meanwhile
+        for pid in pids:
+            _kill(pid)
+    if os.path.exists(_path(netns)):
+        _ip("netns", "delete", netns)
+
+
+def _path(netns):
+    return f"/run/netns/{netns}"
+
+
+def _pids(netns):
+    """Who lives in the namespace. (`ip netns pids` fails when a process ends while it looks.)"""
+    found = []
+    with contextlib.suppress(FileNotFoundError):
+        there = os.stat(_path(netns))
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/ns/net"), there):
+                    found.append(int(pid))
+    return found
 
 
 def _kill(pid):
@@ -93,7 +109,7 @@ def socket_in(netns):
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            there = os.open(f"/run/netns/{netns}", os.O_RDONLY | os.O_CLOEXEC)
+            there = os.open(_path(netns), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             raise LabError(f"the lab's network {netns} is gone") from None
         try:

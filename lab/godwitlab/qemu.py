@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One emulated host: QEMU's command line and its control socket.
 
-Three settings are musts, found by measuring. `tsc_early_khz`: without it one boot in ten hangs while
-the kernel calibrates the TSC against an emulated timer; QEMU shows the machine's own TSC, so we measure
-that. `tsc=reliable`: otherwise the only clock steps by 4 ms. `-erms`: string instructions are emulated
-byte by byte, and software uses them for every copy when the processor claims that they are fast.
+Three settings are musts, found by measuring. `tsc_early_khz`: without it one boot in ten hangs
+while the kernel calibrates the TSC against an emulated timer; QEMU shows the machine's own TSC, so
+we measure that. `tsc=reliable`: otherwise the only clock steps by 4 ms. `-erms`: string
+instructions are emulated byte by byte, and software uses them for every copy when the processor
+claims that they are fast.
 """
 import ctypes
 import functools

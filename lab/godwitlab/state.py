@@ -3,8 +3,8 @@
 
 Each lab has a folder under the state root, named like the lab, with `lab.json`, the hosts' console
 logs and control sockets. Its keeper holds a lock (flock) on the folder for as long as it lives, so
-"is this lab alive" is never a question about process ids. Folders appear and vanish only under a lock
-on the root.
+"is this lab alive" is never a question about process ids. Folders appear and vanish only under a
+lock on the root.
 """
 import contextlib
 import fcntl
@@ -52,16 +52,29 @@ def locked():
         os.close(fd)
 
 
-def hold(path, wait=False):
-    """Takes the lock that says "this lab is alive". Returns its descriptor, or None if another has it
-    and we do not wait. Whoever only asks lets go at once, so a new keeper can afford to wait."""
+def hold(path):
+    """Takes the lock that says "this lab is alive", for the keeper; returns its descriptor."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_EX)      # waits for those who look at it just now, no longer
+    return fd
+
+
+def await_end(path):
+    """Returns when the lab's keeper has ended, or let go of its lock."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    os.close(fd)
+
+
+def _alive(path):
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        return fd
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, or two who look fool each other
+        return False
     except BlockingIOError:
+        return True
+    finally:
         os.close(fd)
-        return None
 
 
 def write(path, record):
@@ -77,11 +90,10 @@ def read(name):
     try:
         with open(os.path.join(path, "lab.json")) as file:
             record = json.load(file)
-        fd = hold(path)
+        alive = _alive(path)
     except FileNotFoundError:
         raise LabError(f"there is no lab '{name}': start one with lab up --name {name}") from None
-    if fd is not None:
-        os.close(fd)
+    if not alive:
         raise LabError(f"the lab '{name}' has died; lab down --name {name} clears it away")
     return record
 
@@ -98,10 +110,8 @@ def sweep():
     """Clears away labs whose keeper died without doing so. The caller holds locked()."""
     for name in names():
         path = os.path.join(root(), name)
-        fd = hold(path)
-        if fd is not None:
+        if not _alive(path):
             remove(path)
-            os.close(fd)
 
 
 def names():

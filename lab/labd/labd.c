@@ -3,9 +3,10 @@
  * labd: process 1 of an emulated host, and its command server.
  *
  * It listens on the management network only (the socket is bound to that NIC, so neither the data
- * network nor a guest reaches it, whatever address they use), serves each connection in a process of
- * its own (session.c), and reaps what the host leaves behind. It trusts its network: whoever can
- * connect is root here. That is right for a machine that lives for one test, and for nothing else.
+ * network nor a guest reaches it, whatever address they use), serves each connection in a process
+ * of its own (session.c), and reaps what the host leaves behind. It trusts its network: whoever
+ * can connect is root here. That is right for a machine that lives for one test, and for nothing
+ * else.
  */
 #include "session.h"
 

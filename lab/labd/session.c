@@ -2,16 +2,18 @@
 /*
  * One session: a command, its three streams and its end, over one socket.
  *
- * A single poll() loop moves bytes. Output goes to the socket with blocking writes: a client that does
- * not read stops the command by back pressure, as a terminal would. Input must not block in turn, or
- * the two could wait for each other for ever: one frame at a time is held in `in` and written as the
- * pipe takes it, and the socket is not read while any of it is left.
+ * A single poll() loop moves bytes. Output goes to the socket with blocking writes: a client that
+ * does not read stops the command by back pressure, as a terminal would. Input must not block in
+ * turn, or the two could wait for each other for ever: one frame at a time is held in `in` and
+ * written as the pipe takes it, and the socket is not read while any of it is left.
  *
  * The end of the command is the end of its first process (seen through a pidfd), not of its pipes:
- * `server & exit` must not keep a session open. What the pipes hold at that moment was written before
- * the end and is still sent.
+ * `server & exit` must not keep a session open. What the pipes hold at that moment was written
+ * before the end and is still sent.
  */
 #include "session.h"
+
+#include "frame.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -41,93 +43,9 @@ struct session {
     pid_t pid;
     int pidfd;
     int to_stdin, from_stdout, from_stderr; /* -1 once closed */
-    uint8_t in[SESSION_FRAME_BYTES];        /* standard input not yet taken: [in_at, in_len) */
+    uint8_t in[FRAME_BYTES];        /* standard input not yet taken: [in_at, in_len) */
     size_t in_at, in_len;
 };
-
-static int read_all(int fd, void *buf, size_t len)
-{
-    uint8_t *at = buf;
-
-    while (len > 0) {
-        ssize_t n = read(fd, at, len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        if (n == 0)
-            return -ECONNRESET;
-        at += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
-static int write_all(int fd, const void *buf, size_t len)
-{
-    const uint8_t *at = buf;
-
-    while (len > 0) {
-        ssize_t n = write(fd, at, len);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        at += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
-static void put_le32(uint8_t *at, uint32_t v)
-{
-    for (int i = 0; i < 4; i++)
-        at[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint32_t get_le32(const uint8_t *at)
-{
-    return at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
-}
-
-/* @head is the room for the frame's head, directly before its @len bytes. */
-static int frame_send(int sock, uint8_t *head, char type, size_t len)
-{
-    head[0] = (uint8_t)type;
-    put_le32(head + 1, (uint32_t)len);
-    return write_all(sock, head, 5 + len);
-}
-
-static int frame_send_u32(int sock, char type, uint32_t value)
-{
-    uint8_t frame[9];
-
-    put_le32(frame + 5, value);
-    return frame_send(sock, frame, type, 4);
-}
-
-/* Fills @buf, of SESSION_FRAME_BYTES. */
-static int frame_receive(int sock, char *ret_type, uint8_t *buf, size_t *ret_len)
-{
-    uint8_t head[5];
-    uint32_t len;
-    int r;
-
-    r = read_all(sock, head, sizeof(head));
-    if (r < 0)
-        return r;
-    len = get_le32(head + 1);
-    if (len > SESSION_FRAME_BYTES)
-        return -EMSGSIZE;
-    r = read_all(sock, buf, len);
-    if (r < 0)
-        return r;
-    *ret_type = (char)head[0];
-    *ret_len = len;
-    return 0;
-}
 
 /* The strings of @cmd stay in @buf. */
 static int command_parse(struct command *cmd, uint8_t *buf, size_t len)
@@ -162,7 +80,7 @@ static void command_exec(const struct command *cmd, const int std[3], int report
     _exit(127);
 }
 
-/* Returns the process id, or -errno, also when the file can't be executed. @std stays the caller's. */
+/* Returns the process id, or -errno, also when the file can't be executed. Keeps none of @std. */
 static pid_t command_start(const struct command *cmd, const int std[3])
 {
     int report[2], err;
@@ -189,9 +107,10 @@ static pid_t command_start(const struct command *cmd, const int std[3])
 
 static void session_refuse(struct session *s, const char *what, int err)
 {
-    uint8_t frame[5 + 512];
-    int n = snprintf((char *)frame + 5, sizeof(frame) - 5, "labd: %s: %s\n", what, strerror(err));
-    size_t len = (size_t)n < sizeof(frame) - 5 ? (size_t)n : sizeof(frame) - 6;
+    uint8_t frame[FRAME_HEAD_BYTES + 512];
+    const size_t room = sizeof(frame) - FRAME_HEAD_BYTES;
+    int n = snprintf((char *)frame + FRAME_HEAD_BYTES, room, "labd: %s: %s\n", what, strerror(err));
+    size_t len = (size_t)n < room ? (size_t)n : room - 1;
 
     if (frame_send(s->sock, frame, 'e', len) == 0)
         frame_send_u32(s->sock, 'x', 127);
@@ -238,14 +157,14 @@ static int session_start(struct session *s, const struct command *cmd)
     return s->pidfd < 0 ? -errno : 0;
 }
 
-/* Sends on a piece of what an output pipe holds. Returns 1, 0 if it is empty or has ended, or -errno. */
+/* Sends on a piece of what a pipe holds. Returns 1, 0 if it is empty or has ended, or -errno. */
 static int session_forward(struct session *s, int *fd, char type)
 {
-    uint8_t frame[5 + (1 << 16)];
+    uint8_t frame[FRAME_HEAD_BYTES + (1 << 16)];
     ssize_t n;
     int r;
 
-    n = read(*fd, frame + 5, sizeof(frame) - 5);
+    n = read(*fd, frame + FRAME_HEAD_BYTES, sizeof(frame) - FRAME_HEAD_BYTES);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
     if (n == 0) {
@@ -368,7 +287,7 @@ static void session_close(struct session *s)
 
 static void session_run(struct session *s)
 {
-    static uint8_t request[SESSION_FRAME_BYTES]; /* argv points into it while `in` is filled anew */
+    static uint8_t request[FRAME_BYTES]; /* argv points into it while `in` is filled anew */
     static struct command cmd;
     size_t len;
     char type;

@@ -128,14 +128,17 @@ int arrival_create(struct arrival *arrival, struct err *err)
     arrival->host.on_loop(arrival->host.ctx, create_machine, &creating);
     if (creating.rc)
         return creating.rc;
-    int rc = page_sink_init(&arrival->sink, &arrival->machine->mem);
+    int rc = page_sink_init(&arrival->sink, &arrival->machine->mem, arrival->host.meter);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot receive memory") : 0;
 }
 
-int arrival_complete(const struct arrival *arrival, struct err *err)
+int arrival_complete(struct arrival *arrival, struct err *err)
 {
     if (!arrival->machine)
         return err_set(err, ERR_PEER, EBADMSG, "the stream ended before the machine came");
+    int rc = page_sink_drain(&arrival->sink, err);
+    if (rc)
+        return rc;
     return machine_loaded_all(arrival->machine, &arrival->seen, err);
 }
 

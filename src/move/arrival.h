@@ -17,6 +17,7 @@
 struct arrival_host {
     bool fake;                   /* the fake hypervisor */
     const struct machine_hooks *hooks;
+    struct meter *meter;
     struct loop *loop;
     /* Runs fn(arg) on the loop's thread and returns when it has: machines are made and freed there. */
     void (*on_loop)(void *ctx, void (*fn)(void *arg), void *arg);
@@ -58,8 +59,8 @@ int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *
 /* Creates the machine, paused. After an arrival_fit() with an empty report. */
 int arrival_create(struct arrival *arrival, struct err *err) MUST_CHECK;
 
-/* Checks that every part of the state has come. */
-int arrival_complete(const struct arrival *arrival, struct err *err) MUST_CHECK;
+/* Waits until all pages are in memory, and checks that every part of the state has come. */
+int arrival_complete(struct arrival *arrival, struct err *err) MUST_CHECK;
 
 /* The machine, the caller's from here on. */
 struct machine *arrival_take(struct arrival *arrival);

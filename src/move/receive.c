@@ -5,7 +5,7 @@
  * is read a section at a time; a silent or foreign newcomer cannot hold it up, since a newcomer is read only
  * when it has sent something, with a short limit, and is dropped when it stays silent.
  *
- * Pages go straight to guest memory as they come. Device state is kept as bytes until all of it is there,
+ * Pages go to guest memory as they come. Device state is kept as bytes until all of it is there,
  * then decoded, checked and applied, in LOAD.
  *
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
@@ -79,6 +79,8 @@ static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32
 static void connection_failed(struct receiving *r, struct wire *wire, int rc, const struct err *err)
 {
     enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
+    if (!wire_is_bad_bytes(rc))
+        wire_close(wire); /* after a loss the engine asks for nothing more on it */
 }
 
 static struct wire *find(struct receiving *r, uint32_t conn)
@@ -379,6 +381,8 @@ static void receive(struct receiving *r, struct wire *wire)
     int rc = wire_recv_head(wire, &section, &err);
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
+        if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && r->arrival)
+            rc = page_sink_drain(&r->arrival->sink, &err); /* the engine says the round is applied: be sure */
         if (!rc) {
             struct target_event event = { .kind = TARGET_MESSAGE, .conn = conn, .message = &r->incoming };
             if (r->incoming.type == MESSAGE_RESOLVE)
@@ -395,7 +399,7 @@ static void receive(struct receiving *r, struct wire *wire)
         rc = receive_section(r, wire, &section, &err);
     }
     wire = find(r, conn);
-    if (rc == -ENOMEM)
+    if (rc && err.fault == ERR_HOST)
         enqueue_why(r, TARGET_FAULT, conn, &err);
     else if (rc && rc != -ECANCELED && wire)
         connection_failed(r, wire, rc, &err);

@@ -16,23 +16,6 @@ uint64_t stream_sum(const void *bytes, size_t len)
     return XXH3_64bits(bytes, len);
 }
 
-static_assert(sizeof(struct stream_summer) >= sizeof(XXH3_state_t), "room for the hash's state");
-
-void stream_sum_begin(struct stream_summer *summer)
-{
-    (void)XXH3_64bits_reset((XXH3_state_t *)(void *)summer->state);
-}
-
-void stream_sum_add(struct stream_summer *summer, const void *bytes, size_t len)
-{
-    (void)XXH3_64bits_update((XXH3_state_t *)(void *)summer->state, bytes, len);
-}
-
-uint64_t stream_sum_end(const struct stream_summer *summer)
-{
-    return XXH3_64bits_digest((const XXH3_state_t *)(const void *)summer->state);
-}
-
 static void put(uint8_t **at, uint64_t v, unsigned width)
 {
     for (unsigned i = 0; i < width; i++)

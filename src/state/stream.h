@@ -94,11 +94,3 @@ const char *section_type_name(uint16_t type);
 
 /* XXH3-64, the only checksum of the format. */
 uint64_t stream_sum(const void *bytes, size_t len);
-
-/* The same over pieces. */
-struct stream_summer {
-    _Alignas(64) uint8_t state[640]; /* XXH3_state_t, checked in stream.c */
-};
-void stream_sum_begin(struct stream_summer *summer);
-void stream_sum_add(struct stream_summer *summer, const void *bytes, size_t len);
-uint64_t stream_sum_end(const struct stream_summer *summer);

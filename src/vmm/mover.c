@@ -390,7 +390,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .record = hook_record, .recorded = hook_recorded,
                                             .state = hook_state, .order = hook_order, .claim = hook_claim, .unclaim = hook_unclaim,
                                             .adopt = hook_adopt, .arrived = hook_arrived, .event = hook_event };
-    mover->host = (struct arrival_host){ .fake = monitor->options->fake, .hooks = &monitor->hooks,
+    mover->host = (struct arrival_host){ .fake = monitor->options->fake, .hooks = &monitor->hooks, .meter = &monitor->meter,
                                          .loop = &monitor->loop, .on_loop = on_loop, .place = hook_place, .ctx = mover };
     if (mover->cancel_fd >= 0 && mover->wake_fd >= 0)
         return mover;

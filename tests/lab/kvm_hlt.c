@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Does this machine's /dev/kvm run guest code? One virtual CPU in real mode adds two registers, writes
- * the sum to a port and halts. Exit 0 when it does; else a line says what failed.
+ * Does this machine's /dev/kvm run guest code? One virtual CPU in real mode adds two registers,
+ * writes the sum to a port and halts. Exit 0 when it does; else a line says what failed.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>

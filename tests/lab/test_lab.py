@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The lab keeps its promises: commands, copies, cables, power cuts, and that nothing of it is left."""
+"""The lab keeps its promises: commands, copies, cables, power cuts, and that nothing is left."""
 import hashlib
 import json
 import os
@@ -229,6 +229,12 @@ def test_command_line(lab):
     expect((done.returncode, done.stdout, done.stderr) == (9, b"", b"e\n"), f"exec: {done}")
     expect(cli("exec", "-i", "b", "--", "cat", input=b"\0\xff").stdout == b"\0\xff", "exec -i")
     expect(cli("exec", "--timeout", "1", "b", "--", "sleep", "100").returncode == 124, "time limit")
+    sleeper = subprocess.Popen([LAB, "--name", lab.name, "exec", "b", "--", "sh", "-c",
+                                "trap 'exit 6' INT; echo in; while :; do sleep 0.1; done"],
+                               stdout=subprocess.PIPE)
+    expect(sleeper.stdout.readline() == b"in\n", "output arrives while the command runs")
+    sleeper.send_signal(signal.SIGINT)
+    expect(sleeper.wait(30) == 6, "an interrupt goes to the command")
     done = cli("exec", "z", "--", "true")
     expect(done.returncode == 2 and b"no host 'z'" in done.stderr, f"unknown host: {done}")
     done = cli("client", "--", "ip", "-br", "address", "show", "lan")
@@ -272,11 +278,19 @@ def test_interrupted_up():
         expect_nothing_left(name)
 
 
+def start_client(name):
+    """A command of the outside client, known to run."""
+    client = subprocess.Popen([LAB, "--name", name, "client", "--",
+                               "sh", "-c", "echo in; sleep 1000"], stdout=subprocess.PIPE)
+    expect(client.stdout.readline() == b"in\n", "the client's start")
+    return client
+
+
 def test_keeper_killed():
     """Also while another lab runs: neither disturbs the other."""
     name = f"{PREFIX}-keeper"
     subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, stdout=subprocess.DEVNULL)
-    client = subprocess.Popen([LAB, "--name", name, "client", "--", "sleep", "1000"])
+    client = start_client(name)
     os.kill(state.read(name)["keeper"], signal.SIGKILL)
     client.wait(60)
     eventually(lambda: not leftovers(name), "the janitor's work")
@@ -285,8 +299,10 @@ def test_keeper_killed():
 
 def test_down():
     name = f"{PREFIX}-down"
-    subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, stdout=subprocess.DEVNULL)
-    client = subprocess.Popen([LAB, "--name", name, "client", "--", "sleep", "1000"])
+    done = subprocess.run([LAB, "up", "--name", name, "-n", "1"], check=True, timeout=300,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    expect(b"up after" in done.stdout, "its output has an end while the lab goes on")
+    client = start_client(name)
     subprocess.run([LAB, "down", "--name", name], check=True)
     client.wait(60)
     expect_nothing_left(name)

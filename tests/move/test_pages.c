@@ -32,19 +32,25 @@ static void *receive(void *arg)
 {
     struct receiver *r = arg;
     struct page_sink sink;
-    assert_int_equal(page_sink_init(&sink, r->mem), 0);
+    struct meter meter;
+    meter_init(&meter);
+    assert_int_equal(page_sink_init(&sink, r->mem, &meter), 0);
     for (;;) {
         struct section section;
         r->rc = link_recv_head(&r->link, &section, &r->err);
+        if (!r->rc && section.type != SECTION_PAGES) /* the end, or a round's: the barrier */
+            r->rc = page_sink_drain(&sink, &r->err);
         if (r->rc || section.type == SECTION_END)
             break;
-        assert_int_equal(section.type, SECTION_PAGES);
+        if (section.type != SECTION_PAGES)
+            continue;
         r->rc = page_sink_recv(&sink, &r->link, &section, &r->err);
         if (r->rc)
             break;
     }
     r->data_pages = sink.data_pages;
     page_sink_fini(&sink);
+    meter_fini(&meter);
     return NULL;
 }
 
@@ -68,10 +74,10 @@ static void send_round(struct page_source *source, struct link *link, bool first
         assert_int_equal(link_send(link, bytes, len, &err), 0);
 }
 
-static void send_end(struct link *link)
+static void send_mark(struct link *link, uint16_t type)
 {
     uint8_t head[STREAM_SECTION_BYTES];
-    struct section end = { .type = SECTION_END, .version = 1, .body_sum = stream_sum("", 0) };
+    struct section end = { .type = type, .version = 1, .body_sum = stream_sum("", 0) };
     struct err err;
     section_encode(&end, head);
     assert_int_equal(link_send(link, head, sizeof(head), &err), 0);
@@ -119,6 +125,7 @@ static void running_guest_arrives_whole(void **unused)
             assert_int_equal(dirty_fetch(&dirty, &pending), 0);
         while (pending < 20 && sched_yield() == 0);
         send_round(&source, &out, round == 0);
+        send_mark(&out, SECTION_MESSAGE);
         /* The monitor writes too, and turns a page to zero again. */
         uint64_t stamp = (uint64_t)round + 1;
         assert_int_equal(mem_write(&from, gpa_of(100 * MIB + (uint64_t)round * PAGE_BYTES + 512), &stamp, sizeof(stamp)), 0);
@@ -129,7 +136,7 @@ static void running_guest_arrives_whole(void **unused)
     assert_int_equal(pthread_join(running, NULL), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     send_round(&source, &out, false);
-    send_end(&out);
+    send_mark(&out, SECTION_END);
     assert_int_equal(pthread_join(receiving, NULL), 0);
     assert_int_equal(receiver.rc, 0);
 
@@ -182,7 +189,7 @@ static void untouched_memory_is_not_looked_at(void **unused)
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     assert_int_equal(pending, from.pages);
     send_round(&source, &out, true);
-    send_end(&out);
+    send_mark(&out, SECTION_END);
     assert_int_equal(pthread_join(receiving, NULL), 0);
     assert_int_equal(receiver.rc, 0);
 
