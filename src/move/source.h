@@ -1,0 +1,191 @@
+/*
+ * The source's engine of a live move: a pure step function (move/step.h says how a pump calls it).
+ *
+ *             START
+ *   IDLE ------------> CONNECTING --> NEGOTIATING --> RESERVING --+--> COPYING --> STOPPING
+ *    |                  |______________|_______________|__________|______|____________|
+ *    |                        any failure, CANCEL: the guest runs on  |               | paused
+ *    |                                                                v               v
+ *    |                                                             FAILED <------- DRAINING
+ *    |                                                                ^               | state sent
+ *    |                 told, or given up telling     the same, and T  |               v
+ *    |             FAILED <-------------- WITHDRAWING <---------------|---------- PREPARING
+ *    |                                        ^       may hold a copy |               | PREPARED
+ *    |                   recorded: guest runs |                       |               v
+ *    |             FAILED <-------------- RECLAIMING <----------------'---------- RECORDING
+ *    |                    target is gone      ^   failure before COMMIT is sent       | RECORDED
+ *    | RECOVER                                | the target says: nothing here         v
+ *    '---------------> UNCERTAIN -------------'----------- says: nothing here --- COMMITTING
+ *                          ^  |                                                     ^ |  |
+ *                          |  '------- says: held (COMMIT again), recording --------' |  |
+ *                          '------------------- connection lost, stalled -------------'  |
+ *                                                                                       | COMMITTED
+ *                                DONE <--------------- ACTIVATING <---------------------'
+ *                                     ACTIVATED, LOST
+ *
+ * The commit protocol, and why there is one owner
+ *  1. The target runs the guest only after COMMIT, and only after its own record is durable. It never
+ *     runs it on its own decision, and once it says NOTHING it has freed the guest for good.
+ *  2. The source sends COMMIT only after its record HANDED is durable, and runs the guest again only
+ *       a. before COMMIT was ever sent, by this process or (the record would say so) an earlier one, or
+ *       b. when the target's own store answered NOTHING, or the target itself sent ABORT: by 1, final.
+ *     If HANDED may be on disk, it is replaced by HERE, durably, before the guest runs.
+ *  3. So whoever finds the record HANDED after a crash of the source knows that the guest did not run
+ *     at the source since, and whoever finds HERE knows that the copy at the target may be stale.
+ *
+ * What is left after a crash (S, T: source, target; "operator": a person must decide, because no
+ * record can)
+ *
+ *   S crashed                            T then                 outcome
+ *   before S's record is durable         never prepared: GONE   the VM died with S, its owner
+ *                                        UNCERTAIN, held        the same; T's copy may be stale (S may
+ *                                                               have resumed): CANCEL at T frees it
+ *   HANDED durable, COMMIT not acted on  UNCERTAIN, held        T has the only copy and it is good:
+ *                                                               RECOVER at S, or ADOPT at T (operator)
+ *                                                               makes T run it
+ *   HANDED durable, COMMIT acted on      ACTIVE                 T owns; RECOVER at S ends its record
+ *
+ *   T crashed                            S then                 outcome
+ *   before PREPARED                      FAILED                 S runs on
+ *   before S's record                    WITHDRAWING, FAILED    S runs on
+ *   before T's record is durable         UNCERTAIN, until T's   S runs on
+ *                                        store answers NOTHING
+ *   after it, answer lost                UNCERTAIN, told DIED   S keeps its paused copy; T may have run
+ *                                                               its own: TAKE_BACK (operator) goes back
+ *                                                               in time, FORGET frees it
+ *   after it, answer received            DONE                   the VM died with T, its owner
+ */
+#pragma once
+#include "move/policy.h"
+#include "move/step.h"
+
+enum source_state {
+    SOURCE_IDLE = 1,    /* nothing asked for yet */
+    SOURCE_CONNECTING,  /* guest runs; connection being made                     pre-migration */
+    SOURCE_NEGOTIATING, /* guest runs; HELLO sent, waits for VERDICT             pre-migration */
+    SOURCE_RESERVING,   /* guest runs; RESERVE sent, waits for RESERVED          reservation */
+    SOURCE_COPYING,     /* guest runs; a round is being sent or awaits its ACK   pre-copy */
+    SOURCE_STOPPING,    /* pause asked for                                       stop-and-copy */
+    SOURCE_DRAINING,    /* paused; last round, then device state being sent      stop-and-copy */
+    SOURCE_PREPARING,   /* paused; everything sent, waits for PREPARED           stop-and-copy */
+    SOURCE_RECORDING,   /* paused; HANDED being written. COMMIT not sent. No CANCEL from here on. Has
+                         * no stall limit: what a write in flight will leave on disk can't be known */
+    SOURCE_COMMITTING,  /* paused; HANDED durable, COMMIT sent on a live connection. The guest runs
+                         * here again only if the target says NOTHING            commitment */
+    SOURCE_UNCERTAIN,   /* paused; HANDED durable, COMMIT may have been acted on, no answer. Connects
+                         * with growing pauses and asks, for as long as it takes commitment */
+    SOURCE_ACTIVATING,  /* guest released; waits for ACTIVATED, which only the bill needs */
+    SOURCE_RECLAIMING,  /* paused; the target can't run the guest; HERE being written, again and again
+                         * until it is durable (TAKE_BACK: not waited for) */
+    SOURCE_WITHDRAWING, /* guest runs here again, nothing is at stake here; the target may hold a copy
+                         * and is told to free it, until withdraw_limit_ns has passed or CANCEL */
+    SOURCE_DONE,        /* end: the target owns the guest */
+    SOURCE_FAILED,      /* end: the guest is here and runs (recovered: is nowhere); `reason` says why */
+    SOURCE_STATE_MAX
+};
+
+const char *source_state_name(enum source_state state); /* "negotiating" */
+enum move_stage source_state_stage(enum source_state state);
+
+static inline bool source_state_ended(enum source_state state)
+{
+    return state == SOURCE_DONE || state == SOURCE_FAILED;
+}
+
+/* CANCEL would be obeyed. */
+static inline bool source_state_cancellable(enum source_state state)
+{
+    return state >= SOURCE_CONNECTING && state <= SOURCE_PREPARING;
+}
+
+struct source_config {
+    struct message_hello hello;   /* with the token: new for this move */
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;      /* no progress for so long is a failure */
+    uint64_t retry_first_ns, retry_max_ns; /* pause between attempts to reach the target: doubles */
+    uint64_t withdraw_limit_ns;   /* how long to go on telling it to free its copy */
+    uint8_t store[MOVE_STORE_BYTES]; /* RECOVER only: from the record */
+};
+
+/* 10 s, 100 ms to 5 s, 60 s; hello is the caller's to fill. */
+struct source_config source_config_default(void);
+
+enum source_event_kind {
+    SOURCE_START = 1,
+    SOURCE_RECOVER,        /* instead of START: this host's record says HANDED and the guest's process is
+                            * dead. Asks the target and lets it run the guest if it holds it. Config:
+                            * token and store from the record */
+    SOURCE_CONNECTED,      /* conn */
+    SOURCE_CONNECT_FAILED, /* conn, why */
+    SOURCE_MESSAGE,        /* conn, message */
+    SOURCE_BAD_BYTES,      /* conn, why: what came is no valid message */
+    SOURCE_LOST,           /* conn, why: connection broken or closed by the peer */
+    SOURCE_PROGRESS,       /* conn: the peer took bytes. Any rate; once every 100 ms is plenty */
+    SOURCE_ROUND_SENT,     /* conn, round: all of the round is in the connection */
+    SOURCE_PAUSED,
+    SOURCE_STATE_SENT,     /* conn, sections */
+    SOURCE_RECORDED,       /* the last WRITE_RECORD is durable */
+    SOURCE_RECORD_FAILED,  /* why; record_unknown */
+    SOURCE_FAULT,          /* why: this host could not pause, read memory, save state */
+    SOURCE_TICK,
+    SOURCE_CANCEL,         /* by a person; refused with -EBUSY from RECORDING on */
+    SOURCE_TAKE_BACK,      /* by a person, in UNCERTAIN or RECLAIMING, who answers for it that the target
+                            * does not and will not run the guest */
+    SOURCE_FORGET,         /* by a person, in UNCERTAIN: the target has or had it; free it here */
+    SOURCE_EVENT_MAX
+};
+
+const char *source_event_name(enum source_event_kind kind);
+
+struct source_event {
+    enum source_event_kind kind;
+    uint32_t conn;                 /* number given in ACTION_CONNECT */
+    const struct message *message; /* borrowed for the call */
+    const struct err *why;         /* borrowed for the call; NULL = unknown */
+    union {
+        struct {
+            uint64_t pages, bytes;
+            uint64_t left_pages;   /* dirty now (last round: 0) */
+        } round;
+        uint32_t sections;
+        bool record_unknown;       /* RECORD_FAILED: false = the old record is certainly still in force
+                                    * (nothing was renamed); true = either may be */
+    };
+};
+
+/* Owned by the pump, which may read it and must not write it. */
+struct source {
+    struct source_config config;
+    enum source_state state;
+    enum move_reason reason;        /* of the failure or trouble; 0 = none */
+    struct err err;                 /* the same for people */
+    bool recovered;                 /* there is no guest here */
+    bool committed;                 /* the target has said that it owns the guest */
+    bool target_gone;               /* it has said that it holds nothing */
+    bool giving_up;                 /* RECORDING: reclaim as soon as the write has ended */
+
+    uint32_t conn, last_conn;       /* the connection in use, or 0; the newest number given */
+    bool connected;
+    uint64_t progress_ns;           /* of the last sign of life */
+    uint64_t retry_at_ns, retry_ns; /* next attempt, or CLOCK_NEVER; its pause */
+    uint64_t give_up_at_ns;         /* WITHDRAWING */
+    uint64_t timer_ns;              /* as last set */
+    uint64_t stale;                 /* events dropped as stale */
+
+    struct policy policy;
+    struct policy_decision decision; /* the last one */
+    uint32_t round;                 /* number of the current or last round */
+    bool round_sent, round_acked, state_asked;
+    uint64_t round_began_ns;
+    struct policy_round round_facts;
+
+    uint8_t store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
+    struct message_verdict verdict;     /* as received */
+    struct message_prepared prepared;
+    struct message_committed committed_msg;
+    struct message_activated activated; /* group_count and times zero if the answer was lost */
+};
+
+void source_init(struct source *source, const struct source_config *config);
+int source_step(struct source *source, const struct source_event *event, uint64_t now_ns,
+                struct move_actions *out, struct err *err) MUST_CHECK;
