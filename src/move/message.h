@@ -13,11 +13,13 @@
  *                                          <-------  PREPARED           loaded, does not run
  *       COMMIT                             ------->                     source's record is durable
  *                                          <-------  COMMITTED          target's record is durable
- *                                          <-------  ACTIVATED          the guest runs there
  *       SETTLED                            ------->                     target may forget the token
+ *                                          <-------  ACTIVATED          the guest runs there
  *
- *     either side, in place of any of the above: ABORT.
- *     on a new connection, as its first message, after the first one was lost:
+ *     In place of any of these up to COMMIT: ABORT, from either side. From a target that was prepared
+ *     it means: I hold nothing any more. To such a target it is answered by STATUS nothing; and it is
+ *     the source's answer to STATUS held, which in place of COMMITTED means: I could not record.
+ *     On a new connection, as its first message, after the first one was lost:
  *       RESOLVE                            ------->
  *                                          <-------  STATUS             then COMMIT or SETTLED
  *
@@ -213,7 +215,8 @@ SCHEMA_STRUCT(message_resolve, MESSAGE_RESOLVE_FIELDS);
 #define MESSAGE_STATUS_FIELDS(F, T)                                                \
     F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
     F(T, u8s, store, MOVE_STORE_BYTES) /* whose records this was answered from */  \
-    F(T, u32, knows)            /* enum move_knows */
+    F(T, u32, knows)            /* enum move_knows */                              \
+    F(T, u32, reason)           /* enum move_reason: why it is so; 0 = none */
 SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 
 #define MESSAGE_SETTLED_FIELDS(F, T)                                               \

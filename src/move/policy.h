@@ -12,10 +12,11 @@
  *     minimum of `left`                                      -> stop, SMALL
  *  3. no new minimum for `patience` rounds, and
  *     predicted <= max_downtime_ns                           -> stop, LEVEL
- *  4. max_rounds sent | more than max_factor x memory sent |
+ *  4. max_rounds sent | max_factor x memory sent |
  *     max_time_ns passed                                     -> stop, ROUNDS | FACTOR | TIME
  *  5. otherwise                                              -> another round
  *
+ * A new minimum counts only if it is an eighth below the last that did: inching down is no progress.
  * Rule 2 keeps the downtime falling after it is already short: a further round then costs no more than
  * the downtime it would save. Rule 4 stops whatever the prediction says, as Clark's did; the decision
  * tells the prediction, so that whoever asked for less is told. Its numbers (a floor of 50 pages, 29

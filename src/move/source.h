@@ -163,6 +163,8 @@ struct source {
     bool committed;                 /* the target has said that it owns the guest */
     bool target_gone;               /* it has said that it holds nothing */
     bool giving_up;                 /* RECORDING: reclaim as soon as the write has ended */
+    bool withdrawing;               /* COMMITTING, UNCERTAIN: the target could not record, and is asked
+                                     * to free its copy instead */
 
     uint32_t conn, last_conn;       /* the connection in use, or 0; the newest number given */
     bool connected;
@@ -180,7 +182,8 @@ struct source {
     struct policy_round round_facts;
 
     uint8_t store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
-    struct message_verdict verdict;     /* as received */
+    char note[192];                 /* text of the last EMIT that had no error */
+    struct message_verdict verdict; /* as received */
     struct message_prepared prepared;
     struct message_committed committed_msg;
     struct message_activated activated; /* group_count and times zero if the answer was lost */

@@ -14,6 +14,7 @@
  *    none overtaking another. CLOSE lets what was queued before it go out (for a short, bounded time
  *    of the pump's choice), then closes, and reads no more. After CLOSE no event of that connection
  *    is delivered; if one slips through, it is stale (below).
+ *    SEND and CLOSE of a connection that is gone are dropped; its LOST was delivered or is on its way.
  *  - step() returns 0, or -errno with `err` filled when the event was refused. The actions must be
  *    carried out in both cases: for a refused event they are what ends the operation safely. Only a
  *    refused request of a person (CANCEL and the like) changes nothing.
@@ -69,8 +70,9 @@ enum move_action_kind {
                               * -> PROGRESS..., ROUND_SENT */
     ACTION_PAUSE_GUEST,      /* vCPUs parked, devices quiescent -> PAUSED */
     ACTION_SEND_STATE,       /* every device-state section -> STATE_SENT */
-    ACTION_RESUME_GUEST,     /* undo PAUSE_GUEST, also one still under way; give up rounds and state
-                              * that are being sent; dirty tracking may end */
+    ACTION_RESUME_GUEST,     /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
+                              * way or never asked for; give up rounds and state being sent; dirty
+                              * tracking ends */
     ACTION_RELEASE,          /* the guest is the target's: free it here, never run it again */
 
     /* target */

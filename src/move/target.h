@@ -10,14 +10,15 @@
  *                            |   any failure      |                   |            | LOADED
  *                            v                    v                   v            v   SEND PREPARED
  *                          GONE <---------------------------------------------- PREPARED <--.
- *                            ^  ^       ABORT, withdrawn, CANCEL                |   | LOST   | RESOLVE
- *                            |  '-----------------------------------------------+---v        | on a new
- *                            |                                                  |  UNCERTAIN-'  connection
- *                            |                                          COMMIT  v   |
- *                            '------ old record certainly in force --- RECORDING <--' ADOPT
- *                                                                           | RECORDED
- *                                              ACTIVE <--- ACTIVATING <-----'
- *                                                  RUNNING
+ *                               ^       ABORT, withdrawn, CANCEL                |   | LOST   | RESOLVE
+ *                               '-----------------------------------------------+---v        | on a new
+ *                                                                               |  UNCERTAIN-'  connection
+ *                                                                       COMMIT  v   |
+ *                                                                       RECORDING <-' ADOPT
+ *                                                                         |    | RECORD_FAILED, old record
+ *                                                                         |    '--> PREPARED, UNCERTAIN
+ *                                    ACTIVE <-------- ACTIVATING <--------'
+ *                                             RUNNING             RECORDED
  *
  * Connections: the one that brought HELLO is the move's. A newcomer is heard only if its first message
  * is RESOLVE: with this move's token it takes the old connection's place (the source makes it only
@@ -112,8 +113,11 @@ struct target {
     struct err err;             /* the same for people */
 
     uint32_t conn;              /* the move's connection, or 0 */
-    bool told_owner;            /* COMMITTED or STATUS committed was sent on it */
-    bool settled;               /* END was asked for */
+    bool prepared;              /* PREPARED was sent: the source may be uncertain about this target */
+    bool withdrawn;             /* GONE: the source asked for it */
+    bool adopting;              /* RECORDING: by ADOPT */
+    bool record_unknown;        /* RECORDING: HERE may be on disk; it is written until it surely is */
+    bool ended;                 /* END was asked for */
     uint64_t progress_ns, timer_ns;
     uint64_t stale;             /* events dropped as stale */
     uint64_t retry_at_ns;       /* RECORDING after an unknown failure */
