@@ -62,8 +62,7 @@ static void enter(struct ctx *c, enum source_state state)
 static void blame(struct ctx *c, enum move_reason reason, const struct err *why)
 {
     struct source *s = c->s;
-    bool decided = s->state != SOURCE_UNCERTAIN && s->state != SOURCE_COMMITTING;
-    if (s->reason && (decided || s->withdrawing))
+    if (s->reason && s->state != SOURCE_UNCERTAIN && s->state != SOURCE_COMMITTING)
         return;
     s->reason = reason;
     if (why)
@@ -140,16 +139,16 @@ static void end(struct ctx *c, enum source_state state)
 
 /* ------------------------------------------------------------------------------ ways back to the guest */
 
-/* The guest runs again. If the target may hold a copy, it is told to free it, on this connection
- * (ABORT was sent on it) or on new ones. */
+/* The guest runs again. If the target may hold a copy, it is told to free it, on this connection or on
+ * new ones. */
 static void withdraw(struct ctx *c)
 {
     struct source *s = c->s;
-    s->withdrawing = false;
     if (s->target_gone) {
         end(c, SOURCE_FAILED);
         return;
     }
+    send_abort(c);
     retry_afresh(c);
     enter(c, SOURCE_WITHDRAWING);
     s->give_up_at_ns = later(c->now, s->config.withdraw_limit_ns);
@@ -165,11 +164,12 @@ static void roll_back(struct ctx *c)
 
     if (from >= SOURCE_COPYING)
         (void)move_act(c->out, ACTION_RESUME_GUEST); /* first: downtime is running */
-    send_abort(c);
-    if (from == SOURCE_PREPARING || from == SOURCE_RECORDING)
+    if (from == SOURCE_PREPARING || from == SOURCE_RECORDING) {
         withdraw(c);
-    else
+    } else {
+        send_abort(c);
         end(c, SOURCE_FAILED);
+    }
 }
 
 /* Rollback is possible, but the record may say HANDED: it must say HERE before the guest runs. */
@@ -415,12 +415,10 @@ static int on_handed(struct ctx *c)
 static int on_hand_failed(struct ctx *c)
 {
     blame(c, REASON_RECORD, c->e->why);
-    if (c->e->record_unknown) {
-        send_abort(c);
+    if (c->e->record_unknown)
         reclaim(c);
-    } else {
+    else
         roll_back(c);
-    }
     return 0;
 }
 
@@ -428,7 +426,6 @@ static void target_owns(struct ctx *c)
 {
     struct source *s = c->s;
     s->committed = true;
-    s->withdrawing = false;
     s->reason = 0;
     s->err = (struct err){ 0 };
     retry_afresh(c);
@@ -459,9 +456,7 @@ static int on_activated(struct ctx *c)
 static void target_holds_nothing(struct ctx *c, enum move_reason reason, const struct err *why)
 {
     struct source *s = c->s;
-    if (!s->withdrawing)
-        blame(c, s->recovered ? REASON_SOURCE_DIED : reason, why);
-    s->withdrawing = false;
+    blame(c, s->recovered ? REASON_SOURCE_DIED : reason, why);
     s->target_gone = true;
     send_settled(c);
     shut(c);
@@ -471,8 +466,8 @@ static void target_holds_nothing(struct ctx *c, enum move_reason reason, const s
         reclaim(c);
 }
 
-/* The target could not write its record and asks to be let off. A source that has its guest takes it
- * back; one that has lost it can only ask the target to try again. */
+/* The target could not write its record and waits for another COMMIT. A source that has its guest takes
+ * it back; one that has lost it can only ask the target to try again. */
 static void target_cannot_record(struct ctx *c)
 {
     struct source *s = c->s;
@@ -483,16 +478,7 @@ static void target_cannot_record(struct ctx *c)
         return;
     }
     blame(c, REASON_RECORD, &why);
-    s->withdrawing = true;
-    send_abort(c);
-    emit(c, s->state, s->err.text);
-}
-
-static void ask(struct ctx *c, enum move_intent intent)
-{
-    struct message_resolve *resolve = &move_send(c->out, c->s->conn, MESSAGE_RESOLVE)->resolve;
-    memcpy(resolve->token, c->s->config.hello.token, sizeof(resolve->token));
-    resolve->intent = intent;
+    reclaim(c);
 }
 
 static int on_status(struct ctx *c)
@@ -516,19 +502,16 @@ static int on_status(struct ctx *c)
         target_holds_nothing(c, REASON_TARGET_GONE, &why);
         return 0;
     case KNOWS_HELD:
-        if (s->state == SOURCE_COMMITTING && !s->withdrawing) {
+        if (s->state == SOURCE_COMMITTING) {
             target_cannot_record(c);
             return 0;
         }
-        if (s->withdrawing)
-            return protocol_error(c, "it was told to free its copy");
         enter(c, SOURCE_COMMITTING);
         send_commit(c);
         return 0;
     case KNOWS_RECORDING:
         if (s->state != SOURCE_UNCERTAIN)
             return protocol_error(c, "was not asked");
-        s->withdrawing = false;
         enter(c, SOURCE_COMMITTING);
         return 0;
     case KNOWS_COMMITTED:
@@ -558,8 +541,11 @@ static int on_recover(struct ctx *c)
 
 static int on_reconnected(struct ctx *c)
 {
-    c->s->connected = true;
-    ask(c, c->s->state == SOURCE_WITHDRAWING || c->s->withdrawing ? INTENT_WITHDRAW : INTENT_ASK);
+    struct source *s = c->s;
+    s->connected = true;
+    struct message_resolve *resolve = &move_send(c->out, s->conn, MESSAGE_RESOLVE)->resolve;
+    memcpy(resolve->token, s->config.hello.token, sizeof(resolve->token));
+    resolve->intent = s->state == SOURCE_WITHDRAWING ? INTENT_WITHDRAW : INTENT_ASK;
     return 0;
 }
 
@@ -590,7 +576,8 @@ static int on_withdrawn_status(struct ctx *c)
         trouble(c, REASON_OTHER_STORE, NULL, false);
         return 0;
     }
-    if (c->m->status.knows == KNOWS_NOTHING) {
+    /* Died: as its owner, perhaps, before the guest was taken back; but it holds nothing now. */
+    if (c->m->status.knows == KNOWS_NOTHING || c->m->status.knows == KNOWS_DIED) {
         s->target_gone = true;
         send_settled(c);
         shut(c);

@@ -15,7 +15,7 @@
  *    |             FAILED <-------------- RECLAIMING <----------------'---------- RECORDING
  *    |                    target is gone      ^   failure before COMMIT is sent       | RECORDED
  *    | RECOVER                                | the target says: nothing here         v
- *    '---------------> UNCERTAIN -------------'----------- says: nothing here --- COMMITTING
+ *    '---------------> UNCERTAIN -------------'----------- says: nothing, held -- COMMITTING
  *                          ^  |                                                     ^ |  |
  *                          |  '------- says: held (COMMIT again), recording --------' |  |
  *                          '------------------- connection lost, stalled -------------'  |
@@ -28,7 +28,9 @@
  *     runs it on its own decision, and once it says NOTHING it has freed the guest for good.
  *  2. The source sends COMMIT only after its record HANDED is durable, and runs the guest again only
  *       a. before COMMIT was ever sent, by this process or (the record would say so) an earlier one, or
- *       b. when the target's own store answered NOTHING, or the target itself sent ABORT: by 1, final.
+ *       b. when the target's own store answered NOTHING, or the target itself sent ABORT: by 1, final;
+ *       c. when the target answered COMMIT by HELD: it could not record, and no other COMMIT is under
+ *          way, since each connection carries one and a new one ends all before it.
  *     If HANDED may be on disk, it is replaced by HERE, durably, before the guest runs.
  *  3. So whoever finds the record HANDED after a crash of the source knows that the guest did not run
  *     at the source since, and whoever finds HERE knows that the copy at the target may be stale.
@@ -71,7 +73,7 @@ enum source_state {
     SOURCE_RECORDING,   /* paused; HANDED being written. COMMIT not sent. No CANCEL from here on. Has
                          * no stall limit: what a write in flight will leave on disk can't be known */
     SOURCE_COMMITTING,  /* paused; HANDED durable, COMMIT sent on a live connection. The guest runs
-                         * here again only if the target says NOTHING            commitment */
+                         * here again only if the target says NOTHING or HELD    commitment */
     SOURCE_UNCERTAIN,   /* paused; HANDED durable, COMMIT may have been acted on, no answer. Connects
                          * with growing pauses and asks, for as long as it takes commitment */
     SOURCE_ACTIVATING,  /* guest released; waits for ACTIVATED, which only the bill needs */
@@ -163,8 +165,6 @@ struct source {
     bool committed;                 /* the target has said that it owns the guest */
     bool target_gone;               /* it has said that it holds nothing */
     bool giving_up;                 /* RECORDING: reclaim as soon as the write has ended */
-    bool withdrawing;               /* COMMITTING, UNCERTAIN: the target could not record, and is asked
-                                     * to free its copy instead */
 
     uint32_t conn, last_conn;       /* the connection in use, or 0; the newest number given */
     bool connected;
