@@ -1,5 +1,6 @@
 /* What the compiler offers and the whole tree relies on. */
 #pragma once
+#include <assert.h>
 #include <stddef.h>
 #include <stdlib.h>
 

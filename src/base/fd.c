@@ -151,9 +151,14 @@ int fd_replace_file(const char *path, const void *buf, size_t len, struct err *e
         rc = -errno;
     if (rc)
         (void)unlink(tmp);
-    if (!rc)
-        rc = sync_directory_of(path);
-    return rc ? err_errno(err, ERR_HOST, -rc, "cannot write %s", path) : 0;
+    if (rc)
+        return err_errno(err, ERR_HOST, -rc, "cannot write %s", path);
+    rc = sync_directory_of(path);
+    if (rc) {
+        (void)err_errno(err, ERR_HOST, -rc, "cannot make %s durable", path);
+        return -EINPROGRESS;
+    }
+    return 0;
 }
 
 int fd_set_nonblock(int fd)

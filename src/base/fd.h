@@ -27,7 +27,8 @@ int fd_pread_full(int fd, void *buf, size_t len, off_t offset) MUST_CHECK;
 int fd_read_file(const char *path, size_t max_bytes, char **ret, size_t *ret_len) MUST_CHECK;
 
 /* Replaces `path` by these bytes so that after a crash either the old or the new file is there, whole:
- * temporary file, fsync, rename, fsync of the directory. */
+ * temporary file, fsync, rename, fsync of the directory. -EINPROGRESS: the new file is there, but it could
+ * not be made durable that it is; after any other error the old one certainly still is. */
 int fd_replace_file(const char *path, const void *buf, size_t len, struct err *err) MUST_CHECK;
 
 /* Makes all data and the directory entry of an open file durable. */

@@ -218,6 +218,12 @@ static void fake_vcpu_close(struct hv_vcpu *base)
     free(vcpu);
 }
 
+static uint32_t fake_tsc_khz(struct hv_vcpu *base)
+{
+    (void)base;
+    return 0;
+}
+
 static int fake_vcpu_boot(struct hv_vcpu *base, const struct hv_boot *boot)
 {
     (void)base, (void)boot;
@@ -292,6 +298,7 @@ static const struct hv_ops fake_ops = {
     .vm_load = fake_vm_load,
     .vcpu_open = fake_vcpu_open,
     .vcpu_close = fake_vcpu_close,
+    .tsc_khz = fake_tsc_khz,
     .vcpu_boot = fake_vcpu_boot,
     .vcpu_run = fake_vcpu_run,
     .vcpu_kick = fake_vcpu_kick,

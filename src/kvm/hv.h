@@ -74,6 +74,7 @@ struct hv_ops {
 
     int (*vcpu_open)(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid, struct hv_vcpu **ret);
     void (*vcpu_close)(struct hv_vcpu *vcpu);
+    uint32_t (*tsc_khz)(struct hv_vcpu *vcpu); /* 0 = not known */
     int (*vcpu_boot)(struct hv_vcpu *vcpu, const struct hv_boot *boot);
     /* Runs until something needs the monitor. 0 with *ret filled, or -errno. */
     int (*vcpu_run)(struct hv_vcpu *vcpu, struct hv_exit *ret);

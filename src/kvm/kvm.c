@@ -164,6 +164,12 @@ static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpui
     return 0;
 }
 
+static uint32_t kvm_tsc_khz(struct hv_vcpu *base)
+{
+    int khz = ioctl(kvm_vcpu_of(base)->fd, KVM_GET_TSC_KHZ, 0);
+    return khz > 0 ? (uint32_t)khz : 0;
+}
+
 static void describe_failure(struct kvm_run *run, struct hv_exit *ret)
 {
     ret->kind = HV_EXIT_FAILED;
@@ -253,6 +259,7 @@ static const struct hv_ops kvm_ops = {
     .vm_load = kvm_vm_load,
     .vcpu_open = kvm_vcpu_open,
     .vcpu_close = kvm_vcpu_close,
+    .tsc_khz = kvm_tsc_khz,
     .vcpu_boot = kvm_vcpu_boot,
     .vcpu_run = kvm_vcpu_run,
     .vcpu_kick = kvm_vcpu_kick,

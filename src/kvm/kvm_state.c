@@ -94,18 +94,22 @@ static struct kvm_sregs sregs_to(const struct hv_vcpu_state *state)
 
 /* ------------------------------------------------------------------------------------------ MSRs */
 
+/* struct kvm_msrs with room for its entries: the kernel's own ends in an array of no length. */
+struct msr_batch {
+    uint32_t count, pad;
+    struct kvm_msr_entry entry[MSRS_PER_CALL];
+};
+static_assert(offsetof(struct msr_batch, entry) == sizeof(struct kvm_msrs), "laid out as the kernel's");
+
 static int save_msrs(struct kvm_vcpu *vcpu, struct hv_vcpu_state *state, struct err *err)
 {
     const struct kvm_msr_list *list = kvm_vm_of(vcpu->vcpu.hv)->msrs;
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry[MSRS_PER_CALL];
-    } batch;
+    struct msr_batch batch;
 
     for (uint32_t next = 0; next < list->nmsrs;) {
         uint32_t n = MIN(list->nmsrs - next, (uint32_t)MSRS_PER_CALL);
         memset(&batch, 0, sizeof(batch));
-        batch.head.nmsrs = n;
+        batch.count = n;
         for (uint32_t i = 0; i < n; i++)
             batch.entry[i].index = list->indices[next + i];
         int got = ioctl(vcpu->fd, KVM_GET_MSRS, &batch);
@@ -125,15 +129,12 @@ static int save_msrs(struct kvm_vcpu *vcpu, struct hv_vcpu_state *state, struct 
 
 static int load_msr_batch(struct kvm_vcpu *vcpu, const struct hv_msr *msr, uint32_t count, struct err *err)
 {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry[MSRS_PER_CALL];
-    } batch;
+    struct msr_batch batch;
 
     for (uint32_t next = 0; next < count;) {
         uint32_t n = MIN(count - next, (uint32_t)MSRS_PER_CALL);
         memset(&batch, 0, sizeof(batch));
-        batch.head.nmsrs = n;
+        batch.count = n;
         for (uint32_t i = 0; i < n; i++)
             batch.entry[i] = (struct kvm_msr_entry){ .index = msr[next + i].index, .data = msr[next + i].value };
         int done = ioctl(vcpu->fd, KVM_SET_MSRS, &batch);

@@ -29,6 +29,7 @@
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"
+#include "cost/bill.h"
 #include "state/schema.h"
 #include "state/stream.h"
 #include <stdbool.h>
@@ -37,7 +38,6 @@
 #define MOVE_TOKEN_BYTES 16 /* random, new for every move, never all zero: the move's identity */
 #define MOVE_STORE_BYTES 16 /* random, made with a record store: who answers for its records */
 #define MOVE_REASONS_MAX 16
-#define MOVE_GROUPS_MAX 8
 
 /* Section types: the numbers are the format. */
 enum message_type {
@@ -121,6 +121,7 @@ enum move_intent {
     F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
     F(T, u32, mode)             /* enum move_mode */                               \
     F(T, u64, pages)            /* of guest memory, all of it */                   \
+    F(T, u8, paused)            /* by its user: it arrives paused */               \
     F(T, text, name, 64)        /* the machine's */                                \
     F(T, text, source, 64)      /* the source host's name, for people */           \
     F(T, text, version, 64)     /* of the source's godwit, for people */
@@ -186,18 +187,12 @@ SCHEMA_STRUCT(message_commit, MESSAGE_COMMIT_FIELDS);
     F(T, u64, record_ns)        /* from COMMIT taken to record durable */
 SCHEMA_STRUCT(message_committed, MESSAGE_COMMITTED_FIELDS);
 
-#define MESSAGE_GROUP_FIELDS(F, T)                                                 \
-    F(T, text, name, 16)        /* thread group, as the bill names them */         \
-    F(T, u64, cpu_ns)
-SCHEMA_STRUCT(message_group, MESSAGE_GROUP_FIELDS);
-
 #define MESSAGE_ACTIVATED_FIELDS(F, T)                                             \
     F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
     F(T, u64, record_ns)        /* from COMMIT taken to record durable */          \
     F(T, u64, resume_ns)        /* from record durable to all vCPUs running */     \
     F(T, u64, running_wall_ns)  /* CLOCK_REALTIME of that moment */                \
-    F(T, u64, memory_bytes)     /* peak beyond the guest's own */                  \
-    F(T, list, group, message_group, MOVE_GROUPS_MAX)
+    F(T, list, side, bill_side, 1) /* what the target measured of itself */
 SCHEMA_STRUCT(message_activated, MESSAGE_ACTIVATED_FIELDS);
 
 #define MESSAGE_ABORT_FIELDS(F, T)                                                 \

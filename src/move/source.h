@@ -186,7 +186,7 @@ struct source {
     struct message_verdict verdict; /* as received */
     struct message_prepared prepared;
     struct message_committed committed_msg;
-    struct message_activated activated; /* group_count and times zero if the answer was lost */
+    struct message_activated activated; /* side_count and times zero if the answer was lost */
 };
 
 void source_init(struct source *source, const struct source_config *config);

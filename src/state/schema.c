@@ -9,6 +9,7 @@
 #include "state/schema.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -170,7 +171,13 @@ static json_t *hex(const uint8_t *bytes, size_t len)
     CLEANUP_BUF struct buf text = { 0 };
     for (size_t i = 0; i < len; i++)
         buf_printf(&text, "%02x", bytes[i]);
-    return text.broken ? NULL : json_stringn((const char *)text.data, text.len);
+    return text.broken ? NULL : json_stringn(len ? (const char *)text.data : "", text.len);
+}
+
+/* JSON integers are signed here; what is beyond them (kernel addresses are) becomes text in hex. */
+static json_t *int_json(uint64_t v)
+{
+    return v <= INT64_MAX ? json_integer((json_int_t)v) : json_sprintf("0x%016" PRIx64, v);
 }
 
 static json_t *field_json(const struct schema_field *f, const void *object)
@@ -181,12 +188,12 @@ static json_t *field_json(const struct schema_field *f, const void *object)
     switch ((enum schema_kind)f->kind) {
     case SCHEMA_INT:
         if (f->max == 1)
-            return json_integer((json_int_t)get_int(value, f->width));
+            return int_json(get_int(value, f->width));
         if (f->width == 1)
             return hex(value, f->max);
         array = json_array();
         for (uint32_t n = 0; n < f->max; n++)
-            (void)json_array_append_new(array, json_integer((json_int_t)get_int(value + n * f->width, f->width)));
+            (void)json_array_append_new(array, int_json(get_int(value + n * f->width, f->width)));
         return array;
     case SCHEMA_BLOB:
         return hex(value, get_count(f, object));

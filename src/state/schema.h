@@ -58,7 +58,8 @@ void schema_encode(const struct schema *schema, uint16_t version, const void *ob
 int schema_decode(const struct schema *schema, uint16_t version, struct cursor *in, void *object,
                   struct err *err) MUST_CHECK;
 
-/* A new JSON object with every field by name; blobs in hex. NULL when out of memory. */
+/* A new JSON object with every field by name; blobs, and integers above INT64_MAX, as text in hex. NULL
+ * when out of memory. */
 json_t *schema_json(const struct schema *schema, const void *object);
 
 /* A number that changes whenever the bytes of the newest version would: checked in, so that a change

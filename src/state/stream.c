@@ -1,9 +1,12 @@
 #include "state/stream.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+
+SCHEMA_DEFINE(stream_end, 1, STREAM_END)
 
 static const uint8_t magic[8] = { 'g', 'o', 'd', 'w', 'i', 't', '\r', '\n' };
 static const uint32_t known_features; /* none yet */

@@ -50,6 +50,14 @@ enum section_type {
 
 #define SECTION_OPTIONAL UINT16_C(1)
 
+/* What came before the end, all sections but this one: a stream cut between two sections is no shorter
+ * stream. */
+#define STREAM_END(F, T)        \
+    F(T, u64, sections)         \
+    F(T, u64, data_pages)       \
+    F(T, u64, zero_pages)
+SCHEMA_STRUCT(stream_end, STREAM_END);
+
 struct stream_header {
     uint16_t version, oldest_reader;
     uint32_t arch, required, optional;

@@ -1,16 +1,19 @@
 /*
  * What a machine is.
  *
- * `machine_config` is the guest's view: it travels in the stream's first section, is pinned when the
- * machine is made and never reinterpreted, so that the guest finds the same machine wherever it goes.
- * `host_config` is this host's side of it: files, taps, sockets. It never travels.
+ * `machine_config` is the guest's view: it travels in the stream's first section, is pinned when
+ * the machine is made and never reinterpreted, so that the guest finds the same machine wherever it
+ * goes. `host_config` is this host's side of it: files, taps, sockets. It never travels.
  */
 #pragma once
 #include "base/err.h"
 #include "state/schema.h"
 
-#define CONFIG_NAME_MAX 64 /* with the NUL; letters, digits, '-', '_', '.', not starting with '.' or '-' */
-#define CONFIG_DEVICES_MAX 24
+#define CONFIG_NAME_MAX \
+    64 /* with the NUL; letters, digits, '-', '_', '.', not starting with '.' or '-' */
+#define CONFIG_DEVICES_MAX 19 /* one pin each of the IOAPIC's 24, from CONFIG_GSI_BASE on */
+#define CONFIG_VCPUS_MAX 16
+#define CONFIG_SECTORS_MAX (UINT64_C(1) << 54) /* the largest file, 2^63 bytes */
 #define CONFIG_CMDLINE_MAX 2048
 
 enum config_device_kind { CONFIG_NET = 1, CONFIG_BLK, CONFIG_RNG, CONFIG_DEVICE_MAX };
@@ -51,16 +54,29 @@ struct host_config {
     struct host_device device[CONFIG_DEVICES_MAX];
 };
 
-/* Checks every limit and every name, and that ids are unique. Used for the user's and a peer's alike. */
-int config_check(const struct machine_config *config, enum err_fault fault, struct err *err) MUST_CHECK;
+/* Checks every limit and every name, that ids and MAC addresses are unique, and that a device has
+ * no value that only another kind has. Used for the user's and a peer's alike. */
+int config_check(const struct machine_config *config, enum err_fault fault,
+                 struct err *err) MUST_CHECK;
 
-/* From and to the JSON that `godwit run` hands to the monitor, and that control.md documents as the
- * `machine` and `host` objects. Unknown keys are errors. */
+/* From and to the JSON that `godwit run` hands to the monitor, and that control.md documents:
+ *
+ *     {"machine": {"name": "web1", "uuid": "8-4-4-4-12 hex digits", "vcpus": 2, "memory_bytes":
+ * 268435456, "cmdline": "console=ttyS0", "devices": [{"kind": "blk", "id": "root", "read_only":
+ * false, "serial": "", "sectors": 2048, "fingerprint": "16 hex digits"},
+ *                              {"kind": "net", "id": "lan", "mac": "52:54:00:12:34:56"},
+ *                              {"kind": "rng", "id": "rng0"}]},
+ *      "host": {"kernel": "/boot/vmlinuz", "initrd": "/boot/initrd.img",
+ *               "devices": {"root": {"path": "/srv/web1.raw"}, "lan": {"tap": "tap0"}}}}
+ *
+ * A key left out means 0, false or empty; an unknown one is an error. The machine read has passed
+ * config_check(), as the one written must have. Errors are ERR_CALLER. config_to_json(): the
+ * caller's reference; NULL when there is no memory or a path is not UTF-8, which JSON must be. */
 int config_from_json(const json_t *json, struct machine_config *machine, struct host_config *host,
                      struct err *err) MUST_CHECK;
 json_t *config_to_json(const struct machine_config *machine, const struct host_config *host);
 
-/* Applies one `--disk ID=PATH` or `--net ID=TAP` of receive and restore: where this host keeps device
- * `id` of the machine. */
+/* Applies one `--disk ID=PATH` or `--net ID=TAP` of receive and restore: where this host keeps
+ * device `id` of the machine. */
 int config_host_set(const struct machine_config *machine, struct host_config *host, const char *id,
                     const char *where, struct err *err) MUST_CHECK;

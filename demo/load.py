@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The client outside: small requests at a fixed rate, and one long download, from the guest's web server.
+
+    load.py ADDRESS --rate 20 --report FILE [--download-rate BYTES]
+
+The probe is open-loop: request n is due at start + n/rate whatever became of the ones before, each on one of
+a few kept connections of its own thread, and its latency counts from when it was due, so a stall is not
+hidden by a client that politely waits. The download reads /big.bin over one TCP connection at a limited rate
+and checks the SHA-256 at the end. Ends on SIGTERM, or when the download is complete and `--until-download`
+was given; then writes its report.
+"""
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+
+
+class Probe:
+    """Threads that each keep one connection; a request that fails is retried on a new one, once a due time."""
+
+    def __init__(self, address, rate, stop):
+        self.address, self.interval, self.stop = address, 1.0 / rate, stop
+        self.due = queue.Queue()
+        self.samples = []       # (due, latency or None, error), seconds since `began`
+        self.lock = threading.Lock()
+        self.late_max = 0.0     # of our own timer: the probe's error
+        self.began = time.monotonic()
+        self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(16)]
+        self.timer = threading.Thread(target=self._tick, daemon=True)
+
+    def start(self):
+        for thread in self.threads:
+            thread.start()
+        self.timer.start()
+
+    def _tick(self):
+        due = time.monotonic()
+        while not self.stop.is_set():
+            now = time.monotonic()
+            if now < due:
+                self.stop.wait(due - now)
+                continue
+            self.late_max = max(self.late_max, now - due)
+            self.due.put(due)
+            due += self.interval
+        for _ in self.threads:
+            self.due.put(None)
+
+    def _work(self):
+        connection = None
+        while True:
+            due = self.due.get()
+            if due is None:
+                return
+            error = None
+            try:
+                if connection is None:
+                    connection = http.client.HTTPConnection(self.address, 80, timeout=30)
+                connection.request("GET", "/ping")
+                answer = connection.getresponse()
+                body = answer.read()
+                if answer.status != 200 or body != b"pong\n":
+                    error = f"status {answer.status}"
+            except (OSError, http.client.HTTPException) as e:
+                error = f"{type(e).__name__}: {e}"
+                if connection:
+                    connection.close()
+                connection = None
+            now = time.monotonic()
+            with self.lock:
+                self.samples.append((due - self.began, None if error else now - due, error, now - self.began))
+
+    def report(self):
+        with self.lock:
+            samples = sorted(self.samples)
+        good = sorted(s[1] for s in samples if s[1] is not None)
+        answers = sorted(s[3] for s in samples if s[1] is not None)
+        gaps = [(b - a, a) for a, b in zip(answers, answers[1:])]
+        gap, gap_at = max(gaps, default=(0.0, 0.0))
+
+        def share(q):
+            return round(good[min(len(good) - 1, int(q * len(good)))] * 1e3, 3) if good else None
+        return {
+            "requests": len(samples), "answered": len(good),
+            "failed": [s[2] for s in samples if s[2]],
+            "latency_ms": {"p50": share(.5), "p90": share(.9), "p99": share(.99), "max": share(1)},
+            "longest_gap_ms": round(gap * 1e3, 3), "longest_gap_at_s": round(gap_at, 3),
+            "probe_late_max_ms": round(self.late_max * 1e3, 3),
+            "clock": "latency from when a request was due to its last byte; the gap between two answers",
+        }
+
+
+class Download(threading.Thread):
+    """One long download: one TCP connection that must live through the move."""
+
+    def __init__(self, address, rate):
+        super().__init__(daemon=True)
+        self.address, self.rate = address, rate
+        self.got, self.total, self.error, self.sha256, self.want = 0, None, None, None, None
+        self.began, self.longest_gap = time.monotonic(), 0.0
+        self.done = threading.Event()
+
+    def run(self):
+        try:
+            self._read()
+        except (OSError, http.client.HTTPException) as e:
+            self.error = f"{type(e).__name__}: {e}"
+        self.done.set()
+
+    def _read(self):
+        small = http.client.HTTPConnection(self.address, 80, timeout=60)
+        small.request("GET", "/big.sha256")
+        self.want = small.getresponse().read().decode().split()[0]
+        small.close()
+        connection = http.client.HTTPConnection(self.address, 80, timeout=60)
+        connection.connect()
+        # A small window: the server must send all along the move, not from a buffer on our side.
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        connection.request("GET", "/big.bin")
+        answer = connection.getresponse()
+        self.total = int(answer.getheader("Content-Length"))
+        digest = hashlib.sha256()
+        began = last = time.monotonic()
+        while True:
+            data = answer.read1(32768)
+            now = time.monotonic()
+            self.longest_gap = max(self.longest_gap, now - last)
+            if not data:
+                break
+            digest.update(data)
+            self.got += len(data)
+            ahead = began + self.got / self.rate - now
+            if ahead > 0:
+                time.sleep(ahead)
+            last = time.monotonic()
+        self.sha256 = digest.hexdigest()
+
+    def report(self):
+        return {"bytes": self.got, "of": self.total, "complete": self.done.is_set() and self.got == self.total,
+                "sha256_matches": self.sha256 is not None and self.sha256 == self.want, "connections": 1,
+                "longest_gap_ms": round(self.longest_gap * 1e3, 3), "error": self.error}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("address")
+    parser.add_argument("--rate", type=float, default=20)
+    parser.add_argument("--download-rate", type=float, default=4e6)
+    parser.add_argument("--report", required=True)
+    parser.add_argument("--limit", type=float, default=300, help="seconds after which it stops by itself")
+    args = parser.parse_args()
+
+    stop = threading.Event()
+    for number in signal.SIGTERM, signal.SIGINT:
+        signal.signal(number, lambda *_: stop.set())
+    probe, download = Probe(args.address, args.rate, stop), Download(args.address, args.download_rate)
+    probe.start()
+    download.start()
+    end = time.monotonic() + args.limit
+    # SIGTERM asks to end: the probe at once, the download when it is complete (it is what must survive).
+    while not stop.wait(0.5) and time.monotonic() < end:
+        pass
+    download.rate = 1e12
+    download.done.wait(max(0, end - time.monotonic()))
+    time.sleep(0.2)
+    report = {"probe": probe.report(), "download": download.report()}
+    part = f"{args.report}.part"
+    with open(part, "w") as f:
+        json.dump(report, f, indent=1)
+    os.rename(part, args.report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+/*
+ * The bill as JSON: docs/bill.md describes it, docs/bill.schema.json defines it, and a test
+ * holds this file to the schema. Every sum in it is printed from the same numbers as its terms.
+ * Keys end in their unit; what was not measured is null, never zero.
+ */
+#include "cost/bill.h"
+
+#include "base/clock.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+static const char *const kind_names[] = {
+    [BILL_MIGRATE] = "migrate", [BILL_CHECKPOINT] = "checkpoint", [BILL_RESTORE] = "restore",
+};
+static const char *const stage_names[] = {
+    [BILL_PRE_MIGRATION] = "pre-migration", [BILL_RESERVATION] = "reservation",
+    [BILL_PRE_COPY] = "pre-copy",           [BILL_STOP_AND_COPY] = "stop-and-copy",
+    [BILL_COMMITMENT] = "commitment",       [BILL_ACTIVATION] = "activation",
+};
+static const char *const part_names[] = {
+    [BILL_PAUSE] = "pause",
+    [BILL_LAST_PAGES] = "last-pages",
+    [BILL_DEVICE_STATE] = "device-state",
+    [BILL_TRANSFER] = "transfer",
+    [BILL_LOAD] = "load",
+    [BILL_COMMIT] = "commit",
+    [BILL_RESUME] = "resume",
+};
+static const char *const bytes_names[] = {
+    [BILL_BYTES_PAGE_DATA] = "page_data",       [BILL_BYTES_REPEATED] = "repeated_pages",
+    [BILL_BYTES_ZERO_RANGES] = "zero_ranges",   [BILL_BYTES_DEVICE_STATE] = "device_state",
+    [BILL_BYTES_PROTOCOL] = "protocol",
+};
+static const char *const page_names[] = {
+    [BILL_PAGES_NEVER_TOUCHED] = "never_touched",
+    [BILL_PAGES_ZERO] = "zero",
+    [BILL_PAGES_DATA] = "data",
+};
+static const char *const owner_names[] = {
+    [BILL_OWNER_NONE] = "none", [BILL_OWNER_SOURCE] = "source",
+    [BILL_OWNER_TARGET] = "target", [BILL_OWNER_UNCERTAIN] = "uncertain",
+};
+static const char *const place_names[] = { [BILL_SOURCE] = "source", [BILL_TARGET] = "target" };
+static const char *const group_names[] = {
+    [BILL_CPU_VCPU] = "vcpu", [BILL_CPU_MOVER] = "mover",
+    [BILL_CPU_LOOP] = "loop", [BILL_CPU_OTHER] = "other",
+};
+static_assert(ARRAY_LEN(kind_names) == BILL_KIND_MAX && ARRAY_LEN(stage_names) == BILL_STAGE_MAX &&
+              ARRAY_LEN(part_names) == BILL_PART_MAX && ARRAY_LEN(bytes_names) == BILL_BYTES_MAX &&
+              ARRAY_LEN(page_names) == BILL_PAGES_MAX && ARRAY_LEN(owner_names) == BILL_OWNER_MAX &&
+              ARRAY_LEN(place_names) == BILL_PLACE_MAX && ARRAY_LEN(group_names) == BILL_CPU_MAX,
+              "one name for each value");
+
+/* What each clock and counter covers, and what not: part of every bill, so that a number found
+ * years later still says what it means. */
+static const struct {
+    const char *of, *covers, *not;
+} clocks[] = {
+    { "total_ns",
+      "CLOCK_MONOTONIC of the side that wrote the bill, from taking the order to the end of the "
+      "last stage.",
+      "The start of a command-line client, and of the target's process before this side reached "
+      "it." },
+    { "stages",
+      "The same clock. A stage ends where the next begins, so the six add up to total_ns. Time "
+      "spent cleaning up after a failure belongs to the stage that failed.",
+      "The other side's view: it changes stage when the message about it arrives." },
+    { "downtime",
+      "The same clock, from the order to stop the vCPUs until this side knows that they run "
+      "again. Of a move it thus includes the way back of the message that says so.",
+      "What the guest's clients saw: add the time until the network finds the new place, and "
+      "until a sleeping guest is scheduled." },
+    { "downtime.parts",
+      "own_ns was measured by this side's clock, other_ns by the other side's. Only durations "
+      "are taken from the other clock, never instants; they are taken out of the transfer, in "
+      "which they fell. So the transfer is a remainder: bytes under way in both directions, and "
+      "whatever nobody else claimed.",
+      "A difference in rate between the two clocks (some millionths)." },
+    { "rounds",
+      "This side's clock, from the first look for dirty pages to handing the round's last byte "
+      "to the kernel. bytes_per_s is what the kernel took, dirty_pages_per_s what was found "
+      "dirty after the round.",
+      "Bytes still in socket buffers when the round ended. A page written many times in a round "
+      "counts once." },
+    { "bytes",
+      "Bytes of the stream, counted as they are handed to the kernel.",
+      "TCP and IP headers, retransmissions, and what the other side answers." },
+    { "pages",
+      "The guest's memory by what the first pass over it found.",
+      "What became of a page later: sent_again counts how often pages were sent once more." },
+    { "monitors.cpu_ns",
+      "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is "
+      "the rest of the process, so the groups add up to the process.",
+      "CPU the kernel spends outside the process: interrupts, network and block work of its own "
+      "threads." },
+    { "monitors.memory",
+      "Anonymous memory of the process, sampled at the beginning, each stage and round, and the "
+      "end.",
+      "The guest's memory; the kernel's (socket buffers, page tables, dirty logs); what came "
+      "and went between two samples." },
+    { "monitors.disk",
+      "Bytes the process read from storage and wrote for it (/proc/self/io), its guest's work "
+      "included. A write through the page cache counts when it makes a page dirty.",
+      "File systems in memory; reads the page cache served." },
+    { "monitors.tcp",
+      "Segments sent again and smoothed round trip of the move's connection (TCP_INFO), read at "
+      "the end.",
+      "Other connections." },
+};
+
+static json_t *integer(uint64_t v)
+{
+    return json_integer(v > INT64_MAX ? INT64_MAX : (json_int_t)v);
+}
+
+/* A text that may be unknown; one that is not UTF-8 (a peer's) is unknown too. */
+static json_t *text(const char *s)
+{
+    json_t *json = s[0] ? json_string(s) : NULL;
+    return json ? json : json_null();
+}
+
+static json_t *per_second(uint64_t n, uint64_t ns)
+{
+    if (!ns)
+        return json_null();
+    double rate = (double)n * 1e9 / (double)ns;
+    return rate < 9e18 ? json_integer((json_int_t)rate) : json_integer(INT64_MAX);
+}
+
+static json_t *time_text(uint64_t wall_ns)
+{
+    time_t seconds = (time_t)(wall_ns / CLOCK_SECOND);
+    struct tm tm;
+    char out[40];
+    if (!gmtime_r(&seconds, &tm) || !strftime(out, sizeof(out), "%Y-%m-%dT%H:%M:%SZ", &tm))
+        return json_null();
+    return json_string(out);
+}
+
+static uint64_t sum_of(const uint64_t *n, unsigned count)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < count; i++)
+        if (__builtin_add_overflow(sum, n[i], &sum))
+            return UINT64_MAX;
+    return sum;
+}
+
+static json_t *stages_json(const struct bill *bill)
+{
+    json_t *list = json_array();
+    for (unsigned i = 0; i < BILL_STAGE_MAX; i++)
+        (void)json_array_append_new(list, json_pack("{s:s, s:o}", "stage", stage_names[i],
+                                                    "ns", integer(bill->stage_ns[i])));
+    return list;
+}
+
+static json_t *downtime_json(const struct bill *bill)
+{
+    if (!bill->was_down)
+        return json_null();
+    json_t *parts = json_array();
+    bool cut = false;
+    for (unsigned i = 0; i < BILL_PART_MAX; i++) {
+        uint64_t own = bill->part_ns[i], other = bill->part_other_ns[i];
+        cut |= other < bill->part_claim_ns[i];
+        json_t *part = json_pack("{s:s, s:o, s:o, s:o}", "part", part_names[i],
+                                 "ns", integer(own + other),
+                                 "own_ns", integer(own),
+                                 "other_ns", integer(other));
+        (void)json_array_append_new(parts, part);
+    }
+    return json_pack("{s:o, s:b, s:o}", "total_ns", integer(bill_downtime_ns(bill)),
+                     "cut", cut, "parts", parts);
+}
+
+static json_t *rounds_json(const struct bill *bill)
+{
+    json_t *list = json_array();
+    for (unsigned i = 0; i < bill->round_count; i++) {
+        const struct bill_round *r = &bill->round[i];
+        json_t *round = json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                                  "first", integer(r->first),
+                                  "last", integer(r->last),
+                                  "paused", r->paused,
+                                  "pages_data", integer(r->pages_data),
+                                  "pages_zero", integer(r->pages_zero),
+                                  "pages_dirtied", integer(r->pages_dirtied),
+                                  "bytes", integer(r->bytes),
+                                  "duration_ns", integer(r->duration_ns),
+                                  "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
+                                  "bytes_per_s", per_second(r->bytes, r->duration_ns));
+        (void)json_array_append_new(list, round);
+    }
+    return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
+}
+
+static json_t *bytes_json(const struct bill *bill)
+{
+    json_t *json = json_pack("{s:o}", "total", integer(sum_of(bill->bytes, BILL_BYTES_MAX)));
+    for (unsigned i = 0; i < BILL_BYTES_MAX; i++)
+        (void)json_object_set_new(json, bytes_names[i], integer(bill->bytes[i]));
+    return json;
+}
+
+static json_t *pages_json(const struct bill *bill)
+{
+    uint64_t total = bill->memory_bytes / 4096, seen = sum_of(bill->pages, BILL_PAGES_MAX);
+    json_t *json = json_pack("{s:o}", "total", integer(total));
+    for (unsigned i = 0; i < BILL_PAGES_MAX; i++)
+        (void)json_object_set_new(json, page_names[i], integer(bill->pages[i]));
+    (void)json_object_set_new(json, "not_reached", integer(total > seen ? total - seen : 0));
+    (void)json_object_set_new(json, "sent_again", integer(bill->pages_sent_again));
+    return json;
+}
+
+static json_t *cpu_json(const struct bill_side *side)
+{
+    json_t *json = json_pack("{s:o}", "total", integer(sum_of(side->cpu_ns, BILL_CPU_MAX)));
+    for (unsigned i = 0; i < BILL_CPU_MAX; i++)
+        (void)json_object_set_new(json, group_names[i], integer(side->cpu_ns[i]));
+    return json;
+}
+
+static json_t *memory_json(const struct bill_side *side)
+{
+    uint64_t before = side->memory_before_bytes, peak = side->memory_peak_bytes;
+    return json_pack("{s:o, s:o, s:o}", "before_bytes", integer(before),
+                     "peak_bytes", integer(peak),
+                     "extra_bytes", integer(peak > before ? peak - before : 0));
+}
+
+static json_t *disk_json(const struct bill_side *side)
+{
+    return json_pack("{s:o, s:o}", "read_bytes", integer(side->disk_read_bytes),
+                     "written_bytes", integer(side->disk_written_bytes));
+}
+
+static json_t *tcp_json(const struct bill_side *side)
+{
+    return json_pack("{s:o, s:o}", "retransmits", integer(side->tcp_retransmits),
+                     "rtt_us", integer(side->tcp_rtt_us));
+}
+
+static json_t *side_json(const struct bill *bill, enum bill_place place)
+{
+    if (!bill->has_side[place])
+        return json_null();
+    const struct bill_side *s = &bill->side[place];
+    unsigned m = s->measured;
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "host", text(s->host),
+                     "wall_ns", integer(s->wall_ns),
+                     "cpu_ns", m & BILL_MEASURED_CPU ? cpu_json(s) : json_null(),
+                     "memory", m & BILL_MEASURED_MEMORY ? memory_json(s) : json_null(),
+                     "disk", m & BILL_MEASURED_DISK ? disk_json(s) : json_null(),
+                     "tcp", m & BILL_MEASURED_TCP ? tcp_json(s) : json_null());
+}
+
+static json_t *clocks_json(void)
+{
+    json_t *json = json_object();
+    for (unsigned i = 0; i < ARRAY_LEN(clocks); i++)
+        (void)json_object_set_new(json, clocks[i].of,
+                                  json_pack("{s:s, s:s}", "covers", clocks[i].covers,
+                                            "not", clocks[i].not));
+    return json;
+}
+
+static const char *outcome(const struct bill *bill)
+{
+    if (bill->owner == BILL_OWNER_UNCERTAIN)
+        return "uncertain";
+    if (!bill->err.code)
+        return "completed";
+    return bill->err.code == ECANCELED ? "cancelled" : "failed";
+}
+
+static json_t *failure_json(const struct bill *bill)
+{
+    if (!bill->err.code)
+        return json_null();
+    const char *code = strerrorname_np(bill->err.code);
+    return json_pack("{s:s, s:s, s:o, s:o}", "stage", stage_names[bill->failed_stage], 
+                     "fault", err_fault_name(bill->err.fault),
+                     "code", code ? json_string(code) : json_null(),
+                     "text", text(bill->err.text));
+}
+
+json_t *bill_json(const struct bill *bill)
+{
+    ASSERT(bill->ended);
+    json_t *monitors = json_object();
+    for (unsigned i = 0; i < BILL_PLACE_MAX; i++)
+        (void)json_object_set_new(monitors, place_names[i], side_json(bill, (enum bill_place)i));
+
+    struct { const char *key; json_t *value; } member[] = {
+        { "bill", json_integer(BILL_VERSION) },
+        { "kind", json_string(kind_names[bill->kind]) },
+        { "mode", text(bill->mode) },
+        { "written_by", json_string(place_names[bill->writer]) },
+        { "name", text(bill->name) },
+        { "token", text(bill->token) },
+        { "from", text(bill->from) },
+        { "to", text(bill->to) },
+        { "started", time_text(bill->started_wall_ns) },
+        { "memory_bytes", integer(bill->memory_bytes) },
+        { "vcpus", json_integer(bill->vcpus) },
+        { "outcome", json_string(outcome(bill)) },
+        { "owner", json_string(owner_names[bill->owner]) },
+        { "failure", failure_json(bill) },
+        { "total_ns", integer(bill_total_ns(bill)) },
+        { "stages", stages_json(bill) },
+        { "downtime", downtime_json(bill) },
+        { "rounds", rounds_json(bill) },
+        { "bytes", bytes_json(bill) },
+        { "pages", pages_json(bill) },
+        { "monitors", monitors },
+        { "clocks", clocks_json() },
+    };
+    json_t *json = json_object();
+    bool whole = json;
+    for (unsigned i = 0; i < ARRAY_LEN(member); i++)
+        whole &= json_object_set_new(json, member[i].key, member[i].value) == 0;
+    if (whole)
+        return json;
+    json_decref(json);
+    return NULL;
+}
+
+const char *bill_stage_name(enum bill_stage stage)
+{
+    return (unsigned)stage < BILL_STAGE_MAX ? stage_names[stage] : "unknown";
+}
+
+const char *bill_part_name(enum bill_part part)
+{
+    return (unsigned)part < BILL_PART_MAX ? part_names[part] : "unknown";
+}

@@ -1,0 +1,225 @@
+#include "move/link.h"
+#include "base/clock.h"
+#include "base/fd.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+int link_split_address(const char *address, char *host, size_t host_size, char *port, size_t port_size,
+                       struct err *err)
+{
+    const char *colon = strrchr(address, ':');
+    if (!colon || colon == address || !colon[1] || strlen(colon + 1) >= port_size)
+        return err_set(err, ERR_CALLER, EINVAL, "%s: not an address; want HOST:PORT or [IPV6]:PORT", address);
+    const char *first = address;
+    size_t len = (size_t)(colon - address);
+    if (first[0] == '[' && first[len - 1] == ']') {
+        first++;
+        len -= 2;
+    } else if (memchr(first, ':', len)) {
+        return err_set(err, ERR_CALLER, EINVAL, "%s: an IPv6 address needs brackets: [ADDRESS]:PORT", address);
+    }
+    if (len == 0 || len >= host_size)
+        return err_set(err, ERR_CALLER, EINVAL, "%s: not an address; want HOST:PORT or [IPV6]:PORT", address);
+    memcpy(host, first, len);
+    host[len] = '\0';
+    (void)snprintf(port, port_size, "%s", colon + 1);
+    return 0;
+}
+
+/* Waits for `events` on the socket. 0, -ECANCELED, -ETIMEDOUT, -errno. */
+static int wait_for(struct link *link, short events, int timeout_ms)
+{
+    struct pollfd fds[2] = { { .fd = link->fd, .events = events }, { .fd = link->cancel_fd, .events = POLLIN } };
+    for (;;) {
+        int n = poll(fds, 2, timeout_ms);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        if (fds[1].revents)
+            return -ECANCELED;
+        return n == 0 ? -ETIMEDOUT : 0;
+    }
+}
+
+static int stall_ms(const struct link *link)
+{
+    uint64_t ms = link->stall_limit_ns / CLOCK_MSEC;
+    return link->stall_limit_ns == 0 || ms > INT32_MAX ? -1 : (int)ms;
+}
+
+static int explain(struct link *link, int rc, const char *doing, struct err *err)
+{
+    if (rc == -ECANCELED)
+        return err_set(err, ERR_CALLER, ECANCELED, "cancelled");
+    if (rc == -ETIMEDOUT)
+        return err_set(err, ERR_PEER, ETIMEDOUT, "no progress for %llu ms while %s",
+                       (unsigned long long)(link->stall_limit_ns / CLOCK_MSEC), doing);
+    if (rc == -ENODATA && link->file)
+        return err_set(err, ERR_PEER, EBADMSG, "the file ends too early: it is torn or not complete");
+    if (rc == -ENODATA)
+        return err_set(err, ERR_PEER, ECONNRESET, "the other side closed the connection");
+    if (link->file)
+        return err_errno(err, ERR_HOST, -rc, "file error while %s", doing);
+    return err_errno(err, ERR_PEER, -rc, "connection lost while %s", doing);
+}
+
+static int connect_one(struct link *link, const struct addrinfo *ai)
+{
+    CLEANUP_FD int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol);
+    if (fd < 0)
+        return -errno;
+    if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
+        return -errno;
+    link->fd = fd;
+    int rc = wait_for(link, POLLOUT, stall_ms(link));
+    int failed = 0;
+    socklen_t len = sizeof(failed);
+    if (!rc && getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &len) < 0)
+        rc = -errno;
+    if (!rc)
+        rc = -failed;
+    link->fd = -1;
+    return rc ? rc : TAKE_FD(fd);
+}
+
+int link_adopt(struct link *link, int fd, struct err *err)
+{
+    int one = 1;
+    int rc = fd_set_nonblock(fd);
+    if (rc) {
+        (void)close(fd);
+        return err_errno(err, ERR_HOST, -rc, "cannot set up the connection");
+    }
+    /* Messages are answered at once, and bulk is sent in large pieces: nothing to be gained by waiting. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    link->fd = fd;
+    link->file = link->mid_section = false;
+    return 0;
+}
+
+void link_adopt_file(struct link *link, int fd)
+{
+    link->fd = fd;
+    link->file = true;
+    link->mid_section = false;
+}
+
+int link_connect(struct link *link, const char *address, struct err *err)
+{
+    char host[NI_MAXHOST], port[8];
+    int rc = link_split_address(address, host, sizeof(host), port, sizeof(port), err);
+    if (rc)
+        return rc;
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *list = NULL;
+    int gai = getaddrinfo(host, port, &hints, &list);
+    if (gai)
+        return err_set(err, ERR_CALLER, EINVAL, "%s: %s", address, gai_strerror(gai));
+    rc = -EADDRNOTAVAIL;
+    int fd = -1;
+    for (const struct addrinfo *ai = list; ai && fd < 0 && rc != -ECANCELED; ai = ai->ai_next) {
+        fd = connect_one(link, ai);
+        rc = fd < 0 ? fd : 0;
+    }
+    freeaddrinfo(list);
+    if (rc == -ECANCELED || rc == -ETIMEDOUT)
+        return err_wrap(err, explain(link, rc, "connecting", err), "%s", address);
+    if (rc)
+        return err_errno(err, ERR_PEER, -rc, "cannot connect to %s", address);
+    return link_adopt(link, fd, err);
+}
+
+void link_close(struct link *link)
+{
+    fd_close(&link->fd);
+}
+
+int link_send(struct link *link, const void *bytes, size_t len, struct err *err)
+{
+    const uint8_t *at = bytes;
+    link->mid_section = true;
+    while (len > 0) {
+        ssize_t n = write(link->fd, at, len);
+        int rc = n < 0 ? -errno : 0;
+        if (rc == -EAGAIN)
+            rc = wait_for(link, POLLOUT, stall_ms(link));
+        if (rc && rc != -EINTR)
+            return explain(link, rc, "sending", err);
+        if (n > 0) {
+            at += n;
+            len -= (size_t)n;
+            link->sent_bytes += (uint64_t)n;
+        }
+    }
+    link->mid_section = false;
+    return 0;
+}
+
+int link_recvv(struct link *link, struct iovec *iov, int count, struct err *err)
+{
+    while (count > 0) {
+        ssize_t n = readv(link->fd, iov, count);
+        int rc = n < 0 ? -errno : n == 0 ? -ENODATA : 0;
+        if (rc == -EAGAIN)
+            rc = wait_for(link, POLLIN, stall_ms(link));
+        if (rc && rc != -EINTR)
+            return explain(link, rc, "receiving", err);
+        link->received_bytes += n > 0 ? (uint64_t)n : 0;
+        for (size_t left = n > 0 ? (size_t)n : 0; left > 0;) {
+            size_t part = MIN(left, iov->iov_len);
+            iov->iov_base = (uint8_t *)iov->iov_base + part;
+            iov->iov_len -= part;
+            left -= part;
+            while (count > 0 && iov->iov_len == 0) {
+                iov++;
+                count--;
+            }
+        }
+    }
+    return 0;
+}
+
+int link_recv(struct link *link, void *bytes, size_t len, struct err *err)
+{
+    struct iovec iov = { .iov_base = bytes, .iov_len = len };
+    return len ? link_recvv(link, &iov, 1, err) : 0;
+}
+
+int link_wait(struct link *link, int timeout_ms)
+{
+    return wait_for(link, POLLIN, timeout_ms);
+}
+
+int link_recv_head(struct link *link, struct section *ret, struct err *err)
+{
+    uint8_t head[STREAM_SECTION_BYTES];
+    int rc = link_recv(link, head, sizeof(head), err);
+    return rc ? rc : section_decode(head, ret, err);
+}
+
+int link_recv_body(struct link *link, const struct section *section, void *body, struct err *err)
+{
+    int rc = link_recv(link, body, section->length, err);
+    return rc ? rc : section_check_body(section, body, err);
+}
+
+void link_linger(struct link *link, uint64_t limit_ns)
+{
+    char drop[16384];
+    uint64_t until = clock_now_ns() + limit_ns;
+    (void)shutdown(link->fd, SHUT_WR);
+    for (uint64_t now = clock_now_ns(); now < until; now = clock_now_ns()) {
+        if (wait_for(link, POLLIN, (int)((until - now) / CLOCK_MSEC) + 1))
+            return;
+        ssize_t n = read(link->fd, drop, sizeof(drop));
+        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+            return;
+    }
+}

@@ -1,0 +1,580 @@
+/*
+ * The source's pump: carries out what the engine (move/source.h) decides, with sockets, the guest and the
+ * owner record, and reports back what came of it. It decides nothing itself.
+ *
+ * One thread, one loop: deliver queued events; else wait for the connection, an order of a person, or the
+ * engine's timer. A round is a job done in slices of one section, so that messages and orders are seen
+ * within one section's time; a send that blocks is interrupted by an order (link.h), after which that
+ * connection can only be closed.
+ *
+ * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
+ * (load, commit, resume) is carved out of the time spent waiting for it.
+ */
+#include "move/migrate.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "mem/dirty.h"
+#include "move/page_source.h"
+#include "move/source.h"
+#include "move/wire.h"
+#include "state/pages.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define QUEUE_MAX 32
+#define PROGRESS_EVERY_NS (100 * CLOCK_MSEC)
+
+struct queued {
+    struct source_event event;
+    struct err why;
+};
+
+struct migration {
+    const struct move_env *env;
+    const struct migrate_request *request;
+    struct bill *bill;
+    struct source engine;
+    struct move_actions actions;
+    struct wire wire;
+    struct message incoming;
+
+    struct queued queue[QUEUE_MAX];
+    unsigned queue_first, queue_count;
+    uint64_t timer_ns;
+
+    struct dirty dirty;
+    struct page_source pages;
+    bool tracking, sending_round, last_round, paused;
+    bool end_now; /* this process is ending, whatever the state */
+    uint64_t round_began_ns, progress_told_ns;
+    struct move_progress progress;
+    struct meter_span span;
+};
+
+/* ------------------------------------------------------------------------------------------- events */
+
+static struct queued *enqueue(struct migration *m, enum source_event_kind kind)
+{
+    ASSERT(m->queue_count < QUEUE_MAX);
+    struct queued *q = &m->queue[(m->queue_first + m->queue_count++) % QUEUE_MAX];
+    *q = (struct queued){ .event = { .kind = kind, .conn = m->wire.conn } };
+    return q;
+}
+
+static void enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
+{
+    struct queued *q = enqueue(m, kind);
+    q->why = *why;
+}
+
+/* A failure on the connection: what it means depends on whether an order interrupted it. */
+static void connection_failed(struct migration *m, int rc, const struct err *err)
+{
+    m->sending_round = false;
+    if (rc == -ECANCELED)
+        return; /* the order is still to be read, and ends this better than a loss would */
+    enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+}
+
+static void host_failed(struct migration *m, const struct err *err)
+{
+    m->sending_round = false;
+    enqueue_why(m, SOURCE_FAULT, err);
+}
+
+/* ------------------------------------------------------------------------------------ actions: sending */
+
+static void send_bytes(struct migration *m, const void *bytes, size_t len, enum bill_bytes_kind kind)
+{
+    struct err err;
+    int rc = wire_send(&m->wire, bytes, len, &err);
+    if (rc)
+        connection_failed(m, rc, &err);
+    else
+        bill_bytes(m->bill, kind, len);
+}
+
+static void send_message(struct migration *m, uint32_t conn, const struct message *message)
+{
+    struct err err;
+    if (conn != m->wire.conn || m->wire.link.mid_section)
+        return;
+    uint64_t before = m->wire.link.sent_bytes;
+    int rc = wire_send_message(&m->wire, message, &err);
+    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, m->wire.link.sent_bytes - before);
+    if (rc)
+        connection_failed(m, rc, &err);
+}
+
+static void send_description(struct migration *m)
+{
+    CLEANUP_BUF struct buf out = { 0 };
+    section_put(&out, SECTION_MACHINE, 0, 0, &machine_config_schema, &m->env->machine->config);
+    section_put(&out, SECTION_CPUID, 0, 0, &hv_cpuid_schema, &m->env->machine->cpuid);
+    if (out.broken) {
+        struct err err;
+        (void)err_errno(&err, ERR_HOST, ENOMEM, "cannot describe the machine");
+        host_failed(m, &err);
+        return;
+    }
+    send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
+}
+
+static int begin_round(struct migration *m, uint32_t number)
+{
+    int rc = 0;
+    if (!m->tracking) {
+        rc = dirty_start(&m->dirty, &m->env->machine->mem, m->env->machine->hv);
+        m->tracking = !rc;
+        if (!rc)
+            rc = page_source_init(&m->pages, &m->env->machine->mem, &m->dirty);
+    }
+    if (!rc)
+        rc = dirty_fetch(&m->dirty, &m->progress.pages_left);
+    if (!rc)
+        page_source_begin(&m->pages, number == 1);
+    return rc;
+}
+
+static void send_round(struct migration *m, uint32_t number, bool last)
+{
+    struct err err;
+    m->round_began_ns = clock_now_ns();
+    if (last)
+        bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
+    int rc = begin_round(m, number);
+    if (rc) {
+        (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
+        host_failed(m, &err);
+        return;
+    }
+    m->sending_round = true;
+    m->last_round = last;
+    m->progress.round = number;
+}
+
+/* The round is in the connection: bill it, and see what the guest wrote meanwhile. */
+static void end_round(struct migration *m)
+{
+    const struct page_count *n = &m->pages.round;
+    bool first = m->progress.round == 1;
+    uint64_t left = 0, now = clock_now_ns();
+
+    m->sending_round = false;
+    if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
+        struct err err;
+        (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
+        host_failed(m, &err);
+        return;
+    }
+    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
+    bill_bytes(m->bill, first ? BILL_BYTES_PAGE_DATA : BILL_BYTES_REPEATED, data_bytes);
+    bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
+    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
+    if (first) {
+        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched);
+        bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
+        bill_pages(m->bill, BILL_PAGES_DATA, n->data);
+    } else {
+        bill_pages_again(m->bill, n->data + n->zero);
+    }
+    struct bill_round round = { .paused = m->last_round, .pages_data = n->data, .pages_zero = n->zero,
+                                .pages_dirtied = left, .bytes = n->bytes, .duration_ns = now - m->round_began_ns };
+    bill_round(m->bill, &round);
+    m->progress.pages_left = left;
+    m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
+    struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
+    q->event.round.pages = n->data + n->zero;
+    q->event.round.bytes = n->bytes;
+    q->event.round.left_pages = left;
+}
+
+/* Sends one section of the round under way. */
+static void continue_round(struct migration *m)
+{
+    const uint8_t *bytes;
+    size_t len;
+    struct err err;
+    uint64_t done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched;
+
+    int rc = page_source_fill(&m->pages, &bytes, &len);
+    if (rc) {
+        (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
+        host_failed(m, &err);
+        return;
+    }
+    if (len == 0) {
+        end_round(m);
+        return;
+    }
+    rc = wire_send(&m->wire, bytes, len, &err);
+    if (rc) {
+        connection_failed(m, rc, &err);
+        return;
+    }
+    done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched - done;
+    m->progress.pages_left -= MIN(done, m->progress.pages_left);
+    m->progress.pages_sent += done;
+    m->progress.bytes = m->wire.link.sent_bytes;
+    uint64_t now = clock_now_ns();
+    if (!m->last_round && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
+        m->progress_told_ns = now;
+        meter_span_tick(&m->span);
+        move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
+        (void)enqueue(m, SOURCE_PROGRESS);
+    }
+}
+
+/* --------------------------------------------------------------------- actions: guest, record, connection */
+
+static void pause_guest(struct migration *m)
+{
+    struct err err;
+    bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
+    if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
+        bill_downtime_end(m->bill, clock_now_ns());
+        host_failed(m, &err);
+        return;
+    }
+    m->paused = true;
+    (void)enqueue(m, SOURCE_PAUSED);
+}
+
+static void stop_tracking(struct migration *m)
+{
+    m->sending_round = false;
+    if (!m->tracking)
+        return;
+    page_source_fini(&m->pages);
+    dirty_stop(&m->dirty);
+    m->tracking = false;
+}
+
+static void resume_guest(struct migration *m)
+{
+    if (m->paused) {
+        bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
+        m->env->hooks.resume(m->env->hooks.ctx);
+        bill_downtime_end(m->bill, clock_now_ns());
+    }
+    m->paused = false;
+    stop_tracking(m);
+}
+
+static void send_state(struct migration *m)
+{
+    CLEANUP_BUF struct buf out = { 0 };
+    struct err err = { 0 };
+    bill_downtime(m->bill, BILL_DEVICE_STATE, clock_now_ns());
+    if (machine_save(m->env->machine, &out, &err)) {
+        host_failed(m, &err);
+        return;
+    }
+    unsigned queued = m->queue_count;
+    send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
+    bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
+    if (m->queue_count == queued && !m->wire.link.mid_section) {
+        struct queued *q = enqueue(m, SOURCE_STATE_SENT);
+        q->event.sections = 1 + m->env->machine->vcpus.count + m->env->machine->dev_count;
+    }
+}
+
+static void write_record(struct migration *m, enum move_record record)
+{
+    struct err err = { 0 };
+    bool unknown = false;
+    if (m->paused)
+        bill_downtime(m->bill, BILL_COMMIT, clock_now_ns());
+    int rc = m->env->hooks.record(m->env->hooks.ctx, record, m->engine.config.hello.token, m->engine.store,
+                                  m->request->target, &unknown, &err);
+    if (m->paused)
+        bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
+    if (!rc) {
+        (void)enqueue(m, SOURCE_RECORDED);
+        return;
+    }
+    struct queued *q = enqueue(m, SOURCE_RECORD_FAILED);
+    q->why = err;
+    q->event.record_unknown = unknown;
+}
+
+static void connect_to(struct migration *m, uint32_t conn)
+{
+    struct err err = { 0 };
+    wire_close(&m->wire);
+    m->wire.link.cancel_fd = m->env->cancel_fd;
+    m->wire.link.stall_limit_ns = m->request->stall_limit_ns;
+    int rc = link_connect(&m->wire.link, m->request->target, &err);
+    m->wire.conn = conn;
+    m->wire.since_ns = clock_now_ns();
+    if (!rc)
+        (void)enqueue(m, SOURCE_CONNECTED);
+    else if (rc != -ECANCELED)
+        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+}
+
+static void emit(struct migration *m, const struct move_action *action)
+{
+    static const enum bill_stage stages[STAGE_MAX] = {
+        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION, [STAGE_RESERVATION] = BILL_RESERVATION,
+        [STAGE_PRE_COPY] = BILL_PRE_COPY, [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
+        [STAGE_COMMITMENT] = BILL_COMMITMENT, [STAGE_ACTIVATION] = BILL_ACTIVATION,
+    };
+    enum source_state to = (enum source_state)action->emit.to;
+    if (action->emit.stage != STAGE_NONE)
+        bill_stage(m->bill, stages[action->emit.stage], clock_now_ns());
+    if (to == SOURCE_UNCERTAIN || to == SOURCE_WITHDRAWING)
+        m->env->hooks.state(m->env->hooks.ctx, source_state_name(to), action->emit.text);
+    if (!m->paused && action->emit.stage != STAGE_NONE)
+        move_progress_report(m->env, &m->progress, stages[action->emit.stage]);
+    log_event(LOG_INFO, "move.source", "%s -> %s%s%s", source_state_name((enum source_state)action->emit.from),
+              source_state_name(to), action->emit.text[0] ? ": " : "", action->emit.text);
+}
+
+static void carry_out(struct migration *m, const struct move_action *action)
+{
+    switch (action->kind) {
+    case ACTION_SEND:
+        send_message(m, action->conn, action->message);
+        break;
+    case ACTION_CLOSE:
+        if (action->conn == m->wire.conn)
+            wire_close(&m->wire);
+        break;
+    case ACTION_WRITE_RECORD:
+        write_record(m, action->record);
+        break;
+    case ACTION_SET_TIMER:
+        m->timer_ns = action->at_ns;
+        break;
+    case ACTION_EMIT:
+        emit(m, action);
+        break;
+    case ACTION_CONNECT:
+        connect_to(m, action->conn);
+        break;
+    case ACTION_SEND_DESCRIPTION:
+        send_description(m);
+        break;
+    case ACTION_SEND_ROUND:
+        send_round(m, action->round.number, action->round.last);
+        break;
+    case ACTION_PAUSE_GUEST:
+        pause_guest(m);
+        break;
+    case ACTION_SEND_STATE:
+        send_state(m);
+        break;
+    case ACTION_RESUME_GUEST:
+        resume_guest(m);
+        break;
+    case ACTION_RELEASE:
+        break; /* the monitor frees the guest when it learns the outcome */
+    case ACTION_CHECK:
+    case ACTION_RESERVE:
+    case ACTION_LOAD:
+    case ACTION_RUN_GUEST:
+    case ACTION_DISCARD:
+    case ACTION_END:
+    case ACTION_KIND_MAX:
+        ASSERT(!"an action of the target");
+    }
+}
+
+/* ------------------------------------------------------------------------------------------ the loop */
+
+static void deliver(struct migration *m, const struct source_event *event)
+{
+    struct err err = { 0 };
+    int rc = source_step(&m->engine, event, clock_now_ns(), &m->actions, &err);
+    if (rc)
+        log_event(LOG_WARN, "move.refused", "%s", err.text);
+    for (unsigned i = 0; i < m->actions.count; i++)
+        carry_out(m, &m->actions.action[i]);
+}
+
+/* What the target measured belongs to the bill, whatever the engine makes of the message. */
+static void bill_message(struct migration *m, const struct message *message)
+{
+    if (message->type == MESSAGE_ACTIVATED && m->bill->is_down)
+        bill_downtime_end(m->bill, clock_now_ns());
+}
+
+static void receive(struct migration *m)
+{
+    struct section section;
+    struct err err = { 0 };
+    int rc = wire_recv_head(&m->wire, &section, &err);
+    if (!rc && !message_is(section.type))
+        rc = err_set(&err, ERR_PEER, EBADMSG, "section %s from a target", section_type_name(section.type));
+    if (!rc)
+        rc = wire_recv_message(&m->wire, &section, &m->incoming, &err);
+    if (rc) {
+        connection_failed(m, rc, &err);
+        if (rc == -ECANCELED)
+            m->wire.link.mid_section = true; /* half a message was read: this connection is done for */
+        return;
+    }
+    bill_message(m, &m->incoming);
+    struct source_event event = { .kind = SOURCE_MESSAGE, .conn = m->wire.conn, .message = &m->incoming };
+    deliver(m, &event);
+}
+
+static void take_order(struct migration *m)
+{
+    eventfd_t count;
+    (void)eventfd_read(m->env->cancel_fd, &count);
+    switch (m->env->hooks.order(m->env->hooks.ctx)) {
+    case MOVE_END_NOW:
+        m->end_now = true;
+        (void)enqueue(m, SOURCE_CANCEL);
+        break;
+    case MOVE_CANCEL:
+        (void)enqueue(m, SOURCE_CANCEL);
+        break;
+    case MOVE_TAKE_BACK:
+        (void)enqueue(m, SOURCE_TAKE_BACK);
+        break;
+    case MOVE_FORGET:
+        (void)enqueue(m, SOURCE_FORGET);
+        break;
+    case MOVE_ADOPT:
+    case MOVE_NO_ORDER:
+        break;
+    }
+    if (m->wire.conn && m->wire.link.fd < 0) { /* it interrupted connecting */
+        struct err err;
+        (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
+        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+    } else if (m->wire.link.mid_section) { /* it interrupted a send: whatever follows, this connection is over */
+        struct err err;
+        (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
+        enqueue_why(m, SOURCE_LOST, &err);
+    }
+}
+
+static int wait_ms(const struct migration *m)
+{
+    uint64_t now = clock_now_ns();
+    if (m->sending_round || m->timer_ns <= now)
+        return 0;
+    if (m->timer_ns == CLOCK_NEVER)
+        return -1;
+    return (int)MIN((m->timer_ns - now) / CLOCK_MSEC + 1, UINT64_C(60000));
+}
+
+static void run_once(struct migration *m)
+{
+    if (m->queue_count > 0) {
+        struct queued q = m->queue[m->queue_first];
+        m->queue_first = (m->queue_first + 1) % QUEUE_MAX;
+        m->queue_count--;
+        q.event.why = q.why.code ? &q.why : NULL;
+        deliver(m, &q.event);
+        return;
+    }
+    struct pollfd fds[2] = { { .fd = m->env->cancel_fd, .events = POLLIN },
+                             { .fd = m->wire.link.fd, .events = POLLIN } };
+    if (poll(fds, 2, wait_ms(m)) < 0 && errno != EINTR)
+        fds[0].revents = fds[1].revents = 0;
+    if (fds[0].revents)
+        take_order(m);
+    else if (fds[1].revents)
+        receive(m);
+    else if (clock_now_ns() >= m->timer_ns) {
+        m->timer_ns = CLOCK_NEVER;
+        (void)enqueue(m, SOURCE_TICK);
+    } else if (m->sending_round)
+        continue_round(m);
+}
+
+/* ------------------------------------------------------------------------------------ beginning and end */
+
+static int configure(struct migration *m, struct err *err)
+{
+    struct source_config config = source_config_default();
+    const struct machine *machine = m->env->machine;
+    config.hello.mode = strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY : MOVE_PRE_COPY;
+    config.hello.pages = machine->mem.pages;
+    config.hello.paused = m->request->paused;
+    (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
+    (void)gethostname(config.hello.source, sizeof(config.hello.source) - 1);
+    (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
+    config.policy.max_downtime_ns = m->request->max_downtime_ns;
+    config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
+    config.stall_limit_ns = m->request->stall_limit_ns;
+    if (getrandom(config.hello.token, sizeof(config.hello.token), 0) != (ssize_t)sizeof(config.hello.token))
+        return err_errno(err, ERR_HOST, errno, "cannot make a token");
+    source_init(&m->engine, &config);
+    return 0;
+}
+
+static void finish_bill(struct migration *m, int tcp_fd)
+{
+    struct bill_side here;
+    const struct source *engine = &m->engine;
+
+    if (m->bill->is_down)
+        bill_downtime_end(m->bill, clock_now_ns());
+    meter_span_end(m->env->meter, &m->span, tcp_fd, &here);
+    bill_side_set(m->bill, BILL_SOURCE, &here);
+    if (engine->activated.side_count)
+        bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
+    if (engine->state != SOURCE_DONE)
+        bill_fail(m->bill, &engine->err);
+    bill_end(m->bill, engine->state == SOURCE_DONE     ? BILL_OWNER_TARGET
+                      : engine->state == SOURCE_FAILED ? BILL_OWNER_SOURCE
+                                                       : BILL_OWNER_UNCERTAIN, clock_now_ns());
+}
+
+int migrate_run(const struct move_env *env, const struct migrate_request *request, struct bill *bill,
+                enum migrate_outcome *ret, struct err *err)
+{
+    uint64_t now = clock_now_ns();
+    char token[2 * MOVE_TOKEN_BYTES + 1];
+    *ret = MIGRATE_STAYED;
+    bill_begin(bill, BILL_MIGRATE, request->mode, env->machine->config.name, now);
+    bill_machine(bill, env->machine->config.memory_bytes, env->machine->config.vcpus);
+
+    struct migration *m = calloc(1, sizeof(*m));
+    int rc = m ? 0 : err_errno(err, ERR_HOST, ENOMEM, "cannot migrate");
+    if (m) {
+        *m = (struct migration){ .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER };
+        m->progress.began_ns = m->progress.rate_since_ns = now;
+        rc = configure(m, err);
+    }
+    if (rc) {
+        bill_fail(bill, err);
+        bill_end(bill, BILL_OWNER_SOURCE, clock_now_ns());
+        free(m);
+        return rc;
+    }
+    for (unsigned i = 0; i < MOVE_TOKEN_BYTES; i++)
+        (void)snprintf(token + 2 * i, 3, "%02x", m->engine.config.hello.token[i]);
+    bill_describe(bill, token, m->engine.config.hello.source, request->target);
+    meter_span_begin(env->meter, &m->span);
+
+    (void)enqueue(m, SOURCE_START);
+    while (m->queue_count > 0 || (!source_state_ended(m->engine.state) && !m->end_now))
+        run_once(m);
+
+    if (m->engine.state == SOURCE_DONE) {
+        *ret = MIGRATE_MOVED;
+    } else {
+        *ret = m->engine.state == SOURCE_FAILED ? MIGRATE_STAYED : MIGRATE_LEFT_UNCERTAIN;
+        *err = m->engine.err;
+        rc = err->code ? -err->code : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
+    }
+    finish_bill(m, m->wire.link.fd);
+    stop_tracking(m);
+    wire_close(&m->wire);
+    free(m);
+    return rc;
+}

@@ -1,0 +1,56 @@
+/*
+ * What every kind of move (migration, checkpoint, restore) is given by the monitor it runs in.
+ *
+ * A move runs on a thread of its own, from start to end in one blocking call. The monitor lends it the
+ * machine: nobody else saves, loads or frees it meanwhile; pausing goes through the hooks, since the
+ * user may pause too.
+ */
+#pragma once
+#include "base/err.h"
+#include "cost/bill.h"
+#include "cost/meter.h"
+#include "move/step.h"
+#include "vm/machine.h"
+#include <jansson.h>
+
+enum move_order { MOVE_NO_ORDER, MOVE_CANCEL, MOVE_TAKE_BACK, MOVE_FORGET, MOVE_ADOPT, MOVE_END_NOW };
+
+struct move_hooks {
+    void *ctx;
+    int (*pause)(void *ctx, struct err *err);
+    void (*resume)(void *ctx);
+    /* Makes durable who owns the guest, and returns only when it is. When it fails, *ret_unknown says
+     * whether the new record may be on disk all the same. `store`: of the target, for RECORD_HANDED. */
+    int (*record)(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
+                  const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown, struct err *err);
+    /* Whether a record of this host says that it owns the guest by that token. */
+    bool (*recorded)(void *ctx, const uint8_t token[MOVE_TOKEN_BYTES]);
+    /* The move entered a state that people must see at once: "uncertain", "withdrawing". */
+    void (*state)(void *ctx, const char *state, const char *why);
+    /* What a person ordered since the last call, after env->cancel_fd became readable. */
+    enum move_order (*order)(void *ctx);
+    /* For a machine that arrives. claim: takes its name on this host, before anything is promised, and
+     * unclaim gives it back when the move fails; adopt: it is complete, and the monitor's from here on. */
+    int (*claim)(void *ctx, const char *name, struct err *err);
+    void (*unclaim)(void *ctx);
+    void (*adopt)(void *ctx, struct machine *machine);
+    void (*arrived)(void *ctx); /* and it runs (or is paused, as it was) */
+    /* Posts an event of the control socket; `params` is stolen. */
+    void (*event)(void *ctx, const char *event, json_t *params);
+};
+
+struct move_env {
+    struct machine *machine; /* NULL for one that arrives */
+    struct meter *meter;
+    struct move_hooks hooks;
+    int cancel_fd; /* eventfd: readable once hooks.order() has something to say */
+};
+
+/* move.progress, at most every 100 ms unless `stage` is new: see docs/control.md. */
+struct move_progress {
+    uint64_t began_ns, last_ns;
+    enum bill_stage stage;
+    uint64_t round, pages_sent, pages_left, bytes, rate_bytes_per_s, dirty_pages_per_s;
+    uint64_t rate_since_ns, rate_bytes; /* start of the window the rate is taken over */
+};
+void move_progress_report(const struct move_env *env, struct move_progress *progress, enum bill_stage stage);

@@ -1,0 +1,201 @@
+#include "move/page_sink.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define BODY_MAX (PAGES_TABLE_MAX + PAGES_DATA_MAX * PAGE_BYTES)
+
+/* ------------------------------------------------------------------------------------ on a writer's thread */
+
+/* A page that never held data is zero already, and touching it would only make it use memory. */
+static void zero_run(struct page_sink *sink, const struct pages_run *run)
+{
+    for (uint64_t page = run->first; page < run->first + run->count; page++) {
+        uint64_t bit = UINT64_C(1) << (page % 64);
+        if (atomic_fetch_and(&sink->written[page / 64], ~bit) & bit)
+            memset(mem_page(sink->mem, page), 0, PAGE_BYTES);
+    }
+}
+
+static int write_run(struct page_sink *sink, const struct pages_run *run, const uint8_t *data)
+{
+    size_t left = (size_t)run->count * PAGE_BYTES;
+    off_t at = (off_t)(run->first * PAGE_BYTES);
+    while (left > 0) {
+        ssize_t n = pwrite(sink->mem->memfd, data, left, at);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        if (n > 0) {
+            data += n;
+            at += n;
+            left -= (size_t)n;
+        }
+    }
+    for (uint64_t page = run->first; page < run->first + run->count; page++)
+        atomic_fetch_or(&sink->written[page / 64], UINT64_C(1) << (page % 64));
+    return 0;
+}
+
+static int write_slot(struct page_sink *sink, const struct page_slot *slot)
+{
+    const uint8_t *data = slot->data;
+    for (uint32_t i = 0; i < slot->runs; i++) {
+        const struct pages_run *run = &slot->run[i];
+        if (run->kind == PAGES_ZERO) {
+            zero_run(sink, run);
+            continue;
+        }
+        int rc = write_run(sink, run, data);
+        if (rc)
+            return rc;
+        data += (size_t)run->count * PAGE_BYTES;
+    }
+    return 0;
+}
+
+static void *writer_thread(void *arg)
+{
+    struct page_sink *sink = arg;
+    int meter_slot = meter_thread_enter(sink->meter, BILL_CPU_MOVER);
+
+    (void)pthread_mutex_lock(&sink->lock);
+    for (;;) {
+        while (sink->ready_count == 0 && !sink->ending)
+            (void)pthread_cond_wait(&sink->changed, &sink->lock);
+        if (sink->ready_count == 0)
+            break;
+        struct page_slot *slot = sink->ready[--sink->ready_count];
+        (void)pthread_mutex_unlock(&sink->lock);
+        int rc = write_slot(sink, slot);
+        (void)pthread_mutex_lock(&sink->lock);
+        if (rc && !sink->failed)
+            sink->failed = rc;
+        sink->free[sink->free_count++] = slot;
+        (void)pthread_cond_broadcast(&sink->changed);
+    }
+    (void)pthread_mutex_unlock(&sink->lock);
+    meter_thread_leave(sink->meter, meter_slot);
+    return NULL;
+}
+
+/* --------------------------------------------------------------------------------- on the receiving thread */
+
+static int start_writers(struct page_sink *sink)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned wanted = (unsigned)MIN(MAX(cpus, 1l), (long)PAGE_SINK_WRITERS_MAX);
+    sink->slot_count = wanted + 2;
+    sink->slot = calloc(sink->slot_count, sizeof(*sink->slot));
+    if (!sink->slot)
+        return -ENOMEM;
+    for (unsigned i = 0; i < sink->slot_count; i++) {
+        sink->slot[i].body = malloc(BODY_MAX);
+        if (!sink->slot[i].body)
+            return -ENOMEM;
+        sink->free[sink->free_count++] = &sink->slot[i];
+    }
+    for (; sink->writer_count < wanted; sink->writer_count++) {
+        int rc = -pthread_create(&sink->writer[sink->writer_count], NULL, writer_thread, sink);
+        if (rc)
+            return rc;
+        (void)pthread_setname_np(sink->writer[sink->writer_count], "pages");
+    }
+    return 0;
+}
+
+int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter)
+{
+    *sink = (struct page_sink){ .mem = mem, .meter = meter, .written = calloc(mem->pages / 64, sizeof(uint64_t)) };
+    (void)pthread_mutex_init(&sink->lock, NULL);
+    (void)pthread_cond_init(&sink->changed, NULL);
+    int rc = sink->written ? start_writers(sink) : -ENOMEM;
+    if (rc)
+        page_sink_fini(sink);
+    return rc;
+}
+
+void page_sink_fini(struct page_sink *sink)
+{
+    if (!sink->mem)
+        return;
+    (void)pthread_mutex_lock(&sink->lock);
+    sink->ending = true;
+    (void)pthread_cond_broadcast(&sink->changed);
+    (void)pthread_mutex_unlock(&sink->lock);
+    for (unsigned i = 0; i < sink->writer_count; i++)
+        (void)pthread_join(sink->writer[i], NULL);
+    for (unsigned i = 0; sink->slot && i < sink->slot_count; i++)
+        free(sink->slot[i].body);
+    free(sink->slot);
+    free(sink->written);
+    (void)pthread_cond_destroy(&sink->changed);
+    (void)pthread_mutex_destroy(&sink->lock);
+    *sink = (struct page_sink){ 0 };
+}
+
+static struct page_slot *take_free(struct page_sink *sink)
+{
+    (void)pthread_mutex_lock(&sink->lock);
+    while (sink->free_count == 0)
+        (void)pthread_cond_wait(&sink->changed, &sink->lock);
+    struct page_slot *slot = sink->free[--sink->free_count];
+    (void)pthread_mutex_unlock(&sink->lock);
+    return slot;
+}
+
+static void hand_on(struct page_sink *sink, struct page_slot *slot, bool ready)
+{
+    (void)pthread_mutex_lock(&sink->lock);
+    if (ready)
+        sink->ready[sink->ready_count++] = slot;
+    else
+        sink->free[sink->free_count++] = slot;
+    (void)pthread_cond_broadcast(&sink->changed);
+    (void)pthread_mutex_unlock(&sink->lock);
+}
+
+static int receive_slot(struct page_sink *sink, struct link *link, const struct section *section,
+                        struct page_slot *slot, struct err *err)
+{
+    uint32_t table_bytes;
+    if (section->version != PAGES_VERSION || section->length < 4 || section->length > BODY_MAX)
+        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes", section->version,
+                       section->length);
+    int rc = link_recv_body(link, section, slot->body, err);
+    if (!rc)
+        rc = pages_table_bytes(slot->body, &table_bytes, err);
+    if (!rc && table_bytes > section->length)
+        rc = err_set(err, ERR_PEER, EBADMSG, "pages section shorter than its table");
+    if (!rc)
+        rc = pages_table_decode(slot->body, table_bytes, section->length, sink->mem->pages, slot->run, &slot->runs, err);
+    if (!rc)
+        slot->data = slot->body + table_bytes;
+    return rc;
+}
+
+int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section, struct err *err)
+{
+    struct page_slot *slot = take_free(sink);
+    int rc = receive_slot(sink, link, section, slot, err);
+    for (uint32_t i = 0; !rc && i < slot->runs; i++) {
+        sink->data_pages += slot->run[i].kind == PAGES_DATA ? slot->run[i].count : 0;
+        sink->zero_pages += slot->run[i].kind == PAGES_ZERO ? slot->run[i].count : 0;
+    }
+    hand_on(sink, slot, rc == 0);
+    return rc;
+}
+
+int page_sink_drain(struct page_sink *sink, struct err *err)
+{
+    if (!sink->mem)
+        return 0;
+    (void)pthread_mutex_lock(&sink->lock);
+    while (sink->free_count < sink->slot_count)
+        (void)pthread_cond_wait(&sink->changed, &sink->lock);
+    int rc = sink->failed;
+    (void)pthread_mutex_unlock(&sink->lock);
+    return rc ? err_errno(err, ERR_HOST, -rc, "cannot write guest memory") : 0;
+}

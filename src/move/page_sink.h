@@ -1,0 +1,59 @@
+/*
+ * Where pages go: receives page sections and puts them into guest memory.
+ *
+ * A section is received whole into a slot that stays in cache, checked, and handed to a writer thread, which
+ * writes it to the memory file with pwrite(2). Why so (measured: docs/bench.md): what limits a receiver is
+ * the kernel making fresh pages, not the network. Receiving into the mapping would take a fault for each page
+ * and clear it before the data overwrites it, and it would all happen on one thread.
+ *
+ *     receiving thread:  link -> slot -> checks -> ready queue       writers: ready queue -> pwrite -> free
+ *
+ * A page comes at most once a round, so the order of writers within a round does not matter; between rounds
+ * page_sink_drain() is the barrier.
+ *
+ * Threads: everything here is called by the one thread that receives.
+ */
+#pragma once
+#include "cost/meter.h"
+#include "mem/mem.h"
+#include "move/link.h"
+#include "state/pages.h"
+#include <pthread.h>
+
+#define PAGE_SINK_WRITERS_MAX 4
+#define PAGE_SINK_SLOTS_MAX (PAGE_SINK_WRITERS_MAX + 2)
+
+struct page_slot {
+    uint8_t *body; /* of the largest section; owned */
+    const uint8_t *data;
+    struct pages_run run[PAGES_RUNS_MAX];
+    uint32_t runs;
+};
+
+struct page_sink {
+    struct mem *mem;
+    struct meter *meter;
+    _Atomic(uint64_t) *written; /* pages that hold data, one bit a page index: only these need zeroing again */
+    uint64_t data_pages, zero_pages; /* accepted */
+
+    unsigned slot_count, writer_count;
+    struct page_slot *slot;
+    pthread_t writer[PAGE_SINK_WRITERS_MAX];
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct page_slot *free[PAGE_SINK_SLOTS_MAX], *ready[PAGE_SINK_SLOTS_MAX];
+    unsigned free_count, ready_count;
+    bool ending;
+    int failed; /* the first -errno of a writer */
+};
+
+/* Starts the writers, whose CPU time `meter` counts as the mover's. */
+int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter) MUST_CHECK;
+void page_sink_fini(struct page_sink *sink);
+
+/* Receives and checks the body of `section` (a SECTION_PAGES whose head was just read) and has it written. */
+int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section, struct err *err) MUST_CHECK;
+
+/* Returns when everything accepted so far is in guest memory; the error of any writer. */
+int page_sink_drain(struct page_sink *sink, struct err *err) MUST_CHECK;

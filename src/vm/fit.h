@@ -1,0 +1,30 @@
+/*
+ * Does this machine fit this host? Answered before a page moves, with every fact that differs named.
+ *
+ * Checking takes what the machine will need (tap and disk descriptors), so that what was found is also
+ * held: a tap attached here can be attached nowhere else, a disk opened here stays open.
+ */
+#pragma once
+#include "vm/machine.h"
+
+#define FIT_REASONS_MAX 16
+
+struct fit_reason {
+    char fact[24];  /* "cpu", "memory", "disk", "net", "kvm" */
+    char text[200]; /* what differs, in words */
+};
+
+struct fit_report {
+    unsigned count; /* 0 = it fits; FIT_REASONS_MAX = perhaps more than are listed */
+    struct fit_reason reason[FIT_REASONS_MAX];
+};
+
+void fit_add(struct fit_report *report, const char *fact, const char *fmt, ...) PRINTF(3, 4);
+
+/* Checks CPU, memory, taps and disks for a machine that comes with `config` and `cpuid`. When it fits,
+ * *ret_fds is what machine_create() needs; otherwise nothing is held. */
+void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid, const struct host_config *host,
+               bool fake, struct fit_report *report, struct machine_fds *ret_fds);
+
+/* All reasons in one error; 0 when there is none. */
+int fit_err(const struct fit_report *report, struct err *err) MUST_CHECK;

@@ -1,0 +1,65 @@
+/*
+ * vCPU threads: a group that runs, parks and ends together.
+ *
+ *              start                resume
+ *     (none) --------> parked <------------------> running ---> ended (stop)
+ *                                   pause
+ *
+ * Parked means: the thread waits outside the hypervisor, and its last access has been completed, so its
+ * registers can be saved. A group is paused and resumed from one thread at a time (the loop or a mover);
+ * the caller sees to that.
+ */
+#pragma once
+#include "kvm/hv.h"
+#include <pthread.h>
+#include <stdbool.h>
+
+enum vcpu_end {
+    VCPU_SHUTDOWN = 1, /* triple fault: how a guest without other means resets */
+    VCPU_FAILED,       /* the hypervisor cannot go on; `why` says what it said */
+};
+
+struct vcpu_group;
+
+/* Called on vCPU threads. */
+struct vcpu_handlers {
+    void *ctx;
+    /* One guest access: fill data for reads. */
+    void (*access)(void *ctx, const struct hv_exit *exit);
+    /* A vCPU can run no more; its thread is about to park for good. Must not pause or stop the group. */
+    void (*ended)(void *ctx, unsigned id, enum vcpu_end how, const char *why);
+};
+
+struct vcpu {
+    struct vcpu_group *group;
+    struct hv_vcpu *hv;
+    pthread_t thread;
+    bool started;
+};
+
+struct vcpu_group {
+    struct hv *hv;
+    struct vcpu_handlers handlers;
+    unsigned count;
+    struct vcpu vcpu[HV_VCPUS_MAX];
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool pausing, stopping;
+    unsigned parked;
+};
+
+/* Opens `count` vCPUs, each shown its entry of `cpuid` (an array of `count`). Nothing runs yet. */
+int vcpu_group_init(struct vcpu_group *group, struct hv *hv, unsigned count, const struct hv_cpuid *cpuid,
+                    const struct vcpu_handlers *handlers, struct err *err) MUST_CHECK;
+
+/* Starts the threads, parked. They are named "vcpu0"... and block all signals but the kick. */
+int vcpu_group_start(struct vcpu_group *group, struct err *err) MUST_CHECK;
+
+void vcpu_group_resume(struct vcpu_group *group);
+
+/* Returns when every thread is parked. */
+void vcpu_group_pause(struct vcpu_group *group);
+
+/* Ends the threads and closes the vCPUs; for any group that vcpu_group_init() saw. */
+void vcpu_group_fini(struct vcpu_group *group);

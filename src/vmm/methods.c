@@ -1,0 +1,198 @@
+/* The methods of the control socket: docs/control.md says what each takes and gives. */
+#include "base/clock.h"
+#include "vmm/monitor.h"
+#include "vmm/mover.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static void fail(struct rpc_call *call, int code, const char *text)
+{
+    struct err err;
+    (void)err_set(&err, ERR_CALLER, code, "%s", text);
+    rpc_fail(call, &err);
+}
+
+static json_t *info_json(struct monitor *monitor)
+{
+    json_t *info = json_pack("{s:s, s:s, s:i, s:I}", "name", monitor->dir.name, "state",
+                             monitor_state_name(monitor->state), "pid", (int)getpid(), "uptime_ns",
+                             (json_int_t)(clock_now_ns() - monitor->started_ns));
+    const struct machine *machine = monitor->machine;
+    if (machine && info) {
+        (void)json_object_set_new(info, "config", config_to_json(&machine->config, &monitor->host));
+        (void)json_object_set_new(info, "hypervisor", json_string(machine->hv->ops->name));
+        (void)json_object_set_new(info, "resident_bytes",
+                                  json_integer((json_int_t)(mem_resident_pages(&machine->mem) * PAGE_BYTES)));
+    }
+    return info;
+}
+
+static void vm_info(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    if (!rpc_unpack(call, params, "{}"))
+        rpc_reply(call, info_json(ctx));
+}
+
+static void vm_pause(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct monitor *monitor = ctx;
+    struct err err;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (monitor->state == MONITOR_PAUSED) {
+        rpc_reply(call, NULL); /* asked for twice is as good as once */
+        return;
+    }
+    if (monitor->state != MONITOR_RUNNING) {
+        fail(call, EBUSY, "not running: it can be paused when what is under way has ended");
+        return;
+    }
+    if (monitor_pause_machine(monitor, &err)) {
+        rpc_fail(call, &err);
+        return;
+    }
+    monitor->user_paused = true;
+    monitor_set_state(monitor, MONITOR_PAUSED, "asked to");
+    rpc_reply(call, NULL);
+}
+
+static void vm_resume(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct monitor *monitor = ctx;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (monitor->state != MONITOR_PAUSED && monitor->state != MONITOR_RUNNING) {
+        fail(call, EBUSY, "not paused: it can be resumed when what is under way has ended");
+        return;
+    }
+    if (monitor->user_paused)
+        monitor_resume_machine(monitor);
+    monitor->user_paused = false;
+    monitor_set_state(monitor, MONITOR_RUNNING, "asked to");
+    rpc_reply(call, NULL);
+}
+
+static void vm_power_button(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct monitor *monitor = ctx;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (!monitor->machine || monitor->state == MONITOR_RECEIVING || monitor->state == MONITOR_UNCERTAIN) {
+        fail(call, EBUSY, "no guest runs here yet");
+        return;
+    }
+    machine_press_power_button(monitor->machine);
+    rpc_reply(call, NULL);
+}
+
+static void vm_kill(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    rpc_reply(call, NULL);
+    monitor_end(ctx, 0, "killed");
+}
+
+static void start(struct monitor *monitor, struct rpc_call *call, const struct mover_request *request)
+{
+    struct err err;
+    if (monitor->state != MONITOR_RUNNING && monitor->state != MONITOR_PAUSED && !monitor->mover)
+        fail(call, EBUSY, "no guest runs here that could be moved");
+    else if (mover_start(monitor, request, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, json_pack("{s:s}", "state", monitor_state_name(monitor->state)));
+}
+
+static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    const char *to, *mode = "pre-copy";
+    json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000;
+    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I}", "to", &to, "mode", &mode, "max_downtime_ns",
+                   &max_downtime_ns, "stall_limit_ns", &stall_limit_ns))
+        return;
+    struct mover_request request = { .kind = MOVER_MIGRATE };
+    if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
+        fail(call, EINVAL, "mode: want pre-copy or stop-copy");
+        return;
+    }
+    if (max_downtime_ns <= 0 || stall_limit_ns < (json_int_t)(100 * CLOCK_MSEC)) {
+        fail(call, EINVAL, "max_downtime_ns must be positive and stall_limit_ns at least 100 ms");
+        return;
+    }
+    if (strlen(to) >= sizeof(request.target)) {
+        fail(call, EINVAL, "to: too long for HOST:PORT");
+        return;
+    }
+    (void)snprintf(request.target, sizeof(request.target), "%s", to);
+    (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
+    request.max_downtime_ns = (uint64_t)max_downtime_ns;
+    request.stall_limit_ns = (uint64_t)stall_limit_ns;
+    start(ctx, call, &request);
+}
+
+static void vm_checkpoint(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    const char *file;
+    struct mover_request request = { .kind = MOVER_CHECKPOINT };
+    if (rpc_unpack(call, params, "{s:s}", "file", &file))
+        return;
+    if (file[0] != '/' || strlen(file) >= sizeof(request.file)) {
+        fail(call, EINVAL, "file: want an absolute path");
+        return;
+    }
+    (void)snprintf(request.file, sizeof(request.file), "%s", file);
+    start(ctx, call, &request);
+}
+
+static void vm_migrate_cancel(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct err err;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (mover_order(ctx, MOVE_CANCEL, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
+
+static void vm_migrate_status(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct monitor *monitor = ctx;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    (void)pthread_mutex_lock(&monitor->progress_lock);
+    json_t *status = json_pack("{s:b, s:s, s:O?, s:O?}", "moving", monitor->mover != NULL, "state",
+                               monitor_state_name(monitor->state), "progress", monitor->last_progress, "bill",
+                               monitor->last_bill);
+    (void)pthread_mutex_unlock(&monitor->progress_lock);
+    rpc_reply(call, status);
+}
+
+static void vm_bill(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct monitor *monitor = ctx;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (!monitor->last_bill)
+        fail(call, ENOENT, "nothing has moved here yet");
+    else
+        rpc_reply(call, json_incref(monitor->last_bill));
+}
+
+const struct rpc_method monitor_methods[] = {
+    { "vm.info", vm_info },
+    { "vm.pause", vm_pause },
+    { "vm.resume", vm_resume },
+    { "vm.power_button", vm_power_button },
+    { "vm.kill", vm_kill },
+    { "vm.migrate", vm_migrate },
+    { "vm.migrate_status", vm_migrate_status },
+    { "vm.migrate_cancel", vm_migrate_cancel },
+    { "vm.checkpoint", vm_checkpoint },
+    { "vm.bill", vm_bill },
+};
+const size_t monitor_method_count = ARRAY_LEN(monitor_methods);

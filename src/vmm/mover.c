@@ -1,0 +1,464 @@
+#include "vmm/mover.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "ctl/ready.h"
+#include "ctl/reason.h"
+#include "move/checkpoint.h"
+#include "move/migrate.h"
+#include "move/receive.h"
+#include "vmm/records.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+/* Work that must happen on the loop's thread, handed over by a mover that waits for it. */
+struct errand {
+    void (*fn)(void *arg);
+    void *arg;
+    bool done;
+};
+
+struct mover {
+    struct monitor *monitor;
+    struct mover_request request;
+    struct move_env env;
+    struct arrival_host host;
+    pthread_t thread;
+    int cancel_fd, wake_fd;
+    _Atomic(enum move_order) order;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    struct errand *errand;
+
+    /* The result: the mover's until it writes `finished`. */
+    bool finished;
+    int rc;
+    struct err err;
+    struct bill bill;
+    enum migrate_outcome outcome;
+};
+
+/* ------------------------------------------------------------------------------- on the mover's thread */
+
+static struct mover *mover_of(void *ctx)
+{
+    return ctx;
+}
+
+static int hook_pause(void *ctx, struct err *err)
+{
+    return monitor_pause_machine(mover_of(ctx)->monitor, err);
+}
+
+static void hook_resume(void *ctx)
+{
+    monitor_resume_machine(mover_of(ctx)->monitor);
+}
+
+static int hook_record(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
+                       const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown, struct err *err)
+{
+    int rc = records_write(&mover_of(ctx)->monitor->dir, record, token, store, peer, err);
+    *ret_unknown = rc == -EINPROGRESS;
+    return rc;
+}
+
+static bool hook_recorded(void *ctx, const uint8_t token[MOVE_TOKEN_BYTES])
+{
+    enum move_knows knows;
+    struct err err;
+    if (records_lookup(mover_of(ctx)->monitor->options->base, token, &knows, &err)) {
+        log_event(LOG_ERROR, "move.records", "%s", err.text);
+        return true; /* what cannot be read cannot be denied */
+    }
+    return knows != KNOWS_NOTHING;
+}
+
+static enum move_order hook_order(void *ctx)
+{
+    return atomic_exchange(&mover_of(ctx)->order, MOVE_NO_ORDER);
+}
+
+static void on_loop(void *ctx, void (*fn)(void *arg), void *arg)
+{
+    struct mover *mover = ctx;
+    struct errand errand = { .fn = fn, .arg = arg };
+    (void)pthread_mutex_lock(&mover->lock);
+    mover->errand = &errand;
+    (void)eventfd_write(mover->wake_fd, 1);
+    (void)pthread_cond_broadcast(&mover->changed);
+    while (!errand.done)
+        (void)pthread_cond_wait(&mover->changed, &mover->lock);
+    (void)pthread_mutex_unlock(&mover->lock);
+}
+
+static void hook_event(void *ctx, const char *name, json_t *params)
+{
+    struct monitor *monitor = mover_of(ctx)->monitor;
+    if (strcmp(name, "move.progress") == 0) {
+        json_t *copy = json_deep_copy(params);
+        (void)pthread_mutex_lock(&monitor->progress_lock);
+        json_decref(monitor->last_progress);
+        monitor->last_progress = copy;
+        (void)pthread_mutex_unlock(&monitor->progress_lock);
+    }
+    rpc_post_event(monitor->rpc, name, params);
+}
+
+struct claiming {
+    struct monitor *monitor;
+    const char *name;
+    struct err *err;
+    int rc;
+};
+
+static void rename_directory(void *arg)
+{
+    struct claiming *c = arg;
+    c->rc = rundir_rename(&c->monitor->dir, c->name, c->err);
+    if (!c->rc)
+        log_setup(LOG_INFO, c->monitor->dir.name);
+}
+
+static int hook_claim(void *ctx, const char *name, struct err *err)
+{
+    struct mover *mover = ctx;
+    const char *wanted = mover->monitor->options->name[0] ? mover->monitor->options->name : name;
+    if (strcmp(mover->monitor->dir.name, wanted) == 0)
+        return 0;
+    struct claiming claiming = { .monitor = mover->monitor, .name = wanted, .err = err };
+    on_loop(mover, rename_directory, &claiming);
+    return claiming.rc;
+}
+
+static void hook_unclaim(void *ctx)
+{
+    struct mover *mover = ctx;
+    char name[CONFIG_NAME_MAX];
+    struct err err;
+    if (mover->monitor->options->name[0])
+        return;
+    (void)snprintf(name, sizeof(name), "arriving-%d", (int)getpid());
+    struct claiming claiming = { .monitor = mover->monitor, .name = name, .err = &err };
+    on_loop(mover, rename_directory, &claiming); /* cannot be in use: the number is this process's */
+}
+
+struct noting {
+    struct mover *mover;
+    const char *state, *why;
+};
+
+static void note_state(void *arg)
+{
+    struct noting *n = arg;
+    enum monitor_state state = strcmp(n->state, "uncertain") == 0 ? MONITOR_UNCERTAIN
+        : n->mover->request.kind == MOVER_MIGRATE ? MONITOR_MIGRATING : MONITOR_RECEIVING;
+    monitor_set_state(n->mover->monitor, state, n->why);
+}
+
+static void hook_state(void *ctx, const char *state, const char *why)
+{
+    struct noting noting = { .mover = ctx, .state = state, .why = why };
+    on_loop(ctx, note_state, &noting);
+}
+
+static void note_arrival(void *arg)
+{
+    struct mover *mover = arg;
+    struct monitor *monitor = mover->monitor;
+    monitor->keep_record = true; /* until the source has settled */
+    monitor->user_paused = monitor->machine->pauses > 0;
+    monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, "arrived");
+}
+
+static void hook_arrived(void *ctx)
+{
+    on_loop(ctx, note_arrival, ctx);
+}
+
+static void adopt(void *arg)
+{
+    void **pair = arg;
+    struct monitor *monitor = pair[0];
+    monitor->machine = pair[1];
+}
+
+static void hook_adopt(void *ctx, struct machine *machine)
+{
+    struct mover *mover = ctx;
+    void *pair[2] = { mover->monitor, machine };
+    on_loop(mover, adopt, pair);
+    mover->env.machine = machine;
+}
+
+static int hook_place(void *ctx, const struct machine_config *config, struct host_config *host, struct err *err)
+{
+    const struct vmm_options *options = mover_of(ctx)->monitor->options;
+    for (unsigned i = 0; i < options->place_count; i++) {
+        int rc = config_host_set(config, host, options->place[i].id, options->place[i].where, err);
+        if (rc)
+            return rc;
+    }
+    mover_of(ctx)->monitor->host = *host;
+    return 0;
+}
+
+static void run(struct mover *mover)
+{
+    const struct mover_request *request = &mover->request;
+    struct machine *machine = NULL;
+
+    switch (request->kind) {
+    case MOVER_MIGRATE: {
+        struct migrate_request migrate = { .target = request->target, .mode = request->mode,
+                                           .max_downtime_ns = request->max_downtime_ns,
+                                           .stall_limit_ns = request->stall_limit_ns,
+                                           .paused = mover->monitor->user_paused };
+        mover->rc = migrate_run(&mover->env, &migrate, &mover->bill, &mover->outcome, &mover->err);
+        break;
+    }
+    case MOVER_CHECKPOINT:
+        mover->rc = checkpoint_write(&mover->env, request->file, &mover->bill, &mover->err);
+        break;
+    case MOVER_RECEIVE: {
+        uint8_t store[MOVE_STORE_BYTES];
+        mover->rc = records_store(mover->monitor->options->base, store, &mover->err);
+        if (!mover->rc)
+            mover->rc = receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
+                                    mover->monitor->options->once, &mover->err);
+        break;
+    }
+    case MOVER_RESTORE:
+        mover->rc = checkpoint_read(&mover->env, &mover->host, request->file, mover->monitor->options->name,
+                                    &mover->bill, &machine, &mover->err);
+        if (!mover->rc)
+            hook_adopt(mover, machine);
+        break;
+    case MOVER_KIND_MAX:
+        break;
+    }
+}
+
+static void *mover_thread(void *arg)
+{
+    struct mover *mover = arg;
+    int slot = meter_thread_enter(&mover->monitor->meter, BILL_CPU_MOVER);
+    run(mover);
+    meter_thread_leave(&mover->monitor->meter, slot);
+    (void)pthread_mutex_lock(&mover->lock);
+    mover->finished = true;
+    (void)pthread_cond_broadcast(&mover->changed);
+    (void)eventfd_write(mover->wake_fd, 1);
+    (void)pthread_mutex_unlock(&mover->lock);
+    return NULL;
+}
+
+/* ---------------------------------------------------------------------------------- on the main thread */
+
+static void mover_free(struct mover *mover)
+{
+    fd_close(&mover->cancel_fd);
+    fd_close(&mover->wake_fd);
+    (void)pthread_cond_destroy(&mover->changed);
+    (void)pthread_mutex_destroy(&mover->lock);
+    free(mover);
+}
+
+static void run_errand(struct mover *mover)
+{
+    (void)pthread_mutex_lock(&mover->lock);
+    struct errand *errand = mover->errand;
+    if (errand) {
+        mover->errand = NULL;
+        errand->fn(errand->arg); /* the mover waits for it with the lock released: nobody else is in */
+        errand->done = true;
+        (void)pthread_cond_broadcast(&mover->changed);
+    }
+    (void)pthread_mutex_unlock(&mover->lock);
+}
+
+static void came_to_rest(struct monitor *monitor)
+{
+    monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, NULL);
+}
+
+/* A guest has arrived, from a file or another host. */
+static void arrived(struct monitor *monitor, struct mover *mover)
+{
+    struct err err = { 0 };
+    int rc = 0;
+    if (mover->request.kind == MOVER_RESTORE) {
+        rc = records_write(&monitor->dir, RECORD_HERE, NULL, NULL, NULL, &err);
+        if (!rc && !monitor->options->name[0])
+            rc = rundir_rename(&monitor->dir, monitor->machine->config.name, &err);
+        if (rc) {
+            log_event(LOG_ERROR, "vm.restore", "%s", err.text);
+            ready_report_failure(&monitor->ready_fd, &err);
+            monitor_end(monitor, 1, err.text);
+            return;
+        }
+        monitor->user_paused = monitor->options->paused;
+        if (!monitor->user_paused)
+            monitor_resume_machine(monitor);
+        machine_announce(monitor->machine);
+        if (ready_report(&monitor->ready_fd, monitor->dir.name))
+            log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
+        came_to_rest(monitor);
+    } else {
+        monitor->keep_record = false; /* its source knows */
+    }
+}
+
+static void act_on_result(struct monitor *monitor, struct mover *mover)
+{
+    json_t *bill = NULL;
+    if (mover->request.kind != MOVER_RECEIVE) {
+        bill = bill_json(&mover->bill);
+        json_decref(monitor->last_bill);
+        monitor->last_bill = json_incref(bill);
+        json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
+        rpc_post_event(monitor->rpc, "move.done",
+                       json_pack("{s:b, s:o?, s:o?}", "ok", mover->rc == 0, "error", reason, "bill", bill));
+    }
+    if (mover->rc)
+        log_event(LOG_ERROR, "move.failed", "%s", mover->err.text);
+
+    switch (mover->request.kind) {
+    case MOVER_MIGRATE:
+        if (mover->outcome == MIGRATE_MOVED) {
+            monitor_set_state(monitor, MONITOR_MOVED, mover->request.target);
+            monitor_end(monitor, 0, "moved away");
+        } else {
+            came_to_rest(monitor);
+        }
+        break;
+    case MOVER_CHECKPOINT:
+        came_to_rest(monitor);
+        break;
+    case MOVER_RECEIVE:
+    case MOVER_RESTORE:
+        if (!mover->rc) {
+            arrived(monitor, mover);
+        } else {
+            ready_report_failure(&monitor->ready_fd, &mover->err);
+            monitor_end(monitor, mover->err.fault == ERR_CALLER ? 2 : 1, mover->err.text);
+        }
+        break;
+    case MOVER_KIND_MAX:
+        break;
+    }
+}
+
+static void on_wake(struct loop_source *source, uint32_t events)
+{
+    (void)events;
+    struct monitor *monitor = CONTAINER_OF(source, struct monitor, mover_done);
+    struct mover *mover = monitor->mover;
+    (void)loop_drain(source->fd);
+    run_errand(mover);
+    (void)pthread_mutex_lock(&mover->lock);
+    bool finished = mover->finished;
+    (void)pthread_mutex_unlock(&mover->lock);
+    if (!finished)
+        return;
+    (void)pthread_join(mover->thread, NULL);
+    loop_remove(&monitor->mover_done);
+    monitor->mover = NULL;
+    act_on_result(monitor, mover);
+    mover_free(mover);
+}
+
+static struct mover *mover_new(struct monitor *monitor, const struct mover_request *request)
+{
+    struct mover *mover = calloc(1, sizeof(*mover));
+    if (!mover)
+        return NULL;
+    mover->monitor = monitor;
+    mover->request = *request;
+    mover->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    mover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    (void)pthread_mutex_init(&mover->lock, NULL);
+    (void)pthread_cond_init(&mover->changed, NULL);
+    mover->env = (struct move_env){ .machine = monitor->machine, .meter = &monitor->meter, .cancel_fd = mover->cancel_fd };
+    mover->env.hooks = (struct move_hooks){ .ctx = mover, .pause = hook_pause, .resume = hook_resume,
+                                            .record = hook_record, .recorded = hook_recorded,
+                                            .state = hook_state, .order = hook_order, .claim = hook_claim, .unclaim = hook_unclaim,
+                                            .adopt = hook_adopt, .arrived = hook_arrived, .event = hook_event };
+    mover->host = (struct arrival_host){ .fake = monitor->options->fake, .hooks = &monitor->hooks, .meter = &monitor->meter,
+                                         .loop = &monitor->loop, .on_loop = on_loop, .place = hook_place, .ctx = mover };
+    if (mover->cancel_fd >= 0 && mover->wake_fd >= 0)
+        return mover;
+    mover_free(mover);
+    return NULL;
+}
+
+int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err)
+{
+    if (monitor->mover)
+        return err_set(err, ERR_CALLER, EBUSY, "%s is busy: %s", monitor->dir.name, monitor_state_name(monitor->state));
+    struct mover *mover = mover_new(monitor, request);
+    if (!mover)
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot start a move");
+    int rc = loop_add(&monitor->loop, &monitor->mover_done, mover->wake_fd, EPOLLIN, on_wake);
+    if (!rc) {
+        monitor->mover = mover;
+        rc = -pthread_create(&mover->thread, NULL, mover_thread, mover);
+    }
+    if (rc) {
+        loop_remove(&monitor->mover_done);
+        monitor->mover = NULL;
+        mover_free(mover);
+        return err_errno(err, ERR_HOST, -rc, "cannot start a move");
+    }
+    (void)pthread_setname_np(mover->thread, "mover");
+    if (request->kind == MOVER_MIGRATE)
+        monitor_set_state(monitor, MONITOR_MIGRATING, request->target);
+    else if (request->kind == MOVER_CHECKPOINT)
+        monitor_set_state(monitor, MONITOR_CHECKPOINTING, request->file);
+    return 0;
+}
+
+int mover_order(struct monitor *monitor, enum move_order order, struct err *err)
+{
+    struct mover *mover = monitor->mover;
+    if (!mover || (order == MOVE_CANCEL && mover->request.kind == MOVER_RECEIVE))
+        return err_set(err, ERR_CALLER, ENOENT, "nothing is moving %s", monitor->dir.name);
+    if (order != MOVE_CANCEL && monitor->state != MONITOR_UNCERTAIN)
+        return err_set(err, ERR_CALLER, EBUSY, "%s is not uncertain, it is %s", monitor->dir.name,
+                       monitor_state_name(monitor->state));
+    atomic_store(&mover->order, order);
+    (void)eventfd_write(mover->cancel_fd, 1);
+    return 0;
+}
+
+void mover_shutdown(struct monitor *monitor)
+{
+    struct mover *mover = monitor->mover;
+    if (!mover)
+        return;
+    atomic_store(&mover->order, MOVE_END_NOW);
+    (void)eventfd_write(mover->cancel_fd, 1);
+    (void)pthread_mutex_lock(&mover->lock);
+    while (!mover->finished) {
+        if (mover->errand) {
+            (void)pthread_mutex_unlock(&mover->lock);
+            run_errand(mover);
+            (void)pthread_mutex_lock(&mover->lock);
+        } else {
+            (void)pthread_cond_wait(&mover->changed, &mover->lock);
+        }
+    }
+    (void)pthread_mutex_unlock(&mover->lock);
+    (void)pthread_join(mover->thread, NULL);
+    loop_remove(&monitor->mover_done);
+    monitor->mover = NULL;
+    if (mover->outcome == MIGRATE_LEFT_UNCERTAIN)
+        monitor->keep_record = true; /* all that is left of the guest here, and it must be found */
+    mover_free(mover);
+}

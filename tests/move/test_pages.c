@@ -1,0 +1,269 @@
+/*
+ * Pages from one memory to another while a guest (the fake hypervisor's) writes: whatever the rounds
+ * and however the writes fall, the target must hold exactly what the source held when it stopped.
+ */
+#include "kvm/fake.h"
+#include "mem/dirty.h"
+#include "move/page_sink.h"
+#include "move/page_source.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include <cmocka.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+struct receiver {
+    struct mem *mem;
+    struct link link;
+    uint64_t data_pages;
+    int rc;
+    struct err err;
+};
+
+static void *receive(void *arg)
+{
+    struct receiver *r = arg;
+    struct page_sink sink;
+    struct meter meter;
+    meter_init(&meter);
+    assert_int_equal(page_sink_init(&sink, r->mem, &meter), 0);
+    for (;;) {
+        struct section section;
+        r->rc = link_recv_head(&r->link, &section, &r->err);
+        if (!r->rc && section.type != SECTION_PAGES) /* the end, or a round's: the barrier */
+            r->rc = page_sink_drain(&sink, &r->err);
+        if (r->rc || section.type == SECTION_END)
+            break;
+        if (section.type != SECTION_PAGES)
+            continue;
+        r->rc = page_sink_recv(&sink, &r->link, &section, &r->err);
+        if (r->rc)
+            break;
+    }
+    r->data_pages = sink.data_pages;
+    page_sink_fini(&sink);
+    meter_fini(&meter);
+    return NULL;
+}
+
+static void connect_pair(struct link *a, struct link *b)
+{
+    int fds[2];
+    struct err err;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    *a = *b = LINK_NONE;
+    assert_int_equal(link_adopt(a, fds[0], &err), 0);
+    assert_int_equal(link_adopt(b, fds[1], &err), 0);
+}
+
+static void send_round(struct page_source *source, struct link *link, bool first)
+{
+    const uint8_t *bytes;
+    size_t len;
+    struct err err;
+    page_source_begin(source, first);
+    while (page_source_fill(source, &bytes, &len) == 0 && len > 0)
+        assert_int_equal(link_send(link, bytes, len, &err), 0);
+}
+
+static void send_mark(struct link *link, uint16_t type)
+{
+    uint8_t head[STREAM_SECTION_BYTES];
+    struct section end = { .type = type, .version = 1, .body_sum = stream_sum("", 0) };
+    struct err err;
+    section_encode(&end, head);
+    assert_int_equal(link_send(link, head, sizeof(head), &err), 0);
+}
+
+struct writer {
+    struct hv_vcpu *vcpu;
+};
+
+static void *run_guest(void *arg)
+{
+    struct hv_exit exit;
+    assert_int_equal(((struct writer *)arg)->vcpu->hv->ops->vcpu_run(((struct writer *)arg)->vcpu, &exit), 0);
+    return NULL;
+}
+
+static void running_guest_arrives_whole(void **unused)
+{
+    (void)unused;
+    struct mem from, to;
+    struct hv *hv;
+    struct dirty dirty;
+    struct page_source source;
+    struct receiver receiver = { .mem = &to };
+    struct link out;
+    pthread_t receiving, running;
+    uint64_t pending;
+
+    assert_int_equal(mem_init(&from, 128 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&to, 128 * MIB, NULL), 0);
+    assert_int_equal(hv_fake_open(&hv), 0);
+    assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
+    connect_pair(&out, &receiver.link);
+
+    struct writer writer;
+    struct hv_cpuid *cpuid = calloc(1, sizeof(*cpuid));
+    assert_int_equal(hv->ops->vcpu_open(hv, 0, cpuid, &writer.vcpu), 0);
+    assert_int_equal(pthread_create(&running, NULL, run_guest, &writer), 0);
+    assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
+
+    assert_int_equal(dirty_start(&dirty, &from, hv), 0);
+    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    for (int round = 0; round < 20; round++) {
+        do /* every round has something new to send: the guest never stops writing */
+            assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+        while (pending < 20 && sched_yield() == 0);
+        send_round(&source, &out, round == 0);
+        send_mark(&out, SECTION_MESSAGE);
+        /* The monitor writes too, and turns a page to zero again. */
+        uint64_t stamp = (uint64_t)round + 1;
+        assert_int_equal(mem_write(&from, gpa_of(100 * MIB + (uint64_t)round * PAGE_BYTES + 512), &stamp, sizeof(stamp)), 0);
+        stamp = 0;
+        assert_int_equal(mem_write(&from, gpa_of(100 * MIB + (uint64_t)(round / 2) * PAGE_BYTES + 512), &stamp, sizeof(stamp)), 0);
+    }
+    hv->ops->vcpu_kick(writer.vcpu);
+    assert_int_equal(pthread_join(running, NULL), 0);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    send_round(&source, &out, false);
+    send_mark(&out, SECTION_END);
+    assert_int_equal(pthread_join(receiving, NULL), 0);
+    assert_int_equal(receiver.rc, 0);
+
+    struct hv_vcpu_state *state = calloc(1, sizeof(*state));
+    uint64_t bad_page;
+    assert_int_equal(hv->ops->vcpu_save(writer.vcpu, state, NULL), 0);
+    assert_true(state->gpr[0] > 100);
+    assert_true(hv_fake_verify(from.host, from.pages, 0, state->gpr[0], &bad_page));
+    assert_memory_equal(from.host, to.host, from.bytes);
+
+    free(state);
+    free(cpuid);
+    page_source_fini(&source);
+    dirty_stop(&dirty);
+    hv->ops->vcpu_close(writer.vcpu);
+    hv->ops->close(hv);
+    link_close(&out);
+    link_close(&receiver.link);
+    mem_fini(&from);
+    mem_fini(&to);
+}
+
+static void untouched_memory_is_not_looked_at(void **unused)
+{
+    (void)unused;
+    struct mem from, to;
+    struct hv *hv;
+    struct dirty dirty;
+    struct page_source source;
+    struct receiver receiver = { .mem = &to };
+    struct link out;
+    pthread_t receiving;
+    uint64_t pending;
+
+    assert_int_equal(mem_init(&from, 4096 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&to, 4096 * MIB, NULL), 0);
+    assert_int_equal(hv_fake_open(&hv), 0);
+    for (unsigned i = 0; i < from.region_count; i++)
+        assert_int_equal(hv->ops->slot_set(hv, i, gpa_of(from.region[i].gpa), mem_page(&from, from.region[i].page_index),
+                                           from.region[i].bytes, false), 0);
+    /* One page in the low part, one that is only read, one above 4 GiB. */
+    memset(mem_get(&from, gpa_of(777 * PAGE_BYTES), 1), 7, 1);
+    assert_int_equal(*(volatile uint8_t *)mem_get(&from, gpa_of(9999 * PAGE_BYTES), 1), 0);
+    memset(mem_get(&from, gpa_of(MEM_HIGH_GPA + 5 * MIB), 1), 9, 1);
+
+    connect_pair(&out, &receiver.link);
+    assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
+    assert_int_equal(dirty_start(&dirty, &from, hv), 0);
+    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    assert_int_equal(pending, from.pages);
+    send_round(&source, &out, true);
+    send_mark(&out, SECTION_END);
+    assert_int_equal(pthread_join(receiving, NULL), 0);
+    assert_int_equal(receiver.rc, 0);
+
+    assert_int_equal(source.round.data, 2);
+    assert_int_equal(source.round.zero, 1);
+    assert_int_equal(source.round.untouched, from.pages - 3);
+    assert_int_equal(mem_resident_pages(&from), 3);
+    assert_int_equal(mem_resident_pages(&to), 2); /* the zero page is not even made */
+    assert_int_equal(*(uint8_t *)mem_get(&to, gpa_of(MEM_HIGH_GPA + 5 * MIB), 1), 9);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    assert_int_equal(pending, 0);
+
+    page_source_fini(&source);
+    dirty_stop(&dirty);
+    hv->ops->close(hv);
+    link_close(&out);
+    link_close(&receiver.link);
+    mem_fini(&from);
+    mem_fini(&to);
+}
+
+static void damaged_page_is_refused(void **unused)
+{
+    (void)unused;
+    struct mem from, to;
+    struct hv *hv;
+    struct dirty dirty;
+    struct page_source source;
+    uint64_t pending;
+    const uint8_t *bytes;
+    size_t len;
+    struct err err;
+
+    assert_int_equal(mem_init(&from, 64 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&to, 64 * MIB, NULL), 0);
+    assert_int_equal(hv_fake_open(&hv), 0);
+    assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
+    memset(from.host, 0x5a, 3 * PAGE_BYTES);
+    assert_int_equal(dirty_start(&dirty, &from, hv), 0);
+    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    page_source_begin(&source, true);
+    assert_int_equal(page_source_fill(&source, &bytes, &len), 0);
+
+    /* Every byte once, and the whole section cut at every 97th byte. */
+    CLEANUP_FREE uint8_t *copy = malloc(len);
+    for (size_t at = 0; at < 2 * len; at += at < len ? 1 : 97) {
+        struct receiver receiver = { .mem = &to };
+        struct link out;
+        size_t send = at < len ? len : at - len;
+        memcpy(copy, bytes, len);
+        if (at < len)
+            copy[at] ^= 0x10;
+        connect_pair(&out, &receiver.link);
+        assert_int_equal(link_send(&out, copy, send, &err), 0);
+        link_close(&out);
+        (void)receive(&receiver);
+        assert_int_not_equal(receiver.rc, 0);
+        assert_true(receiver.err.text[0]);
+        link_close(&receiver.link);
+    }
+    page_source_fini(&source);
+    dirty_stop(&dirty);
+    hv->ops->close(hv);
+    mem_fini(&from);
+    mem_fini(&to);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(running_guest_arrives_whole),
+        cmocka_unit_test(untouched_memory_is_not_looked_at),
+        cmocka_unit_test(damaged_page_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
