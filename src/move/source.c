@@ -19,7 +19,8 @@ static int on_lost(struct source_call *c)
     struct source *s = c->s;
     s->conn = 0;
     s->connected = false;
-    source_trouble(c, c->e->kind == SOURCE_CONNECT_FAILED ? REASON_CONNECT : REASON_LOST, c->e->why, false);
+    source_trouble(c, c->e->kind == SOURCE_CONNECT_FAILED ? REASON_CONNECT : REASON_LOST, c->e->why,
+                   false);
     return 0;
 }
 
@@ -54,9 +55,11 @@ struct row {
 #define ON(state, event, fn) { SOURCE_##state, SOURCE_##event, 0, fn }
 #define MSG(state, message, fn) { SOURCE_##state, SOURCE_MESSAGE, MESSAGE_##message, fn }
 /* A connection that was made can break, bring rubbish, and carry the target's ABORT. */
-#define WIRE(state) ON(state, LOST, on_lost), ON(state, BAD_BYTES, on_bad_bytes), MSG(state, ABORT, source_on_abort)
+#define WIRE(state)                                                                                \
+    ON(state, LOST, on_lost), ON(state, BAD_BYTES, on_bad_bytes), MSG(state, ABORT, source_on_abort)
 /* One that is made again may also fail before that. */
-#define REWIRE(state) WIRE(state), ON(state, CONNECTED, source_on_reconnected), ON(state, CONNECT_FAILED, on_lost)
+#define REWIRE(state)                                                                              \
+    WIRE(state), ON(state, CONNECTED, source_on_reconnected), ON(state, CONNECT_FAILED, on_lost)
 
 static const struct row rows[] = {
     ON(IDLE, START, source_on_start),
@@ -166,7 +169,8 @@ static void tick(struct source_call *c)
     } else if (c->now >= stall_at(s)) {
         struct err why;
         (void)err_set(&why, ERR_PEER, ETIMEDOUT, "no progress for %llu ms while %s",
-                      (unsigned long long)(s->config.stall_limit_ns / CLOCK_MSEC), source_state_name(s->state));
+                      (unsigned long long)(s->config.stall_limit_ns / CLOCK_MSEC),
+                      source_state_name(s->state));
         source_trouble(c, REASON_STALLED, &why, false);
     }
 }
@@ -207,7 +211,8 @@ static bool is_stale(const struct source_call *c)
     case SOURCE_PAUSED: return source_state_ended(s->state);
     case SOURCE_FAULT: return s->state >= SOURCE_RECORDING;
     case SOURCE_RECORDED:
-    case SOURCE_RECORD_FAILED: return s->state == SOURCE_WITHDRAWING || source_state_ended(s->state);
+    case SOURCE_RECORD_FAILED:
+        return s->state == SOURCE_WITHDRAWING || source_state_ended(s->state);
     default: return false;
     }
 }
@@ -221,9 +226,11 @@ static int refuse(struct source_call *c)
         return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s",
                        source_event_name(c->e->kind), state);
     if (c->m)
-        (void)err_set(&why, ERR_PEER, EPROTO, "message %s out of place while %s", message_name(c->m->type), state);
+        (void)err_set(&why, ERR_PEER, EPROTO, "message %s out of place while %s",
+                      message_name(c->m->type), state);
     else
-        (void)err_set(&why, ERR_BUG, EPROTO, "event %s out of place while %s", source_event_name(c->e->kind), state);
+        (void)err_set(&why, ERR_BUG, EPROTO, "event %s out of place while %s",
+                      source_event_name(c->e->kind), state);
     source_trouble(c, c->m ? REASON_PROTOCOL : REASON_BUG, &why, false);
     return source_fail(c, &why);
 }
@@ -231,8 +238,12 @@ static int refuse(struct source_call *c)
 int source_step(struct source *source, const struct source_event *event, uint64_t now_ns,
                 struct move_actions *out, struct err *err)
 {
-    struct source_call c = { .s = source, .e = event, .m = event->kind == SOURCE_MESSAGE ? event->message : NULL,
-                     .now = now_ns, .out = out, .err = err };
+    struct source_call c = { .s = source,
+                             .e = event,
+                             .m = event->kind == SOURCE_MESSAGE ? event->message : NULL,
+                             .now = now_ns,
+                             .out = out,
+                             .err = err };
     int rc = 0;
 
     out->count = out->messages = 0;

@@ -67,7 +67,8 @@ int source_on_activated(struct source_call *c)
 }
 
 /* The target holds nothing and will never run the guest: it is ours, if there is one here. */
-static void target_holds_nothing(struct source_call *c, enum move_reason reason, const struct err *why)
+static void target_holds_nothing(struct source_call *c, enum move_reason reason,
+                                 const struct err *why)
 {
     struct source *s = c->s;
     source_blame(c, s->recovered ? REASON_SOURCE_DIED : reason, why);
@@ -104,7 +105,8 @@ int source_on_status(struct source_call *c)
     if (!source_same_token(c, status->token))
         return source_protocol_error(c, "another move's token");
     if (memcmp(status->store, s->store, sizeof(s->store)) != 0) {
-        (void)err_set(&why, ERR_PEER, ENODEV, "who answers does not hold the records of the target moved to");
+        (void)err_set(&why, ERR_PEER, ENODEV,
+                      "who answers does not hold the records of the target moved to");
         source_trouble(c, REASON_OTHER_STORE, &why, false);
         return 0;
     }
@@ -133,7 +135,8 @@ int source_on_status(struct source_call *c)
         return 0;
     case KNOWS_DIED:
         /* It may have run there, or not: no record can tell, so a person must. */
-        (void)err_set(&why, ERR_PEER, ESRCH, "the target recorded that it owns the guest, then its process died");
+        (void)err_set(&why, ERR_PEER, ESRCH,
+                      "the target recorded that it owns the guest, then its process died");
         s->retry_ns = s->config.retry_max_ns;
         source_trouble(c, REASON_TARGET_DIED, &why, false);
         return 0;
@@ -202,7 +205,8 @@ int source_on_withdrawn_status(struct source_call *c)
     if (c->m->status.knows == KNOWS_HELD)
         return source_protocol_error(c, "it was told to free its copy");
     s->reason = REASON_SPLIT;
-    (void)err_set(&why, ERR_PEER, EEXIST, "the guest runs here, and the target was made to own it too");
+    (void)err_set(&why, ERR_PEER, EEXIST,
+                  "the guest runs here, and the target was made to own it too");
     s->err = why;
     source_shut(c);
     if (s->state == SOURCE_WITHDRAWING)
@@ -219,7 +223,8 @@ int source_on_abort(struct source_call *c)
     struct err why;
 
     bool early = s->state <= SOURCE_NEGOTIATING && memcmp(abort->token, none, sizeof(none)) == 0;
-    (void)err_set(&why, ERR_PEER, ECONNABORTED, "target: %s: %s", move_reason_name(abort->reason), abort->text);
+    (void)err_set(&why, ERR_PEER, ECONNABORTED, "target: %s: %s", move_reason_name(abort->reason),
+                  abort->text);
     if (s->state == SOURCE_UNCERTAIN) {
         /* Of a stranger that has our address; the target itself answers RESOLVE. */
         source_trouble(c, abort->reason, &why, false);

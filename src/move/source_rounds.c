@@ -113,7 +113,8 @@ int source_on_round_ack(struct source_call *c)
 
     struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
     s->decision = d;
-    (void)snprintf(s->note, sizeof(s->note), "round %u: %s, %llu pages left, %llu us to send them%s", s->round,
+    (void)snprintf(s->note, sizeof(s->note),
+                   "round %u: %s, %llu pages left, %llu us to send them%s", s->round,
                    policy_why_name(d.why), (unsigned long long)s->round_facts.left_pages,
                    (unsigned long long)(d.predicted_ns / 1000),
                    d.stop && d.exceeds ? ", more than was allowed" : "");

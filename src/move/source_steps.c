@@ -68,7 +68,8 @@ void source_dial(struct source_call *c)
 void source_retry_later(struct source_call *c)
 {
     struct source *s = c->s;
-    s->retry_ns = s->retry_ns ? MIN(s->retry_ns * 2, s->config.retry_max_ns) : s->config.retry_first_ns;
+    s->retry_ns =
+        s->retry_ns ? MIN(s->retry_ns * 2, s->config.retry_max_ns) : s->config.retry_first_ns;
     s->retry_at_ns = source_later(c->now, s->retry_ns);
 }
 
@@ -158,7 +159,8 @@ void source_reclaim(struct source_call *c)
 }
 
 /* Something failed; `reason` was blamed. `usable`: the connection still makes sense. */
-void source_trouble(struct source_call *c, enum move_reason reason, const struct err *why, bool usable)
+void source_trouble(struct source_call *c, enum move_reason reason, const struct err *why,
+                    bool usable)
 {
     struct source *s = c->s;
 

@@ -56,8 +56,9 @@ struct row {
 #define MSG(state, message, fn) { TARGET_##state, TARGET_MESSAGE, MESSAGE_##message, fn }
 #define WIRE(state) ON(state, LOST, on_lost), ON(state, BAD_BYTES, on_bad_bytes)
 /* Where everything can still be thrown away. */
-#define LOOSE(state)                                                                             \
-    WIRE(state), MSG(state, ABORT, target_on_abort), ON(state, FAULT, on_fault), ON(state, CANCEL, on_cancel)
+#define LOOSE(state)                                                                               \
+    WIRE(state), MSG(state, ABORT, target_on_abort), ON(state, FAULT, on_fault),                   \
+        ON(state, CANCEL, on_cancel)
 
 static const struct row rows[] = {
     ON(LISTENING, CANCEL, on_cancel),
@@ -137,7 +138,8 @@ static void tick(struct target_call *c)
     } else if (c->now >= stall_at(t)) {
         struct err why;
         (void)err_set(&why, ERR_PEER, ETIMEDOUT, "no progress for %llu ms while %s",
-                      (unsigned long long)(t->config.stall_limit_ns / CLOCK_MSEC), target_state_name(t->state));
+                      (unsigned long long)(t->config.stall_limit_ns / CLOCK_MSEC),
+                      target_state_name(t->state));
         target_trouble(c, REASON_STALLED, &why);
     }
 }
@@ -179,10 +181,12 @@ static int refuse(struct target_call *c)
     struct err why;
 
     if (c->e->kind >= TARGET_CANCEL)
-        return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s", target_event_name(c->e->kind), state);
+        return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s",
+                       target_event_name(c->e->kind), state);
     if (c->m || on_connection(c->e->kind))
         return target_protocol_error(c, REASON_PROTOCOL, "out of place");
-    (void)err_set(&why, ERR_BUG, EPROTO, "event %s out of place while %s", target_event_name(c->e->kind), state);
+    (void)err_set(&why, ERR_BUG, EPROTO, "event %s out of place while %s",
+                  target_event_name(c->e->kind), state);
     target_trouble(c, REASON_BUG, &why);
     return target_fail(c, &why);
 }
@@ -210,8 +214,12 @@ static int stranger(struct target_call *c)
 int target_step(struct target *target, const struct target_event *event, uint64_t now_ns,
                 struct move_actions *out, struct err *err)
 {
-    struct target_call c = { .t = target, .e = event, .m = event->kind == TARGET_MESSAGE ? event->message : NULL,
-                     .now = now_ns, .out = out, .err = err };
+    struct target_call c = { .t = target,
+                             .e = event,
+                             .m = event->kind == TARGET_MESSAGE ? event->message : NULL,
+                             .now = now_ns,
+                             .out = out,
+                             .err = err };
     int rc = 0;
 
     out->count = out->messages = 0;

@@ -68,7 +68,8 @@ static int turn_away(struct target_call *c, enum move_reason reason, const char 
     struct err why;
     target_send_abort(c, c->e->conn, NULL, reason, ERR_PEER, text);
     move_act(c->out, ACTION_CLOSE)->conn = c->e->conn;
-    (void)err_set(&why, ERR_PEER, EBUSY, "message %s on a new connection: %s", message_name(c->m->type), text);
+    (void)err_set(&why, ERR_PEER, EBUSY, "message %s on a new connection: %s",
+                  message_name(c->m->type), text);
     return target_fail(c, &why);
 }
 
@@ -94,7 +95,8 @@ int target_newcomer(struct target_call *c)
             resolve(c);
             return 0;
         }
-        target_send_status(c, c->e->conn, token, c->e->token_recorded ? KNOWS_DIED : KNOWS_NOTHING, 0);
+        target_send_status(c, c->e->conn, token, c->e->token_recorded ? KNOWS_DIED : KNOWS_NOTHING,
+                           0);
         move_act(c->out, ACTION_CLOSE)->conn = c->e->conn;
         return 0;
     }
@@ -139,7 +141,8 @@ int target_on_recorded(struct target_call *c)
     t->record_ns = c->e->record_ns;
     target_enter(c, TARGET_ACTIVATING);
     if (t->conn) {
-        struct message_committed *committed = &move_send(c->out, t->conn, MESSAGE_COMMITTED)->committed;
+        struct message_committed *committed =
+            &move_send(c->out, t->conn, MESSAGE_COMMITTED)->committed;
         memcpy(committed->token, t->hello.token, sizeof(committed->token));
         committed->record_ns = t->record_ns;
     }
@@ -192,8 +195,8 @@ int target_on_abort(struct target_call *c)
 
     if (!target_same_token(c, c->m->abort.token))
         return target_protocol_error(c, REASON_PROTOCOL, "another move's token");
-    (void)err_set(&why, ERR_PEER, ECONNABORTED, "source: %s: %s", move_reason_name(c->m->abort.reason),
-                  c->m->abort.text);
+    (void)err_set(&why, ERR_PEER, ECONNABORTED, "source: %s: %s",
+                  move_reason_name(c->m->abort.reason), c->m->abort.text);
     t->withdrawn = true;
     if (t->state != TARGET_GONE) {
         target_blame(c, c->m->abort.reason, &why);

@@ -21,7 +21,8 @@ int target_on_section(struct target_call *c)
     }
     if (!fits) {
         char what[64];
-        (void)snprintf(what, sizeof(what), "section %s (%u) out of place", section_type_name(type), type);
+        (void)snprintf(what, sizeof(what), "section %s (%u) out of place", section_type_name(type),
+                       type);
         return target_protocol_error(c, REASON_PROTOCOL, what);
     }
     if (t->expect == EXPECT_MACHINE) {

@@ -52,8 +52,8 @@ void target_end(struct target_call *c)
     c->t->ended = true;
 }
 
-void target_send_abort(struct target_call *c, uint32_t conn, const uint8_t *token, enum move_reason reason,
-                       enum err_fault fault, const char *text)
+void target_send_abort(struct target_call *c, uint32_t conn, const uint8_t *token,
+                       enum move_reason reason, enum err_fault fault, const char *text)
 {
     if (!conn)
         return;
@@ -65,8 +65,8 @@ void target_send_abort(struct target_call *c, uint32_t conn, const uint8_t *toke
     (void)snprintf(abort->text, sizeof(abort->text), "%s", text);
 }
 
-void target_send_status(struct target_call *c, uint32_t conn, const uint8_t *token, enum move_knows knows,
-                        enum move_reason reason)
+void target_send_status(struct target_call *c, uint32_t conn, const uint8_t *token,
+                        enum move_knows knows, enum move_reason reason)
 {
     if (!conn)
         return;
@@ -96,7 +96,8 @@ void target_give_up(struct target_call *c)
 {
     struct target *t = c->t;
     target_discard(c);
-    target_send_abort(c, t->conn, t->hello.token, t->reason, t->err.fault ? t->err.fault : ERR_HOST, t->err.text);
+    target_send_abort(c, t->conn, t->hello.token, t->reason, t->err.fault ? t->err.fault : ERR_HOST,
+                      t->err.text);
     if (!t->prepared) {
         target_shut(c);
         target_end(c);

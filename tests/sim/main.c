@@ -49,8 +49,8 @@ static void print_schedule(const struct schedule *s)
 {
     printf("seed %llu, %s:", (unsigned long long)s->seed, move_mode_name(s->mode));
     for (unsigned i = 0; i < s->faults; i++)
-        printf(" %s at %s %u;", fault_name(s->fault[i].kind), s->fault[i].at_point ? "point" : "event",
-               s->fault[i].at);
+        printf(" %s at %s %u;", fault_name(s->fault[i].kind),
+               s->fault[i].at_point ? "point" : "event", s->fault[i].at);
     printf("\n");
 }
 
@@ -83,9 +83,11 @@ static int random_schedules(uint64_t count)
             return 1;
         }
     }
-    printf("%llu random schedules, %llu events:", (unsigned long long)count, (unsigned long long)events);
+    printf("%llu random schedules, %llu events:", (unsigned long long)count,
+           (unsigned long long)events);
     for (int i = 1; i < OUTCOME_MAX; i++)
-        printf(" %s %u%s", outcome_name((enum outcome)i), seen[i], i + 1 < OUTCOME_MAX ? "," : "\n");
+        printf(" %s %u%s", outcome_name((enum outcome)i), seen[i],
+               i + 1 < OUTCOME_MAX ? "," : "\n");
     /* What never happens is not tested. */
     for (int i = 1; i < OUTCOME_MAX; i++)
         if (count >= 10000 && !seen[i]) {
@@ -95,10 +97,15 @@ static int random_schedules(uint64_t count)
     return 0;
 }
 
-static struct schedule single(enum move_mode mode, enum fault_kind kind, bool at_point, unsigned at, uint64_t coin)
+static struct schedule single(enum move_mode mode, enum fault_kind kind, bool at_point, unsigned at,
+                              uint64_t coin)
 {
-    return (struct schedule){ .seed = 7, .mode = mode, .faults = 1,
-                              .fault = { { .kind = kind, .at_point = at_point, .at = at, .random = coin } } };
+    return (struct schedule){
+        .seed = 7,
+        .mode = mode,
+        .faults = 1,
+        .fault = { { .kind = kind, .at_point = at_point, .at = at, .random = coin } }
+    };
 }
 
 /* Counts the events of a run of that mode without faults; its points stay in `world`. */
@@ -119,7 +126,8 @@ static int single_faults(void)
         for (unsigned at = 0; at <= events; at++)
             for (int kind = FAULT_NONE + 1; kind < FAULT_MAX; kind++)
                 for (uint64_t coin = 0; coin < 8; coin++, runs++) {
-                    struct schedule s = single((enum move_mode)mode, (enum fault_kind)kind, false, at, coin);
+                    struct schedule s =
+                        single((enum move_mode)mode, (enum fault_kind)kind, false, at, coin);
                     if (run(&s, false) == OUTCOME_BROKEN) {
                         printf("  again with --point %u --fault %s --coin %llu%s --trace\n", at,
                                fault_name((enum fault_kind)kind), (unsigned long long)coin,
@@ -142,7 +150,8 @@ static int pairs(void)
             for (unsigned b = a; b <= events + 8; b++)
                 for (int k = FAULT_NONE + 1; k < FAULT_MAX; k++)
                     for (int l = FAULT_NONE + 1; l < FAULT_MAX; l++, runs++) {
-                        struct schedule s = single((enum move_mode)mode, (enum fault_kind)k, false, a, mix(runs));
+                        struct schedule s =
+                            single((enum move_mode)mode, (enum fault_kind)k, false, a, mix(runs));
                         s.fault[s.faults++] = (struct fault){ .kind = (enum fault_kind)l, .at = b,
                                                               .random = mix(mix(runs)) };
                         if (run(&s, false) == OUTCOME_BROKEN)
@@ -153,9 +162,10 @@ static int pairs(void)
     return 0;
 }
 
-static const enum fault_kind columns[] = { FAULT_CUT, FAULT_CUT_LATE, FAULT_SILENCE, FAULT_CRASH_SOURCE,
-                                           FAULT_REBOOT_SOURCE, FAULT_CRASH_TARGET, FAULT_REBOOT_TARGET,
-                                           FAULT_CANCEL_SOURCE };
+static const enum fault_kind columns[] = { FAULT_CUT,           FAULT_CUT_LATE,
+                                           FAULT_SILENCE,       FAULT_CRASH_SOURCE,
+                                           FAULT_REBOOT_SOURCE, FAULT_CRASH_TARGET,
+                                           FAULT_REBOOT_TARGET, FAULT_CANCEL_SOURCE };
 
 static int table_row(unsigned at, const char *name, uint64_t coin)
 {
@@ -210,11 +220,16 @@ int main(int argc, char **argv)
 {
     enum { SCHEDULES = 1, SEED, TRACE, TABLE, POINT, FAULT, COIN, STOP_COPY, PAIRS };
     static const struct option options[] = {
-        { "schedules", required_argument, NULL, SCHEDULES }, { "seed", required_argument, NULL, SEED },
-        { "trace", no_argument, NULL, TRACE }, { "table", no_argument, NULL, TABLE },
-        { "point", required_argument, NULL, POINT }, { "fault", required_argument, NULL, FAULT },
-        { "coin", required_argument, NULL, COIN }, { "stop-copy", no_argument, NULL, STOP_COPY },
-        { "pairs", no_argument, NULL, PAIRS }, { 0 },
+        { "schedules", required_argument, NULL, SCHEDULES },
+        { "seed", required_argument, NULL, SEED },
+        { "trace", no_argument, NULL, TRACE },
+        { "table", no_argument, NULL, TABLE },
+        { "point", required_argument, NULL, POINT },
+        { "fault", required_argument, NULL, FAULT },
+        { "coin", required_argument, NULL, COIN },
+        { "stop-copy", no_argument, NULL, STOP_COPY },
+        { "pairs", no_argument, NULL, PAIRS },
+        { 0 },
     };
     uint64_t schedules = 20000, seed = 0, coin = 0;
     unsigned point = 0;

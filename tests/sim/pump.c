@@ -37,8 +37,10 @@ static void send_message(struct world *w, enum side side, const struct move_acti
     if (!world_link(w, side, action->conn, &n))
         return;
     if (action->message->type == MESSAGE_COMMIT)
-        CHECK(w, w->host[SIDE_SOURCE].disk.record == RECORD_HANDED, "COMMIT without a durable record");
-    world_trace(w, "  %s sends %s", side == SIDE_SOURCE ? "source" : "target", message_name(action->message->type));
+        CHECK(w, w->host[SIDE_SOURCE].disk.record == RECORD_HANDED,
+              "COMMIT without a durable record");
+    world_trace(w, "  %s sends %s", side == SIDE_SOURCE ? "source" : "target",
+                message_name(action->message->type));
     message_encode(action->message, &bytes);
     if (section_decode(bytes.data, &item.section, NULL) != 0)
         world_broken(w, "a message that is no section");
@@ -54,13 +56,15 @@ static void send_message(struct world *w, enum side side, const struct move_acti
     note_point(w, action->message->type);
 }
 
-static void send_sections(struct world *w, uint32_t conn, const uint16_t *types, unsigned count, uint64_t pages)
+static void send_sections(struct world *w, uint32_t conn, const uint16_t *types, unsigned count,
+                          uint64_t pages)
 {
     unsigned n;
     if (!world_link(w, SIDE_SOURCE, conn, &n))
         return;
     for (unsigned i = 0; i < count; i++)
-        world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = types[i], .pages = pages / count });
+        world_send(w, n, SIDE_SOURCE,
+                   (struct item){ .section.type = types[i], .pages = pages / count });
 }
 
 static void do_connect(struct world *w, uint32_t conn)
@@ -113,6 +117,8 @@ static void write_record(struct world *w, enum side side, enum move_record recor
     struct disk *disk = &w->host[side].disk;
     CHECK(w, disk->writing == 0, "two record writes at once");
     disk->writing = record;
+    if (record == RECORD_HANDED)
+        memcpy(disk->store, w->source.store, sizeof(disk->store));
     note_point(w, 0);
     (void)world_plan(w, P_DISK, side, CLOCK_MSEC + world_random(w, 8 * CLOCK_MSEC));
 }
@@ -149,14 +155,16 @@ static void resume_source(struct world *w)
 static void release_source(struct world *w)
 {
     CHECK(w, !w->source_runs, "the source releases a running guest");
-    CHECK(w, w->host[SIDE_TARGET].disk.record == RECORD_HERE, "released, and the target does not own it");
+    CHECK(w, w->target_owned, "released, and the target does not own it");
     w->source_has = false;
 }
 
 static void run_target(struct world *w)
 {
-    CHECK(w, w->host[SIDE_TARGET].disk.record == RECORD_HERE, "the target runs without a durable record");
-    CHECK(w, w->target_has && w->loaded_version == w->version, "the target runs a stale or no copy");
+    CHECK(w, w->host[SIDE_TARGET].disk.record == RECORD_HERE,
+          "the target runs without a durable record");
+    CHECK(w, w->target_has && w->loaded_version == w->version,
+          "the target runs a stale or no copy");
     CHECK(w, w->commit_delivered, "the target runs without COMMIT");
     CHECK(w, !w->target_ran, "the target runs twice");
     w->target_runs = w->target_ran = true;
@@ -190,7 +198,8 @@ static void end_target(struct world *w)
 
 static const struct message_verdict verdict_ok = { .ok = 1 };
 static const struct message_verdict verdict_no = {
-    .reason_count = 1, .reason = { { .code = REASON_MEMORY, .fact = "memory", .text = "too little" } }
+    .reason_count = 1,
+    .reason = { { .code = REASON_MEMORY, .fact = "memory", .text = "too little" } }
 };
 static const struct err no = { .code = ENOMEM, .fault = ERR_HOST, .text = "no" };
 
@@ -205,19 +214,28 @@ static void target_work(struct world *w, enum target_event_kind kind)
     w->refuse = false;
 }
 
+static const char *state_name(enum side side, uint8_t state)
+{
+    return side == SIDE_SOURCE ? source_state_name(state) : target_state_name(state);
+}
+
+static void trace_action(struct world *w, enum side side, const struct move_action *action)
+{
+    const char *who = side == SIDE_SOURCE ? "source" : "target";
+    if (action->kind == ACTION_EMIT)
+        world_trace(w, "  %s: %s -> %s %s: %s", who, state_name(side, action->emit.from),
+                    state_name(side, action->emit.to),
+                    action->emit.reason ? move_reason_name(action->emit.reason) : "well",
+                    action->emit.text);
+    else if (action->kind != ACTION_SEND && action->kind != ACTION_SET_TIMER)
+        world_trace(w, "  %s asks %s", who, move_action_name(action->kind));
+}
+
 static void act(struct world *w, enum side side, const struct move_action *action)
 {
     static const uint16_t description[] = { SECTION_MACHINE, SECTION_CPUID };
 
-    if (action->kind == ACTION_EMIT)
-        world_trace(w, "  %s: %s -> %s %s%s%s", side == SIDE_SOURCE ? "source" : "target",
-                    side == SIDE_SOURCE ? source_state_name(action->emit.from) : target_state_name(action->emit.from),
-                    side == SIDE_SOURCE ? source_state_name(action->emit.to) : target_state_name(action->emit.to),
-                    action->emit.reason ? move_reason_name(action->emit.reason) : "",
-                    *action->emit.text ? ": " : "", action->emit.text);
-    else if (action->kind != ACTION_SEND && action->kind != ACTION_SET_TIMER)
-        world_trace(w, "  %s asks %s", side == SIDE_SOURCE ? "source" : "target", move_action_name(action->kind));
-
+    trace_action(w, side, action);
     switch (action->kind) {
     case ACTION_SEND: send_message(w, side, action); break;
     case ACTION_CLOSE: close_conn(w, side, action->conn); break;
@@ -287,7 +305,8 @@ void world_target(struct world *w, const struct target_event *event)
     carry_out(w, SIDE_TARGET);
 }
 
-static void deliver_source(struct world *w, uint32_t conn, const struct message *message, const struct err *bad)
+static void deliver_source(struct world *w, uint32_t conn, const struct message *message,
+                           const struct err *bad)
 {
     struct source_event event = { .kind = SOURCE_MESSAGE, .conn = conn, .message = message };
     if (bad)
@@ -295,23 +314,28 @@ static void deliver_source(struct world *w, uint32_t conn, const struct message 
     world_source(w, &event);
 }
 
-static void deliver_target(struct world *w, uint32_t conn, const struct item *item, const struct message *message,
-                           const struct err *bad)
+static void deliver_target(struct world *w, uint32_t conn, const struct item *item,
+                           const struct message *message, const struct err *bad)
 {
     struct target_event event = { .kind = TARGET_MESSAGE, .conn = conn, .message = message };
     if (bad) {
         event = (struct target_event){ .kind = TARGET_BAD_BYTES, .conn = conn, .why = bad };
     } else if (message) {
-        bool ours = message->type == MESSAGE_RESOLVE &&
-                    memcmp(message->resolve.token, w->source.config.hello.token, MOVE_TOKEN_BYTES) == 0;
+        bool ours =
+            message->type == MESSAGE_RESOLVE &&
+            memcmp(message->resolve.token, w->source.config.hello.token, MOVE_TOKEN_BYTES) == 0;
         event.token_recorded = ours && w->host[SIDE_TARGET].disk.record == RECORD_HERE;
         w->commit_delivered |= message->type == MESSAGE_COMMIT && conn == w->target.conn;
     } else {
-        event = (struct target_event){ .kind = TARGET_SECTION, .conn = conn, .section = item->section.type };
+        event = (struct target_event){ .kind = TARGET_SECTION,
+                                       .conn = conn,
+                                       .section = item->section.type };
     }
     world_target(w, &event);
-    if (item->section.type == SECTION_PAGES && w->target.state == TARGET_RECEIVING && conn == w->target.conn)
-        world_target(w, &(struct target_event){ .kind = TARGET_PAGES_OK, .conn = conn, .pages = item->pages });
+    if (item->section.type == SECTION_PAGES && w->target.state == TARGET_RECEIVING &&
+        conn == w->target.conn)
+        world_target(w, &(struct target_event){
+                            .kind = TARGET_PAGES_OK, .conn = conn, .pages = item->pages });
 }
 
 void world_deliver(struct world *w, enum side side, unsigned n, struct item *item)
@@ -320,7 +344,8 @@ void world_deliver(struct world *w, enum side side, unsigned n, struct item *ite
     struct message message, *decoded = NULL;
     struct err err = { 0 }, *bad = NULL;
 
-    if (!link->open[side] || link->life[side] != w->host[side].life || (side == SIDE_SOURCE && link->stranger))
+    if (!link->open[side] || link->life[side] != w->host[side].life ||
+        (side == SIDE_SOURCE && link->stranger))
         return;
     if (message_is(item->section.type)) {
         int rc = section_check_body(&item->section, item->body, &err);

@@ -14,9 +14,14 @@ const char *outcome_name(enum outcome outcome)
 static enum outcome broken(struct world *w, const char *why)
 {
     world_broken(w, "quiet, but %s (source %s%s%s, target %s%s%s; records %d, %d)", why,
-                 source_state_name(w->source.state), w->source_runs ? " runs" : w->source_has ? " paused" : "",
+                 source_state_name(w->source.state),
+                 w->source_runs  ? " runs"
+                 : w->source_has ? " paused"
+                                 : "",
                  w->host[SIDE_SOURCE].alive ? "" : " dead", target_state_name(w->target.state),
-                 w->target_runs ? " runs" : w->target_has ? " holds" : "",
+                 w->target_runs  ? " runs"
+                 : w->target_has ? " holds"
+                                 : "",
                  w->host[SIDE_TARGET].alive ? "" : " dead", w->host[SIDE_SOURCE].disk.record,
                  w->host[SIDE_TARGET].disk.record);
     return OUTCOME_BROKEN;
@@ -48,7 +53,7 @@ static enum outcome judge_target_runs(struct world *w)
 static enum outcome judge_source_paused(struct world *w)
 {
     bool died = w->source.reason == REASON_TARGET_DIED;
-    bool answered = w->host[SIDE_TARGET].alive;
+    bool answered = w->host[SIDE_TARGET].alive && !w->wiped;
 
     if (w->source.state != SOURCE_UNCERTAIN)
         return broken(w, "the source is paused and does not ask");
@@ -93,7 +98,7 @@ static enum outcome judge_nowhere(struct world *w)
 {
     bool source_died = w->host[SIDE_SOURCE].crashed, target_died = w->host[SIDE_TARGET].crashed;
 
-    if (target_died && w->host[SIDE_TARGET].disk.record == RECORD_HERE)
+    if (target_died && (w->host[SIDE_TARGET].disk.record == RECORD_HERE || w->target_ran))
         return OUTCOME_DIED_AT_TARGET;
     if (source_died && w->host[SIDE_SOURCE].disk.record == RECORD_HERE)
         return OUTCOME_DIED_AT_SOURCE;

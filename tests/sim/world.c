@@ -12,10 +12,30 @@
 const char *fault_name(enum fault_kind kind)
 {
     static const char *const names[] = {
-        "none", "cut", "cut-late", "silence", "mute-source", "mute-target", "crash-source", "crash-target",
-        "reboot-source", "reboot-target", "cancel-source", "cancel-target", "disk-source", "disk-target",
-        "disk-unknown-source", "disk-unknown-target", "net-down", "hang-source", "hang-target",
-        "host-source", "host-target", "refuse", "flip", "stranger",
+        "none",
+        "cut",
+        "cut-late",
+        "silence",
+        "mute-source",
+        "mute-target",
+        "crash-source",
+        "crash-target",
+        "reboot-source",
+        "reboot-target",
+        "cancel-source",
+        "cancel-target",
+        "disk-source",
+        "disk-target",
+        "disk-unknown-source",
+        "disk-unknown-target",
+        "net-down",
+        "hang-source",
+        "hang-target",
+        "host-source",
+        "host-target",
+        "refuse",
+        "flip",
+        "stranger", "wipe-target",
     };
     _Static_assert(ARRAY_LEN(names) == FAULT_MAX, "one name a fault");
     return names[kind];
@@ -61,7 +81,8 @@ void world_broken(struct world *w, const char *fmt, ...)
 
 /* ---------------------------------------------------------------------------------------------- time */
 
-struct pending *world_plan(struct world *w, enum pending_kind kind, enum side side, uint64_t delay_ns)
+struct pending *world_plan(struct world *w, enum pending_kind kind, enum side side,
+                           uint64_t delay_ns)
 {
     if (w->pending_count == PENDING_MAX) {
         fprintf(stderr, "sim: too much pending\n");
@@ -207,15 +228,26 @@ static void lost(struct world *w, const struct pending *p)
         return;
     link->open[p->side] = false;
     if (p->side == SIDE_TARGET) {
-        struct target_event event = { .kind = TARGET_LOST, .conn = link->conn[SIDE_TARGET], .why = &why };
+        struct target_event event = { .kind = TARGET_LOST,
+                                      .conn = link->conn[SIDE_TARGET],
+                                      .why = &why };
         world_target(w, &event);
     } else if (!link->stranger) {
-        struct source_event event = { .kind = SOURCE_LOST, .conn = link->conn[SIDE_SOURCE], .why = &why };
+        struct source_event event = { .kind = SOURCE_LOST,
+                                      .conn = link->conn[SIDE_SOURCE],
+                                      .why = &why };
         world_source(w, &event);
     }
 }
 
 /* --------------------------------------------------------------------------------------------- hosts */
+
+static void made_durable(struct world *w, enum side side)
+{
+    struct disk *disk = &w->host[side].disk;
+    disk->record = disk->writing;
+    w->target_owned |= side == SIDE_TARGET;
+}
 
 static void crash(struct world *w, enum side side, bool restarts, uint64_t random)
 {
@@ -233,7 +265,7 @@ static void crash(struct world *w, enum side side, bool restarts, uint64_t rando
         world_close(w, n, side);
     }
     if (host->disk.writing && (random & 2))
-        host->disk.record = host->disk.writing;
+        made_durable(w, side);
     host->disk.writing = 0;
     if (side == SIDE_SOURCE)
         w->source_has = w->source_runs = false;
@@ -248,14 +280,15 @@ static void restart(struct world *w, enum side side)
 {
     struct host *host = &w->host[side];
     host->alive = true;
-    world_trace(w, "%s restarts, record %d", side == SIDE_SOURCE ? "source" : "target", host->disk.record);
+    world_trace(w, "%s restarts, record %d", side == SIDE_SOURCE ? "source" : "target",
+                host->disk.record);
     if (side == SIDE_TARGET) {
         struct target_config config = w->target.config;
         target_init(&w->target, &config);
         w->listening = true;
     } else if (host->disk.record == RECORD_HANDED) {
         struct source_config config = w->source.config;
-        memcpy(config.store, w->target.config.store, sizeof(config.store));
+        memcpy(config.store, host->disk.store, sizeof(config.store));
         source_init(&w->source, &config);
         world_source(w, &(struct source_event){ .kind = SOURCE_RECOVER });
     } else {
@@ -268,15 +301,15 @@ static void disk_done(struct world *w, const struct pending *p)
     struct disk *disk = &w->host[p->side].disk;
     struct err why = { .code = EIO, .fault = ERR_HOST, .text = "disk" };
     unsigned fail = w->healed ? 0 : disk->fail;
-    enum move_record record = disk->writing;
-
+    if (!fail || (fail == 2 && world_random(w, 2)))
+        made_durable(w, p->side);
     disk->writing = 0;
     disk->fail = 0;
-    if (!fail || (fail == 2 && world_random(w, 2)))
-        disk->record = record;
     if (p->side == SIDE_SOURCE)
-        world_source(w, &(struct source_event){ .kind = fail ? SOURCE_RECORD_FAILED : SOURCE_RECORDED,
-                                                .why = fail ? &why : NULL, .record_unknown = fail == 2 });
+        world_source(w,
+                     &(struct source_event){ .kind = fail ? SOURCE_RECORD_FAILED : SOURCE_RECORDED,
+                                             .why = fail ? &why : NULL,
+                                             .record_unknown = fail == 2 });
     else if (fail)
         world_target(w, &(struct target_event){ .kind = TARGET_RECORD_FAILED, .why = &why,
                                                 .record_unknown = fail == 2 });
@@ -298,8 +331,8 @@ static void stranger(struct world *w, uint64_t random)
     link->conn[SIDE_TARGET] = ++w->accepted;
     link->life[SIDE_TARGET] = w->host[SIDE_TARGET].life;
 
-    static const uint16_t types[] = { MESSAGE_HELLO, MESSAGE_RESOLVE, MESSAGE_COMMIT, MESSAGE_SETTLED,
-                                      MESSAGE_ABORT, MESSAGE_ROUND };
+    static const uint16_t types[] = { MESSAGE_HELLO,   MESSAGE_RESOLVE, MESSAGE_COMMIT,
+                                      MESSAGE_SETTLED, MESSAGE_ABORT,   MESSAGE_ROUND };
     struct message m = { .type = types[random % ARRAY_LEN(types)] };
     switch (m.type) {
     case MESSAGE_HELLO:
@@ -370,6 +403,14 @@ static void strike(struct world *w, const struct fault *fault)
     case FAULT_CRASH_TARGET: crash(w, SIDE_TARGET, false, random); break;
     case FAULT_REBOOT_SOURCE: crash(w, SIDE_SOURCE, true, random); break;
     case FAULT_REBOOT_TARGET: crash(w, SIDE_TARGET, true, random); break;
+    case FAULT_WIPE_TARGET:
+        if (!w->host[SIDE_TARGET].alive)
+            break;
+        crash(w, SIDE_TARGET, true, random);
+        w->host[SIDE_TARGET].disk.record = 0;
+        w->target.config.store[0]++;
+        w->wiped = true;
+        break;
     case FAULT_CANCEL_SOURCE: cancel_source(w); break;
     case FAULT_CANCEL_TARGET:
         if (w->host[SIDE_TARGET].alive) {

@@ -17,29 +17,30 @@ enum side { SIDE_SOURCE, SIDE_TARGET, SIDES };
 
 enum fault_kind {
     FAULT_NONE,
-    FAULT_CUT,            /* every connection: what is under way is lost; both sides learn it, some time */
-    FAULT_CUT_LATE,       /* the same, but what is under way arrives, and a side may learn it only late */
-    FAULT_SILENCE,        /* the same as a cut, and nobody learns it: only the stall limits help */
-    FAULT_MUTE_SOURCE,    /* one direction loses everything from now on, unnoticed */
+    FAULT_CUT, /* every connection: what is under way is lost; both sides learn it, some time */
+    FAULT_CUT_LATE, /* the same, but what is under way arrives, and a side may learn it only late */
+    FAULT_SILENCE,  /* the same as a cut, and nobody learns it: only the stall limits help */
+    FAULT_MUTE_SOURCE, /* one direction loses everything from now on, unnoticed */
     FAULT_MUTE_TARGET,
-    FAULT_CRASH_SOURCE,   /* process gone, for good */
+    FAULT_CRASH_SOURCE, /* process gone, for good */
     FAULT_CRASH_TARGET,
-    FAULT_REBOOT_SOURCE,  /* process gone; a new one reads the disk after a while */
+    FAULT_REBOOT_SOURCE, /* process gone; a new one reads the disk after a while */
     FAULT_REBOOT_TARGET,
     FAULT_CANCEL_SOURCE,
     FAULT_CANCEL_TARGET,
-    FAULT_DISK_SOURCE,    /* the next record write fails, and the old record stays */
+    FAULT_DISK_SOURCE, /* the next record write fails, and the old record stays */
     FAULT_DISK_TARGET,
     FAULT_DISK_UNKNOWN_SOURCE, /* ... and either may be on disk */
     FAULT_DISK_UNKNOWN_TARGET,
-    FAULT_NET_DOWN,       /* no connection can be made for a while; existing ones are cut */
-    FAULT_HANG_SOURCE,    /* the next piece of local work (but a record) never ends */
+    FAULT_NET_DOWN,    /* no connection can be made for a while; existing ones are cut */
+    FAULT_HANG_SOURCE, /* the next piece of local work (but a record) never ends */
     FAULT_HANG_TARGET,
-    FAULT_HOST_SOURCE,    /* local work fails: event FAULT */
+    FAULT_HOST_SOURCE, /* local work fails: event FAULT */
     FAULT_HOST_TARGET,
-    FAULT_REFUSE,         /* the target's next piece of work says no */
-    FAULT_FLIP,           /* a bit of the next message changes */
-    FAULT_STRANGER,       /* someone else connects to the target and says something */
+    FAULT_REFUSE,   /* the target's next piece of work says no */
+    FAULT_FLIP,     /* a bit of the next message changes */
+    FAULT_STRANGER, /* someone else connects to the target and says something */
+    FAULT_WIPE_TARGET, /* as a reboot, and its record store is lost and made anew */
     FAULT_MAX
 };
 
@@ -62,22 +63,32 @@ struct schedule {
 };
 
 enum outcome {
-    OUTCOME_BROKEN,           /* an invariant failed: world.why */
-    OUTCOME_MOVED,            /* one VM, at the target */
-    OUTCOME_STAYED,           /* one VM, at the source */
-    OUTCOME_STAYED_COPY,      /* the same; told no more, the target still holds a stale copy */
-    OUTCOME_DIED_AT_SOURCE,   /* its owner's process died before the commitment */
-    OUTCOME_DIED_AT_TARGET,   /* its owner's process died after the commitment */
-    OUTCOME_TARGET_HOLDS,     /* source died after its record: ADOPT or RECOVER runs the only copy */
-    OUTCOME_SOURCE_ASKS,      /* source paused, and nobody at the target answers: may come back */
-    OUTCOME_SOURCE_KEEPS,     /* source paused, target recorded and died: a person decides */
-    OUTCOME_LOST,             /* both died, or a person freed the only copy */
+    OUTCOME_BROKEN,         /* an invariant failed: world.why */
+    OUTCOME_MOVED,          /* one VM, at the target */
+    OUTCOME_STAYED,         /* one VM, at the source */
+    OUTCOME_STAYED_COPY,    /* the same; told no more, the target still holds a stale copy */
+    OUTCOME_DIED_AT_SOURCE, /* its owner's process died before the commitment */
+    OUTCOME_DIED_AT_TARGET, /* its owner's process died after the commitment */
+    OUTCOME_TARGET_HOLDS,   /* source died after its record: ADOPT or RECOVER runs the only copy */
+    OUTCOME_SOURCE_ASKS,    /* source paused, and nobody at the target answers: may come back */
+    OUTCOME_SOURCE_KEEPS,   /* source paused, target recorded and died: a person decides */
+    OUTCOME_LOST,           /* both died, or a person freed the only copy */
     OUTCOME_MAX
 };
 
 const char *outcome_name(enum outcome outcome);
 
-enum pending_kind { P_SOURCE, P_TARGET, P_CONNECT, P_DELIVER, P_LOST, P_TIMER, P_DISK, P_RESTART, P_HEAL };
+enum pending_kind {
+    P_SOURCE,
+    P_TARGET,
+    P_CONNECT,
+    P_DELIVER,
+    P_LOST,
+    P_TIMER,
+    P_DISK,
+    P_RESTART,
+    P_HEAL
+};
 
 /* What travels: a message as bytes, or a section that only its type is told of. */
 struct item {
@@ -109,6 +120,7 @@ struct link {
 struct disk {
     enum move_record record, writing; /* 0 = none */
     unsigned fail;                    /* the next write: 1 = surely failed, 2 = who knows */
+    uint8_t store[MOVE_STORE_BYTES];  /* of the target, in the source's record HANDED */
 };
 
 struct host {
@@ -142,11 +154,10 @@ struct world {
     struct pending pending[PENDING_MAX];
 
     /* What only the world knows. A version of the guest ends when it runs again at the source. */
-    bool source_has, source_runs, target_has, target_runs, target_ran;
+    bool source_has, source_runs, target_has, target_runs, target_ran, target_owned;
     unsigned version, sent_version, loaded_version;
     uint64_t left_pages;
-    bool refuse, flip, corrupted, strangers, commit_delivered, operator_freed, listening;
-    uint64_t ran_at_ns;
+    bool refuse, flip, corrupted, strangers, commit_delivered, operator_freed, listening, wiped;
 
     bool broken;
     char why[400];
@@ -168,7 +179,8 @@ void world_free(struct world *w);
 
 /* ---- between world.c (time, network, faults), pump.c (actions, events), verdict.c (the end) ---- */
 
-struct pending *world_plan(struct world *w, enum pending_kind kind, enum side side, uint64_t delay_ns);
+struct pending *world_plan(struct world *w, enum pending_kind kind, enum side side,
+                           uint64_t delay_ns);
 void world_send(struct world *w, unsigned link, enum side from, struct item item);
 void world_close(struct world *w, unsigned link, enum side side);
 struct link *world_link(struct world *w, enum side side, uint32_t conn, unsigned *ret);
