@@ -81,6 +81,8 @@ static void connection_failed(struct migration *m, int rc, const struct err *err
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
     enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+    if (!wire_is_bad_bytes(rc))
+        wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
 }
 
 static void host_failed(struct migration *m, const struct err *err)
@@ -457,6 +459,7 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         enqueue_why(m, SOURCE_LOST, &err);
+        wire_close(&m->wire);
     }
 }
 
