@@ -228,7 +228,8 @@ static int start_new(struct monitor *monitor, struct err *err)
         machine_close_fds(&fds);
         return rc;
     }
-    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->hooks, &monitor->machine, err);
+    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks, &monitor->machine,
+                        err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
