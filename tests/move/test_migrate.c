@@ -378,8 +378,9 @@ static struct result move_with(struct relay relay, const char *mode, int source_
                                        .stall_limit_ns = 300 * CLOCK_MSEC };
     result.source_rc = migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
-    if (result.outcome == MIGRATE_STAYED && !target.machine) {
-        /* A target that never heard of the move still waits: let it end. */
+    if (result.outcome == MIGRATE_MOVED || !target.machine) {
+        /* One that never heard of the move still waits for it, and one whose source's last word was lost goes
+         * on answering: let both end. */
         target.order = MOVE_END_NOW;
         assert_int_equal(eventfd_write(target.cancel_fd, 1), 0);
     }
