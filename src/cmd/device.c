@@ -33,7 +33,7 @@ static const char *take_suffix(const char *text, size_t *len, const char *name, 
     size_t name_len = strlen(name), at = *len;
     while (at > 0 && text[at - 1] != ',')
         at--;
-    if (at < 2 || *len - at < name_len || memcmp(text + at, name, name_len) != 0)
+    if (at == 0 || *len - at < name_len || memcmp(text + at, name, name_len) != 0)
         return NULL;
     if (name[name_len - 1] != '=' && *len - at != name_len)
         return NULL;

@@ -92,8 +92,8 @@ static int report(const struct cmd_args *args, const json_t *done)
     if (json_is_true(json_object_get(done, "ok")))
         return status;
     reason_from_json(error, &err);
-    status = cmd_fail(args, &err);
-    return owner && strcmp(owner, "uncertain") == 0 ? CMD_UNCERTAIN : status;
+    (void)cmd_fail(args, &err); /* whoever is at fault: it was begun, so it is no wrong use */
+    return owner && strcmp(owner, "uncertain") == 0 ? CMD_UNCERTAIN : CMD_FAILED;
 }
 
 int moving_run(const struct cmd_args *args, struct client *client, const char *method, json_t *params)
