@@ -237,6 +237,7 @@ static int start_new(struct monitor *monitor, struct err *err)
     if (rc)
         return rc;
     monitor_resume_machine(monitor);
+    monitor->first_run_ns = options->begun_ns ? clock_now_ns() - options->begun_ns : 0;
     monitor_set_state(monitor, MONITOR_RUNNING, "booted");
     return 0;
 }
