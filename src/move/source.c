@@ -205,8 +205,8 @@ static bool is_stale(const struct source_call *c)
 {
     const struct source *s = c->s;
 
-    if (on_connection(c->e->kind))
-        return c->e->conn != s->conn && c->e->conn <= s->last_conn && c->e->conn != 0;
+    if (on_connection(c->e->kind)) /* 0: the pump had closed it already */
+        return c->e->conn == 0 || (c->e->conn != s->conn && c->e->conn <= s->last_conn);
     switch (c->e->kind) {
     case SOURCE_PAUSED: return source_state_ended(s->state);
     case SOURCE_FAULT: return s->state >= SOURCE_RECORDING;
@@ -256,7 +256,9 @@ int source_step(struct source *source, const struct source_event *event, uint64_
 
     if (event->kind == SOURCE_TICK) {
         tick(&c);
-    } else if (event->kind != SOURCE_PROGRESS || event->conn != source->conn) {
+    } else if (on_connection(event->kind) && event->conn != source->conn) {
+        rc = refuse(&c);
+    } else if (event->kind != SOURCE_PROGRESS) {
         const struct row *row = find_row(&c);
         rc = row ? row->fn(&c) : SOURCE_REFUSE;
         if (rc == SOURCE_REFUSE)

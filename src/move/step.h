@@ -8,8 +8,8 @@
  * How a pump calls an engine:
  *  - One thread. Events of other threads are queued to it. step() is not re-entered: carry out all
  *    actions of one step, then deliver the next event, also one that an action caused at once.
- *  - `out` may be uninitialised before the call; pointers in it point into itself and are good until
- *    the next call with the same `out`.
+ *  - `out` may be uninitialised before the call; pointers in it point into itself or the engine, and
+ *    are good until the next call.
  *  - SEND, SEND_DESCRIPTION, SEND_ROUND and SEND_STATE on one connection reach it in the order asked,
  *    none overtaking another. CLOSE lets what was queued before it go out (for a short, bounded time
  *    of the pump's choice), then closes, and reads no more. After CLOSE no event of that connection
@@ -18,7 +18,7 @@
  *  - step() returns 0, or -errno with `err` filled when the event was refused. The actions must be
  *    carried out in both cases: for a refused event they are what ends the operation safely. Only a
  *    refused request of a person (CANCEL and the like) changes nothing.
- *  - An event of an old connection, or the late completion of work that was since given up, is stale:
+ *  - An event of an old connection (0 counts as one), or the late completion of work that was since given up, is stale:
  *    step() returns 0, asks for nothing, and counts it in `stale`. That is the rule, not an accident:
  *    threads and networks are late.
  */
