@@ -64,14 +64,15 @@ int fd_pread_full(int fd, void *buf, size_t len, off_t offset)
 
 int fd_read_file(const char *path, size_t max_bytes, char **ret, size_t *ret_len)
 {
-    CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    /* O_NONBLOCK: a pipe in the file's place must be refused, not waited for. */
+    CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
         return -errno;
     struct stat st;
     if (fstat(fd, &st) < 0)
         return -errno;
-    if (S_ISDIR(st.st_mode))
-        return -EISDIR;
+    if (!S_ISREG(st.st_mode))
+        return S_ISDIR(st.st_mode) ? -EISDIR : -EINVAL;
 
     /* Files under /proc and /sys say size 0: read until the end, growing. */
     size_t cap = st.st_size > 0 ? (size_t)st.st_size + 1 : 4096, len = 0;
@@ -141,7 +142,7 @@ int fd_replace_file(const char *path, const void *buf, size_t len, struct err *e
     if (n < 0 || (size_t)n >= sizeof(tmp))
         return err_errno(err, ERR_CALLER, ENAMETOOLONG, "%s", path);
 
-    CLEANUP_FD int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    CLEANUP_FD int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(err, ERR_HOST, errno, "cannot create %s", tmp);
     int rc = fd_write_full(fd, buf, len);

@@ -23,7 +23,7 @@ int fd_write_full(int fd, const void *buf, size_t len) MUST_CHECK;
 int fd_pread_full(int fd, void *buf, size_t len, off_t offset) MUST_CHECK;
 
 /* Reads a whole regular file of at most `max_bytes` into *ret (malloc'd, the caller's, with a NUL
- * after the last byte). -EFBIG: larger than that. */
+ * after the last byte). -EFBIG: larger than that. -EISDIR, -EINVAL: a directory, a device or a pipe. */
 int fd_read_file(const char *path, size_t max_bytes, char **ret, size_t *ret_len) MUST_CHECK;
 
 /* Replaces `path` by these bytes so that after a crash either the old or the new file is there, whole:

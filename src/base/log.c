@@ -30,14 +30,20 @@ void log_event(enum log_level level, const char *event, const char *fmt, ...)
     (void)gmtime_r(&ts.tv_sec, &tm);
 
     char line[1024];
+    const size_t most = sizeof(line) - 1; /* of text; the newline comes after it */
     size_t len = strftime(line, sizeof(line), "%Y-%m-%dT%H:%M:%S", &tm);
-    len += (size_t)snprintf(line + len, sizeof(line) - len, ".%03ldZ %s %s%s%s: ", ts.tv_nsec / 1000000,
-                            names[level], setup.vm_name, setup.vm_name[0] ? " " : "", event);
+    int n = snprintf(line + len, most - len + 1, ".%03ldZ %s %s%s%s: ", ts.tv_nsec / 1000000,
+                     names[level], setup.vm_name, setup.vm_name[0] ? " " : "", event);
+    len = MIN(len + (size_t)MAX(n, 0), most);
     va_list ap;
     va_start(ap, fmt);
-    int text = vsnprintf(line + len, sizeof(line) - len - 1, fmt, ap);
+    n = vsnprintf(line + len, most - len + 1, fmt, ap);
     va_end(ap);
-    len = MIN(len + (size_t)MAX(text, 0), sizeof(line) - 2);
+    len = MIN(len + (size_t)MAX(n, 0), most);
+    /* Names and reasons come from guests and peers too: none may begin a line or steer a terminal. */
+    for (size_t i = 0; i < len; i++)
+        if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+            line[i] = '?';
     line[len++] = '\n';
     (void)!write(STDERR_FILENO, line, len); /* nowhere left to report a failure */
 }

@@ -88,8 +88,8 @@ static unsigned icmp6_checksum(const uint8_t *ip6, size_t len)
     return ~sum & 0xffff;
 }
 
-size_t announce_na(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6], const uint8_t address[16],
-                   bool router)
+size_t announce_na(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6],
+                   const uint8_t address[16], bool router)
 {
     put_eth(frame, all_nodes_mac, mac, TYPE_IP6);
     uint8_t *ip6 = frame + ETH_BYTES, *na = ip6 + IP6_BYTES;
@@ -114,7 +114,8 @@ bool announce_wants(const uint8_t *frame, size_t len)
     if (len < ETH_BYTES)
         return false;
     unsigned type = get16(frame + 12);
-    return type == TYPE_ARP || (type == TYPE_IP6 && len > ETH_BYTES + 6 && frame[ETH_BYTES + 6] == NEXT_ICMP6);
+    return type == TYPE_ARP ||
+           (type == TYPE_IP6 && len > ETH_BYTES + 6 && frame[ETH_BYTES + 6] == NEXT_ICMP6);
 }
 
 /* Adds an address to a list in order of age; the oldest gives way. */
@@ -140,9 +141,11 @@ static bool usable_ip6(const uint8_t ip6[16])
     return ip6[0] != 0xff && !(memcmp(ip6, zero, 15) == 0 && ip6[15] <= 1);
 }
 
-static void snoop_arp(struct announce_state *state, const uint8_t mac[6], const uint8_t *arp, size_t len)
+static void snoop_arp(struct announce_state *state, const uint8_t mac[6], const uint8_t *arp,
+                      size_t len)
 {
-    if (len < ARP_BYTES || get16(arp) != 1 || get16(arp + 2) != 0x0800 || arp[4] != 6 || arp[5] != 4)
+    if (len < ARP_BYTES || get16(arp) != 1 || get16(arp + 2) != 0x0800 || arp[4] != 6 ||
+        arp[5] != 4)
         return;
     if (get16(arp + 6) != ARP_REQUEST && get16(arp + 6) != ARP_REPLY)
         return;
@@ -172,7 +175,8 @@ static void snoop_icmp6(struct announce_state *state, const uint8_t *ip6, size_t
         learn(state->ip6[0].address, &state->ip6_count, sizeof(state->ip6[0]), own);
 }
 
-void announce_snoop(struct announce_state *state, const uint8_t mac[6], const uint8_t *frame, size_t len)
+void announce_snoop(struct announce_state *state, const uint8_t mac[6], const uint8_t *frame,
+                    size_t len)
 {
     if (!announce_wants(frame, len) || memcmp(frame + 6, mac, 6) != 0)
         return;

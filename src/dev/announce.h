@@ -32,15 +32,17 @@ SCHEMA_STRUCT(announce_state, ANNOUNCE_STATE);
 bool announce_wants(const uint8_t *frame, size_t len);
 
 /* Learns from a frame the guest with this MAC sends. Only statements that bind an address to the
- * sender count: ARP senders, neighbour advertisements, solicitations with a source. Source addresses of
- * IP packets do not: a guest that routes sends packets of others. */
-void announce_snoop(struct announce_state *state, const uint8_t mac[6], const uint8_t *frame, size_t len);
+ * sender count: ARP senders, neighbour advertisements, solicitations with a source. Source
+ * addresses of IP packets do not: a guest that routes sends packets of others. */
+void announce_snoop(struct announce_state *state, const uint8_t mac[6], const uint8_t *frame,
+                    size_t len);
 
 /* Each writes one frame and returns its length.
- * RARP request-reverse for the own address (RFC 903): any broadcast teaches switches, this one bothers nobody. */
+ * RARP request-reverse for the own address (RFC 903): any broadcast teaches switches, this one
+ * bothers nobody. */
 size_t announce_rarp(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6]);
 /* ARP announcement (RFC 5227, 3). */
 size_t announce_arp(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6], const uint8_t ip4[4]);
 /* Unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6). */
-size_t announce_na(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6], const uint8_t address[16],
-                   bool router);
+size_t announce_na(uint8_t frame[ANNOUNCE_FRAME_MAX], const uint8_t mac[6],
+                   const uint8_t address[16], bool router);

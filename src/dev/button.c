@@ -135,7 +135,8 @@ static const struct dev_ops button_ops = {
     .free = button_free,
 };
 
-int button_create(struct dev **ret, uint16_t instance, const struct button_calls *calls, struct err *err)
+int button_create(struct dev **ret, uint16_t instance, const struct button_calls *calls,
+                  struct err *err)
 {
     struct button *b = calloc(1, sizeof(*b));
     if (!b)

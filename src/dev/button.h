@@ -2,10 +2,10 @@
  * Power control of a hardware-reduced ACPI machine: seven I/O ports and an interrupt.
  *
  *     0x600  reset register (FADT RESET_REG): BUTTON_RESET_VALUE resets the machine
- *     0x604  sleep control (ACPI 6.4, 4.8.3.7): SLP_TYPx = BUTTON_SLEEP_S5 with SLP_EN powers it off
+ *     0x604  sleep control (ACPI 6.4, 4.8.3.7): type BUTTON_SLEEP_S5 with SLP_EN powers it off
  *     0x605  sleep status: always 0
- *     0x606  events, for a Generic Event Device (ACPI 6.4, 5.6.9): bit 0 = power button was pressed;
- *            reading clears. GSI BUTTON_GSI, edge-triggered, is raised when a bit is set.
+ *     0x606  events, for a Generic Event Device (ACPI 6.4, 5.6.9): bit 0 = the power button was
+ *            pressed; reading clears. Setting it raises GSI BUTTON_GSI, edge-triggered.
  */
 #pragma once
 #include "dev/dev.h"

@@ -41,24 +41,26 @@ int disk_sectors(int fd, uint64_t *ret_sectors)
 int disk_open(const char *path, bool read_only, int *ret_fd, uint64_t *ret_sectors, struct err *err)
 {
     /* Not blocking: a FIFO of that name must not hang us before it is refused. */
-    CLEANUP_FD int fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    const int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOCTTY;
+    CLEANUP_FD int fd = open(path, flags | O_NONBLOCK);
     if (fd < 0 && (errno == EROFS || errno == EACCES || errno == EPERM) && !read_only)
-        return err_errno(err, ERR_CALLER, errno, "cannot open disk %s for writing (is it read-only?)", path);
+        return err_errno(err, ERR_CALLER, errno,
+                         "cannot open disk %s for writing (is it read-only?)", path);
     if (fd < 0)
         return err_errno(err, ERR_CALLER, errno, "cannot open disk %s", path);
 
     uint64_t bytes = 0;
     int rc = size_bytes(fd, &bytes);
     if (rc == -EINVAL)
-        return err_set(err, ERR_CALLER, EINVAL, "disk %s is neither a file nor a block device", path);
+        return err_set(err, ERR_CALLER, EINVAL, "disk %s is neither a file nor a block device",
+                       path);
     if (rc)
         return err_errno(err, ERR_CALLER, -rc, "cannot use disk %s", path);
     if (bytes == 0 || bytes % DISK_SECTOR_BYTES)
         return err_set(err, ERR_CALLER, EINVAL,
-                       "disk %s has %llu bytes: not a positive multiple of %u (try truncate -s)", path,
-                       (unsigned long long)bytes, DISK_SECTOR_BYTES);
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) < 0)
+                       "disk %s has %llu bytes: not a positive multiple of %u (try truncate -s)",
+                       path, (unsigned long long)bytes, DISK_SECTOR_BYTES);
+    if (fcntl(fd, F_SETFL, flags) < 0)
         return err_errno(err, ERR_HOST, errno, "cannot use disk %s", path);
     *ret_sectors = bytes / DISK_SECTOR_BYTES;
     *ret_fd = TAKE_FD(fd);
@@ -81,8 +83,10 @@ int disk_fingerprint(int fd, uint64_t sectors, uint64_t *ret)
     int rc = 0;
     for (uint64_t i = 0; i < samples && !rc; i++) {
         uint64_t first = i * BLOCK_BYTES;
-        if (samples == SAMPLE_BLOCKS) /* divided before it is multiplied, so that nothing overflows */
-            first = i == samples - 1 ? bytes - BLOCK_BYTES : blocks / (samples - 1) * i * BLOCK_BYTES;
+        if (samples == SAMPLE_BLOCKS && i == samples - 1)
+            first = bytes - BLOCK_BYTES;
+        else if (samples == SAMPLE_BLOCKS) /* divided first, so that nothing overflows */
+            first = blocks / (samples - 1) * i * BLOCK_BYTES;
         size_t len = (size_t)MIN((uint64_t)BLOCK_BYTES, bytes - first);
         rc = fd_pread_full(fd, block, len, (off_t)first);
         (void)XXH3_64bits_update(state, block, len);

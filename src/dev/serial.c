@@ -1,14 +1,16 @@
 /*
- * The transmitter is infinitely fast: a byte written is handed to the sink before the write returns, so
- * the holding register is always empty and there is nothing of it to save. What is kept is the receive
- * FIFO and the registers.
+ * The transmitter is infinitely fast: a byte written is handed to the sink before the write
+ * returns, so the holding register is always empty and there is nothing of it to save. What is kept
+ * is the receive FIFO and the registers.
  *
- * The interrupt line is an edge: a pulse is sent whenever a condition that the guest enabled becomes
- * true, also while another one is still true, so none is lost to a handler that serves one at a time.
- * resume() pulses again if any is true, since an edge may be on its way when a machine is saved.
+ * The interrupt line is an edge: a pulse is sent whenever a condition that the guest enabled
+ * becomes true, also while another one is still true, so none is lost to a handler that serves one
+ * at a time. resume() pulses again if any is true, since an edge may be on its way when a machine
+ * is saved.
  *
- * Room for input is a promise: the FIFO is only filled by serial_input(), which says how much fitted;
- * whoever has more waits for the room eventfd, written when the guest has read the FIFO empty.
+ * Room for input is a promise: the FIFO is only filled by serial_input(), which says how much
+ * fitted; whoever has more waits for the room eventfd, written when the guest has read the FIFO
+ * empty.
  */
 #include "dev/serial.h"
 #include "base/fd.h"
@@ -202,7 +204,8 @@ static uint8_t read_register(struct serial *p, uint64_t offset)
     case LCR: return p->s.lcr;
     case MCR: return p->s.mcr;
     case LSR:
-        value = (uint8_t)(LSR_TX_EMPTY | (p->s.rx_len ? LSR_DATA : 0) | (p->s.overrun ? LSR_OVERRUN : 0));
+        value = (uint8_t)(LSR_TX_EMPTY | (p->s.rx_len ? LSR_DATA : 0) |
+                          (p->s.overrun ? LSR_OVERRUN : 0));
         p->s.overrun = 0;
         return value;
     case MSR:
@@ -330,7 +333,8 @@ static const struct dev_ops serial_ops = {
     .free = serial_free,
 };
 
-int serial_create(struct dev **ret, uint16_t instance, serial_out_fn *out, void *ctx, struct err *err)
+int serial_create(struct dev **ret, uint16_t instance, serial_out_fn *out, void *ctx,
+                  struct err *err)
 {
     struct serial *p = calloc(1, sizeof(*p));
     if (!p)

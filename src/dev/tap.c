@@ -9,12 +9,13 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-/* Opening a name that does not exist would make an interface that nobody has connected to anything. */
+/* Opening a name that does not exist would make an interface connected to nothing. */
 static int check_interface(const char *name, struct err *err)
 {
     size_t len = strlen(name);
     if (len == 0 || len >= IFNAMSIZ)
-        return err_set(err, ERR_CALLER, EINVAL, "tap name \"%s\" has not 1 to %d characters", name, IFNAMSIZ - 1);
+        return err_set(err, ERR_CALLER, EINVAL, "tap name \"%s\" has not 1 to %d characters", name,
+                       IFNAMSIZ - 1);
     CLEANUP_FD int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return err_errno(err, ERR_HOST, errno, "cannot look up tap %s", name);
@@ -25,7 +26,8 @@ static int check_interface(const char *name, struct err *err)
                        "no tap %s here: create it with `ip tuntap add dev %s mode tap` and "
                        "`ip link set %s up`", name, name, name);
     if (!(ifr.ifr_flags & IFF_UP))
-        return err_set(err, ERR_CALLER, ENETDOWN, "tap %s is down: `ip link set %s up`", name, name);
+        return err_set(err, ERR_CALLER, ENETDOWN, "tap %s is down: `ip link set %s up`", name,
+                       name);
     return 0;
 }
 
@@ -45,11 +47,12 @@ int tap_open(const char *name, int *ret_fd, struct err *err)
             return err_set(err, ERR_CALLER, EBUSY, "tap %s is in use by another program", name);
         case EPERM:
             return err_set(err, ERR_CALLER, EPERM,
-                           "tap %s belongs to another user: `ip tuntap add dev %s mode tap user NAME`",
+                           "tap %s is another user's: `ip tuntap add dev %s mode tap user NAME`",
                            name, name);
         case EINVAL:
             return err_set(err, ERR_CALLER, EINVAL,
-                           "%s is no tap (or one with multi_queue): `ip -d link show %s` tells", name, name);
+                           "%s is no tap (or one with multi_queue): `ip -d link show %s` tells",
+                           name, name);
         default: return err_errno(err, ERR_HOST, errno, "cannot attach to tap %s", name);
         }
     }

@@ -6,8 +6,8 @@
 
 #define TAP_HEADER_BYTES 12u /* struct virtio_net_hdr_mrg_rxbuf before every frame */
 
-/* Opens the existing tap `name`, one frame a read or write, each with a TAP_HEADER_BYTES header. Needs
- * the tap's owner or CAP_NET_ADMIN. Errors name the tap and what to do. */
+/* Opens the existing tap `name`, one frame a read or write, each with a TAP_HEADER_BYTES header.
+ * Needs the tap's owner or CAP_NET_ADMIN. Errors name the tap and what to do. */
 int tap_open(const char *name, int *ret_fd, struct err *err) MUST_CHECK;
 
 /* Sets that header size on an open tap; -ENOTTY: no tap. */

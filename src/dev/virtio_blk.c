@@ -4,12 +4,12 @@
  *     chain popped -> begin() -> submit() <-> on completion: advance() -> finish() -> used ring
  *
  * advance() continues a short read or write, falls back from "punch a hole" to "zero the range" to
- * writing zeroes where the file system cannot, and, for a driver that did not accept FLUSH, appends a
- * sync to everything that changes the disk (5.2.6.2).
+ * writing zeroes where the file system cannot, and, for a driver that did not accept FLUSH, appends
+ * a sync to everything that changes the disk (5.2.6.2).
  *
- * Requests in flight are counted; quiesce() reaps completions itself until there are none, on whatever
- * thread pauses or resets, with the lock held: the ring is only touched under it. The loop watches the
- * ring's descriptor. A request without a free slot stays in the guest's ring.
+ * Requests in flight are counted; quiesce() reaps completions itself until there are none, on
+ * whatever thread pauses or resets, with the lock held: the ring is only touched under it. The loop
+ * watches the ring's descriptor. A request without a free slot stays in the guest's ring.
  *
  * A read that fails leaves its data zeroed, so that the length in the used ring stays true.
  */
@@ -29,7 +29,7 @@
 
 SCHEMA_DEFINE(virtio_blk_state, 1, VIRTIO_BLK_STATE)
 
-#define SLOTS 128u  /* requests in flight */
+#define SLOTS 128u  /* requests in flight; a number fits a byte */
 #define BUDGET 256  /* requests begun before other devices have their turn */
 #define SEGMENTS (VIRTQ_SEGS_MAX - 4u) /* of data; plus header and status */
 #define RANGE_SECTORS_MAX (UINT32_C(16) << 20 >> 9) /* of one discard or write-zeroes */
@@ -38,7 +38,6 @@ SCHEMA_DEFINE(virtio_blk_state, 1, VIRTIO_BLK_STATE)
 enum blk_op { BLK_READ = 1, BLK_WRITE, BLK_SYNC, BLK_PUNCH, BLK_ZERO_RANGE, BLK_ZERO_WRITE };
 
 struct blk_request {
-    struct blk_request *next_free;
     enum blk_op op;
     bool discard;          /* may not fall back to writing */
     uint64_t offset, left; /* bytes of the disk still to go */
@@ -59,7 +58,9 @@ struct blk {
     struct io_uring ring;
     struct loop_source ring_source;
     unsigned in_flight;
-    struct blk_request *slots, *free;
+    struct blk_request *slots;
+    unsigned free_count; /* a stack of slot numbers: slots never needed cost no memory */
+    uint8_t free[SLOTS];
     void *zeroes; /* ZEROES_BYTES of them */
 };
 
@@ -120,8 +121,7 @@ static void finish(struct blk *blk, struct blk_request *r, uint8_t status)
     int rc = mem_write(blk->vd.mem, r->status_gpa, &status, 1);
     ASSERT(rc == 0); /* the address was checked when the chain was popped */
     virtq_stage(q, r->chain.head, r->written);
-    r->next_free = blk->free;
-    blk->free = r;
+    blk->free[blk->free_count++] = (uint8_t)(r - blk->slots);
 }
 
 static void publish(struct blk *blk)
@@ -199,7 +199,7 @@ static void on_ring(struct loop_source *source, uint32_t events)
     (void)events;
     pthread_mutex_lock(&blk->vd.lock);
     reap(blk);
-    if (blk->starved && blk->free) {
+    if (blk->starved && blk->free_count) {
         blk->starved = false;
         virtio_mmio_kick(&blk->vd, 0);
     }
@@ -221,7 +221,8 @@ static int quiesce(struct virtio_dev *vd)
         struct __kernel_timespec left = { .tv_sec = (long long)(left_ns / CLOCK_SECOND),
                                           .tv_nsec = (long long)(left_ns % CLOCK_SECOND) };
         struct io_uring_cqe *cqe;
-        (void)io_uring_wait_cqe_timeout(&blk->ring, &cqe, &left); /* whatever it says, reap() sees */
+        /* Whatever it says, reap() sees. */
+        (void)io_uring_wait_cqe_timeout(&blk->ring, &cqe, &left);
     }
 }
 
@@ -287,7 +288,8 @@ static int begin(struct blk *blk, struct blk_request *r, const struct virtio_blk
     }
 }
 
-/* Starts a popped request, or answers at once. -EPROTO: it has no header or no place for a status. */
+/* Starts the request popped into the topmost free slot, or answers at once. -EPROTO: it has no
+ * header or no place for a status. */
 static int start_request(struct blk *blk, struct blk_request *r)
 {
     struct virtq_chain *c = &r->chain;
@@ -299,7 +301,7 @@ static int start_request(struct blk *blk, struct blk_request *r)
     r->written = (uint32_t)c->in_bytes;
     r->status_gpa = virtq_trim_in_last(c);
     virtq_trim_out(c, sizeof(header));
-    blk->free = r->next_free;
+    blk->free_count--;
 
     int status = begin(blk, r, &header);
     if (status >= 0) {
@@ -319,15 +321,19 @@ static bool serve(struct virtio_dev *vd, unsigned queue)
 
     virtq_kicks_off(q);
     do {
-        while (blk->free && budget > 0 && (popped = virtq_pop(q, &blk->free->chain)) > 0) {
+        while (blk->free_count && budget > 0) {
+            struct blk_request *r = &blk->slots[blk->free[blk->free_count - 1]];
+            popped = virtq_pop(q, &r->chain);
+            if (popped <= 0)
+                break;
             budget--;
-            if (start_request(blk, blk->free)) {
+            if (start_request(blk, r)) {
                 virtio_mmio_broken(vd, "request without header or status");
                 popped = -EPROTO;
                 break;
             }
         }
-        blk->starved = !blk->free;
+        blk->starved = blk->free_count == 0;
     } while (!blk->starved && budget > 0 && popped == 0 && virtq_kicks_on(q, 0));
     flush_ring(blk);
     publish(blk);
@@ -396,14 +402,14 @@ static const struct dev_ops blk_ops = {
     .free = blk_free,
 };
 
-/* Whether the file system can give back the space of a hole: asked beyond the end, so nothing changes.
- * Block devices are left out: what they do with a discard is not known before it is tried. */
+/* Whether the file system can give back the space of a hole: asked beyond the end, so nothing
+ * changes. Block devices are left out: what they do with a discard is known only once tried. */
 static bool can_punch(int fd, uint64_t sectors)
 {
     struct stat st;
     return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
-           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(sectors * DISK_SECTOR_BYTES),
-                     4096) == 0;
+           fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)(sectors * DISK_SECTOR_BYTES), 4096) == 0;
 }
 
 static uint64_t describe(struct blk *blk)
@@ -431,14 +437,15 @@ static int open_ring(struct blk *blk, struct err *err)
     int rc = io_uring_queue_init(SLOTS, &blk->ring, 0);
     if (rc) {
         blk->ring.ring_fd = -1;
-        return err_errno(err, ERR_HOST, -rc, "io_uring is not available (kernel.io_uring_disabled?)");
+        return err_errno(err, ERR_HOST, -rc,
+                         "io_uring is not available (kernel.io_uring_disabled?)");
     }
     rc = loop_add(blk->vd.loop, &blk->ring_source, blk->ring.ring_fd, EPOLLIN, on_ring);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot watch io_uring") : 0;
 }
 
-int virtio_blk_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop, int fd_,
-                      const struct virtio_blk_options *options, struct err *err)
+int virtio_blk_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop,
+                      int fd_, const struct virtio_blk_options *options, struct err *err)
 {
     CLEANUP_FD int fd = fd_;
     uint64_t sectors;
@@ -466,9 +473,9 @@ int virtio_blk_create(struct dev **ret, uint16_t instance, struct mem *mem, stru
     blk->vd.config_bytes = sizeof(blk->config);
     blk->slots = calloc(SLOTS, sizeof(*blk->slots));
     blk->zeroes = calloc(1, ZEROES_BYTES);
-    for (unsigned i = SLOTS; blk->slots && i-- > 0;) {
-        blk->slots[i].next_free = blk->free;
-        blk->free = &blk->slots[i];
+    while (blk->free_count < SLOTS) {
+        blk->free[blk->free_count] = (uint8_t)(SLOTS - 1 - blk->free_count);
+        blk->free_count++;
     }
     if (!blk->slots || !blk->zeroes)
         rc = err_errno(err, ERR_HOST, ENOMEM, "cannot create virtio-blk %u", instance);

@@ -1,15 +1,16 @@
 /*
- * Registers are read and written by vCPU threads, queues are served by the loop's thread when a notify
- * eventfd becomes readable, whoever wrote it: KVM for an ioeventfd, the register's emulation here, or
- * a device that wants to go on later. One lock a device covers all of it.
+ * Registers are read and written by vCPU threads, queues are served by the loop's thread when a
+ * notify eventfd becomes readable, whoever wrote it: KVM for an ioeventfd, the register's emulation
+ * here, or a device that wants to go on later. One lock a device covers all of it.
  *
  *     reset -> ACKNOWLEDGE -> DRIVER -> FEATURES_OK -> (queues) -> DRIVER_OK = live
  *       ^                                                             |
  *       +---------------- status = 0 <---- NEEDS_RESET <--------------+  broken ring
  *
- * While paused the notify eventfds are only drained: resume kicks every queue once. It also raises the
- * interrupt again when one is unacknowledged, since the edge may have been lost in a save (an irqfd's
- * edge may be still on its way when the interrupt controllers are saved); one too many does no harm.
+ * While paused the notify eventfds are only drained: resume kicks every queue once. It also raises
+ * the interrupt again when one is unacknowledged, since the edge may have been lost in a save (an
+ * irqfd's edge may be still on its way when the interrupt controllers are saved); one too many does
+ * no harm.
  */
 #include "dev/virtio_mmio.h"
 #include "base/fd.h"
@@ -67,9 +68,9 @@ static int open_fds(struct virtio_dev *vd)
     return 0;
 }
 
-int virtio_mmio_init(struct virtio_dev *vd, const struct dev_ops *ops, const struct virtio_ops *vops,
-                     uint16_t instance, struct mem *mem, struct loop *loop, uint64_t features,
-                     struct err *err)
+int virtio_mmio_init(struct virtio_dev *vd, const struct dev_ops *ops,
+                     const struct virtio_ops *vops, uint16_t instance, struct mem *mem,
+                     struct loop *loop, uint64_t features, struct err *err)
 {
     ASSERT(vops->queue_count <= VIRTIO_QUEUES_MAX);
     vd->dev = (struct dev){ .ops = ops, .instance = instance };
@@ -185,7 +186,8 @@ static void write_status(struct virtio_dev *vd, uint32_t value)
         reset(vd);
         return;
     }
-    uint32_t fresh = value & STATUS_DRIVER_BITS & ~vd->status; /* a driver clears bits only by reset */
+    /* A driver clears bits only by a reset. */
+    uint32_t fresh = value & STATUS_DRIVER_BITS & ~vd->status;
     bool acceptable = !(vd->accepted & ~vd->offered) && virtio_mmio_has(vd, VIRTIO_F_VERSION_1);
     if (!acceptable)
         fresh &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK;
@@ -201,7 +203,8 @@ static void write_status(struct virtio_dev *vd, uint32_t value)
 
 static void set_half(uint64_t *value, bool high, uint32_t half)
 {
-    *value = high ? (*value & UINT32_MAX) | (uint64_t)half << 32 : (*value & ~(uint64_t)UINT32_MAX) | half;
+    *value = high ? (*value & UINT32_MAX) | (uint64_t)half << 32
+                  : (*value & ~(uint64_t)UINT32_MAX) | half;
 }
 
 static void write_queue_ready(struct virtio_dev *vd, struct virtq *q, uint32_t value)
@@ -264,7 +267,9 @@ static void write_register(struct virtio_dev *vd, uint64_t offset, uint32_t valu
 
 static uint32_t read_register(const struct virtio_dev *vd, uint64_t offset)
 {
-    const struct virtq *q = vd->queue_select < vd->queue_count ? &vd->queue[vd->queue_select] : NULL;
+    const struct virtq *q = NULL;
+    if (vd->queue_select < vd->queue_count)
+        q = &vd->queue[vd->queue_select];
     switch (offset) {
     case VIRTIO_MMIO_MAGIC_VALUE: return MAGIC;
     case VIRTIO_MMIO_VERSION: return MMIO_VERSION;
@@ -382,7 +387,7 @@ static int check(const struct virtio_dev *vd, const struct virtio_state *state, 
         return err_set(err, ERR_PEER, EBADMSG, "%s %u: transport state is damaged", name, instance);
     if (negotiated && (state->accepted & ~vd->offered))
         return err_set(err, ERR_HOST, EOPNOTSUPP,
-                       "%s %u: the guest uses virtio features that this host cannot give (bits 0x%llx)",
+                       "%s %u: this host lacks virtio features that the guest uses (bits 0x%llx)",
                        name, instance, (unsigned long long)(state->accepted & ~vd->offered));
     return 0;
 }
@@ -402,7 +407,7 @@ int virtio_mmio_load(struct virtio_dev *vd, const struct virtio_state *state, st
         if (rc)
             return err_wrap(err, rc, "%s %u, queue %u", vd->dev.ops->name, vd->dev.instance, i);
     }
-    /* A driver that has not decided yet sees what both hosts offer; the next one does after a reset. */
+    /* A driver that has not decided yet sees what both hosts offer, as does one after a reset. */
     vd->offered &= state->offered;
     vd->status = state->status;
     vd->interrupt = state->interrupt;

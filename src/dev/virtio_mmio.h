@@ -1,8 +1,9 @@
 /*
  * The virtio-mmio transport, version 2 (virtio 1.2, 4.2), and what all virtio devices share.
  *
- * A device file embeds `struct virtio_dev` as its first member, fills `struct virtio_ops` and points its
- * dev_ops at the virtio_mmio_*() functions below; it then sees only feature bits, queues and hooks.
+ * A device file embeds `struct virtio_dev` as its first member, fills `struct virtio_ops` and
+ * points its dev_ops at the virtio_mmio_*() functions below; it then sees only feature bits, queues
+ * and hooks.
  *
  * The machine gives a device its window of VIRTIO_MMIO_BYTES and wires it up:
  *   - notify_fd[q], for each q < queue_count: an ioeventfd at window + VIRTIO_MMIO_NOTIFY, 4 bytes,
@@ -90,11 +91,11 @@ static inline struct virtio_dev *virtio_dev_of(struct dev *dev)
     return CONTAINER_OF(dev, struct virtio_dev, dev);
 }
 
-/* Sets up a zeroed *vd, paused; `features` are the device's own bits. `mem` and `loop` must outlive it.
- * After success virtio_mmio_fini() undoes it, on the loop's thread. */
-int virtio_mmio_init(struct virtio_dev *vd, const struct dev_ops *ops, const struct virtio_ops *vops,
-                     uint16_t instance, struct mem *mem, struct loop *loop, uint64_t features,
-                     struct err *err) MUST_CHECK;
+/* Sets up a zeroed *vd, paused; `features` are the device's own bits. `mem` and `loop` must outlive
+ * it. After success virtio_mmio_fini() undoes it, on the loop's thread. */
+int virtio_mmio_init(struct virtio_dev *vd, const struct dev_ops *ops,
+                     const struct virtio_ops *vops, uint16_t instance, struct mem *mem,
+                     struct loop *loop, uint64_t features, struct err *err) MUST_CHECK;
 void virtio_mmio_fini(struct virtio_dev *vd);
 
 /* dev_ops of every virtio device. */
@@ -104,10 +105,11 @@ void virtio_mmio_reset(struct dev *dev);
 int virtio_mmio_pause(struct dev *dev);
 void virtio_mmio_resume(struct dev *dev);
 
-/* Transport part of a device's save and load, with the device's lock held. Load needs a device fresh
- * from creation (a failed one must be freed) and calls `start` if the driver was ready. */
+/* Transport part of a device's save and load, with the device's lock held. Load needs a device
+ * fresh from creation (a failed one must be freed) and calls `start` if the driver was ready. */
 void virtio_mmio_save(const struct virtio_dev *vd, struct virtio_state *state);
-int virtio_mmio_load(struct virtio_dev *vd, const struct virtio_state *state, struct err *err) MUST_CHECK;
+int virtio_mmio_load(struct virtio_dev *vd, const struct virtio_state *state,
+                     struct err *err) MUST_CHECK;
 
 /* True once the driver is ready and as long as it kept the rules. Lock held, as for all below. */
 bool virtio_mmio_live(const struct virtio_dev *vd);
@@ -116,7 +118,7 @@ static inline bool virtio_mmio_has(const struct virtio_dev *vd, unsigned feature
     return vd->accepted >> feature & 1;
 }
 
-/* Used-buffer interrupt; configuration changed; the driver broke the rules (logged, needs a reset). */
+/* Used-buffer interrupt; configuration changed; the driver broke the rules: logged, needs reset. */
 void virtio_mmio_interrupt(struct virtio_dev *vd);
 void virtio_mmio_config_changed(struct virtio_dev *vd);
 void virtio_mmio_broken(struct virtio_dev *vd, const char *what);

@@ -1,12 +1,13 @@
 /*
  * All packets move on the loop's thread, one read or write of the tap each.
  *
- * Receive: a frame is read into one buffer of ours (its size is not known before) and copied to as many
- * of the driver's as it needs. When they do not suffice it is held there, and the tap is not watched,
- * until the driver kicks with more. Transmit: written straight from the driver's buffers; when the tap
- * is full the chain is put back and the tap watched for room. So no chain is ever in flight between
- * two callbacks, and pausing means no more than not being called: the tap is not watched while paused.
- * A held frame stays with the device that read it; a network may lose frames, and a move may lose one.
+ * Receive: a frame is read into one buffer of ours (its size is not known before) and copied to as
+ * many of the driver's as it needs. When they do not suffice it is held there, and the tap is not
+ * watched, until the driver kicks with more. Transmit: written straight from the driver's buffers;
+ * when the tap is full the chain is put back and the tap watched for room. So no chain is ever in
+ * flight between two callbacks, and pausing means no more than not being called: the tap is not
+ * watched while paused. A held frame stays with the device that read it; a network may lose frames,
+ * and a move may lose one.
  *
  * What a driver may expect of a frame's checksum and size is told to the tap, which sees to it.
  */
@@ -65,9 +66,11 @@ static struct net *net_of(struct virtio_dev *vd)
 static void watch(struct net *net)
 {
     bool live = !net->vd.paused && virtio_mmio_live(&net->vd);
-    uint32_t events = (live && !net->rx_starved ? EPOLLIN : 0u) | (live && net->tx_blocked ? EPOLLOUT : 0u);
+    uint32_t events = (live && !net->rx_starved ? EPOLLIN : 0u) |
+                      (live && net->tx_blocked ? EPOLLOUT : 0u);
     if (net->tap.fd >= 0 && loop_change(&net->tap, events))
-        LOG_RATED(LOG_WARN, "net.watch", "virtio-net %u: cannot watch its tap", net->vd.dev.instance);
+        LOG_RATED(LOG_WARN, "net.watch", "virtio-net %u: cannot watch its tap",
+                  net->vd.dev.instance);
 }
 
 /* The next frame, with num_buffers as of one buffer; false when there is none. */
@@ -125,10 +128,12 @@ static bool receive(struct net *net)
 {
     struct virtq *q = &net->vd.queue[RX];
     int budget = BUDGET;
-    if (!q->ready)
-        return false;
 
-    net->rx_starved = false;
+    net->rx_starved = !q->ready; /* a driver without a receive queue: wait for one */
+    if (net->rx_starved) {
+        watch(net);
+        return false;
+    }
     virtq_kicks_off(q);
     while (budget > 0 && (net->held || read_frame(net))) {
         uint16_t known;
@@ -164,7 +169,8 @@ static bool send_frame(struct net *net, const struct virtq_chain *chain)
 {
     if (chain->out_bytes <= TAP_HEADER_BYTES || chain->out_bytes > FRAME_MAX)
         return true;
-    if (writev(net->fd, chain->iov, (int)chain->out_count) < 0 && (errno == EAGAIN || errno == ENOBUFS))
+    if (writev(net->fd, chain->iov, (int)chain->out_count) < 0 &&
+        (errno == EAGAIN || errno == ENOBUFS))
         return false;
     snoop(net, chain);
     return true;
@@ -305,7 +311,8 @@ static void announce_round(struct net *net)
     for (unsigned i = 0; i < net->known.ip4_count; i++)
         send_announcement(net, frame, announce_arp(frame, mac, net->known.ip4[i].address));
     for (unsigned i = 0; i < net->known.ip6_count; i++)
-        send_announcement(net, frame, announce_na(frame, mac, net->known.ip6[i].address, net->known.router));
+        send_announcement(net, frame,
+                          announce_na(frame, mac, net->known.ip6[i].address, net->known.router));
     net->rounds_left--;
     uint64_t wait_ns = ROUND_FIRST_NS + (ROUNDS - 1 - net->rounds_left) * ROUND_STEP_NS;
     loop_timer_set(&net->timer, net->rounds_left ? clock_now_ns() + wait_ns : CLOCK_NEVER);
@@ -353,7 +360,8 @@ static void save(struct dev *dev, void *object)
     struct virtio_net_state *state = object;
     pthread_mutex_lock(&net->vd.lock);
     *state = (struct virtio_net_state){
-        .transport_count = 1, .link = net->config.status, .known_count = 1, .known = { net->known } };
+        .transport_count = 1, .link = net->config.status, .known_count = 1, .known = { net->known }
+    };
     memcpy(state->mac, net->config.mac, sizeof(state->mac));
     virtio_mmio_save(&net->vd, &state->transport[0]);
     pthread_mutex_unlock(&net->vd.lock);
@@ -365,10 +373,11 @@ static int load(struct dev *dev, const void *object, struct err *err)
     const struct virtio_net_state *state = object;
     if (state->transport_count != 1 || state->known_count != 1 || state->known[0].router > 1 ||
         (state->link & ~(VIRTIO_NET_S_LINK_UP | VIRTIO_NET_S_ANNOUNCE)))
-        return err_set(err, ERR_PEER, EBADMSG, "virtio-net %u: saved state is damaged", dev->instance);
-    if (memcmp(state->mac, net->config.mac, sizeof(state->mac)) != 0)
-        return err_set(err, ERR_PEER, EBADMSG, "virtio-net %u: saved state is of another MAC address",
+        return err_set(err, ERR_PEER, EBADMSG, "virtio-net %u: saved state is damaged",
                        dev->instance);
+    if (memcmp(state->mac, net->config.mac, sizeof(state->mac)) != 0)
+        return err_set(err, ERR_PEER, EBADMSG,
+                       "virtio-net %u: saved state is of another MAC address", dev->instance);
     pthread_mutex_lock(&net->vd.lock);
     int rc = virtio_mmio_load(&net->vd, &state->transport[0], err);
     if (!rc) {
@@ -427,8 +436,8 @@ static int prepare(int fd, bool *ret_is_tap)
     return rc ? rc : fd_set_nonblock(fd);
 }
 
-int virtio_net_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop, int fd_,
-                      const uint8_t mac[6], struct err *err)
+int virtio_net_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop,
+                      int fd_, const uint8_t mac[6], struct err *err)
 {
     CLEANUP_FD int fd = fd_;
     bool is_tap;

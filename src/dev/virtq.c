@@ -1,9 +1,11 @@
 /*
- * One lane of trust runs through this file: what mem_get() handed out is memory of ours, what stands in
- * it is the guest's and may change between two reads. So each value is copied once, checked, and only
- * the copy used. A chain has at most VIRTQ_SEGS_MAX segments, which also ends every loop.
+ * One lane of trust runs through this file: what mem_get() handed out is memory of ours, what
+ * stands in it is the guest's and may change between two reads. So each value is copied once,
+ * checked, and only the copy used. A chain has at most VIRTQ_SEGS_MAX segments, which also ends
+ * every loop.
  *
- * The three rings' addresses were checked when the queue was started; guest memory is never unmapped.
+ * The three rings' addresses were checked when the queue was started; guest memory is never
+ * unmapped.
  *
  * Everything written is marked after it is in place (mem_mark), and data before the used index that
  * shows it, so that a dirty-page harvest which misses a mark has not yet read the page either.
@@ -60,7 +62,8 @@ static struct vring_desc read_desc(const uint8_t *table, uint32_t index)
 {
     struct vring_desc desc;
     memcpy(&desc, table + index * DESC_BYTES, sizeof(desc));
-    atomic_signal_fence(memory_order_seq_cst); /* the copy is final: the compiler may not read again */
+    /* The copy is final: the compiler may not read again. */
+    atomic_signal_fence(memory_order_seq_cst);
     return desc;
 }
 
@@ -181,18 +184,19 @@ bool virtq_publish(struct virtq *q)
     q->in_flight = (uint16_t)(q->in_flight - q->staged);
     q->staged = 0;
 
-    /* Pairs with the driver's read barrier between used->idx and the elements and buffers behind it. */
-    __atomic_store_n(&q->used->idx, q->next_used, __ATOMIC_RELEASE);
+    /* As a release: pairs with the driver's read barrier between used->idx and what it shows. As a
+     * full barrier before the loads below: pairs with the driver's between its store of used_event
+     * (or flags) and its last look at used->idx; either we see the request for an interrupt or it
+     * sees the new index. */
+    __atomic_store_n(&q->used->idx, q->next_used, __ATOMIC_SEQ_CST);
     mem_mark(q->mem, gpa_add(q->used_gpa, offsetof(struct vring_used, idx)), sizeof(uint16_t));
 
-    /* Pairs with the driver's full barrier between its store of used_event (or flags) and its last look
-     * at used->idx: either we see the request for an interrupt or it sees the new index. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    const uint16_t *used_event = &q->avail->ring[q->size];
     bool signal;
     if (q->event_idx)
-        signal = passes_event(load16(&q->avail->ring[q->size], __ATOMIC_RELAXED), q->next_used, old);
+        signal = passes_event(load16(used_event, __ATOMIC_SEQ_CST), q->next_used, old);
     else
-        signal = !(load16(&q->avail->flags, __ATOMIC_RELAXED) & VRING_AVAIL_F_NO_INTERRUPT);
+        signal = !(load16(&q->avail->flags, __ATOMIC_SEQ_CST) & VRING_AVAIL_F_NO_INTERRUPT);
     signal = signal || q->signal_all;
     q->signal_all = false;
     return signal;
@@ -207,7 +211,7 @@ bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t writt
 
 static void set_used_flags(struct virtq *q, uint16_t flags)
 {
-    __atomic_store_n(&q->used->flags, flags, __ATOMIC_RELAXED);
+    __atomic_store_n(&q->used->flags, flags, __ATOMIC_SEQ_CST);
     mem_mark(q->mem, q->used_gpa, sizeof(uint16_t));
 }
 
@@ -223,18 +227,19 @@ bool virtq_kicks_on(struct virtq *q, uint16_t known)
     if (!q->ready || q->broken)
         return false;
     const uint16_t wanted = (uint16_t)(q->next_avail + known);
+    /* The stores below are full barriers before the load: they pair with the driver's between its
+     * store of avail->idx and its look at avail_event (or flags); either it kicks or we see its
+     * chain here. */
     if (q->event_idx) {
-        uint64_t offset = offsetof(struct vring_used, ring) + q->size * sizeof(struct vring_used_elem);
+        uint64_t offset = offsetof(struct vring_used, ring) +
+                          q->size * sizeof(struct vring_used_elem);
         uint16_t *avail_event = (uint16_t *)(void *)((uint8_t *)q->used + offset);
-        __atomic_store_n(avail_event, wanted, __ATOMIC_RELAXED);
+        __atomic_store_n(avail_event, wanted, __ATOMIC_SEQ_CST);
         mem_mark(q->mem, gpa_add(q->used_gpa, offset), sizeof(uint16_t));
     } else {
         set_used_flags(q, 0);
     }
-    /* Pairs with the driver's full barrier between its store of avail->idx and its look at avail_event
-     * (or flags): either it kicks or we see its chain here. */
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return load16(&q->avail->idx, __ATOMIC_RELAXED) != wanted;
+    return load16(&q->avail->idx, __ATOMIC_SEQ_CST) != wanted;
 }
 
 void virtq_mark(struct virtq *q, const struct virtq_chain *chain, uint64_t bytes)
@@ -247,8 +252,8 @@ void virtq_mark(struct virtq *q, const struct virtq_chain *chain, uint64_t bytes
     }
 }
 
-/* Finds the part of [offset, offset+left) that lies in segment `iov`, advancing both when it does not
- * begin further on. */
+/* Finds the part of [offset, offset+left) that lies in segment `iov`, advancing both when it does
+ * not begin further on. */
 static size_t part_of(const struct iovec *iov, uint64_t *offset, size_t left, uint8_t **ret_at)
 {
     if (*offset >= iov->iov_len) {
@@ -276,8 +281,8 @@ size_t virtq_read(const struct virtq_chain *chain, uint64_t offset, void *buf, s
 }
 
 /* buf NULL: zeroes. */
-static uint64_t fill(struct virtq *q, const struct virtq_chain *chain, uint64_t offset, const void *buf,
-                     uint64_t len)
+static uint64_t fill(struct virtq *q, const struct virtq_chain *chain, uint64_t offset,
+                     const void *buf, uint64_t len)
 {
     uint64_t done = 0;
     const unsigned end = chain->out_count + chain->in_count;
@@ -366,6 +371,7 @@ int virtq_load(struct virtq *q, const struct virtq_state *state, struct err *err
     q->avail_gpa = gpa_of(state->avail_gpa);
     q->used_gpa = gpa_of(state->used_gpa);
     if (state->ready && virtq_start(q, state->index))
-        return err_set(err, ERR_PEER, EBADMSG, "queue of %u entries does not lie in memory", state->size);
+        return err_set(err, ERR_PEER, EBADMSG, "queue of %u entries does not lie in memory",
+                       state->size);
     return 0;
 }

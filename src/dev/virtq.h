@@ -1,11 +1,11 @@
 /*
- * Split virtqueues (virtio 1.2, 2.7) as the device sees them. All of a ring and all it points to is a
- * hostile input: every address passes mem_get(), every walk is bounded, every value is read once.
+ * Split virtqueues (virtio 1.2, 2.7) as the device sees them. All of a ring and all it points to is
+ * a hostile input: every address passes mem_get(), every walk is bounded, every value is read once.
  *
- *     pop -> [copy, or I/O on the chain's iovec] -> stage ... -> publish      (push = stage + publish)
+ *     pop -> [copy, or I/O on the chain's iovec] -> stage ... -> publish   (push = both at once)
  *
- * A ring that breaks the rules is reported by virtq_pop() as -EPROTO and stays broken until it is set
- * up anew; the transport then sets DEVICE_NEEDS_RESET.
+ * A ring that breaks the rules is reported by virtq_pop() as -EPROTO and stays broken until it is
+ * set up anew; the transport then sets DEVICE_NEEDS_RESET.
  *
  * Not thread-safe: the device's lock covers its queues.
  */
@@ -53,7 +53,7 @@ struct virtq {
 };
 
 /* A popped chain: first the segments the device may read, then those it may write. The iovec may be
- * trimmed by the device before I/O, leaving empty segments; everything below counts what is left. */
+ * trimmed by the device before I/O, leaving empty segments; all below counts what is left. */
 struct virtq_chain {
     uint16_t head;
     unsigned out_count, in_count;
@@ -67,8 +67,8 @@ void virtq_init(struct virtq *q, struct mem *mem, uint16_t size_max);
 /* Back to the state after virtq_init(). */
 void virtq_reset(struct virtq *q);
 
-/* Checks size, alignment and that the three rings are RAM, then makes the queue ready with both rings
- * at `index`. -EINVAL: refused. */
+/* Checks size, alignment and that the three rings are RAM, then makes the queue ready with both
+ * rings at `index`. -EINVAL: refused. */
 int virtq_start(struct virtq *q, uint16_t index) MUST_CHECK;
 
 /* 1: *chain holds the next chain; 0: none is waiting; -EPROTO: the ring is broken. */
@@ -83,14 +83,14 @@ void virtq_stage(struct virtq *q, uint16_t head, uint32_t written);
 /* Shows all staged elements to the driver. True: it wants an interrupt. */
 bool virtq_publish(struct virtq *q) MUST_CHECK;
 
-/* For a chain whose first `written` writable bytes were filled by I/O: marks them, stages, publishes. */
+/* For a chain whose first `written` writable bytes I/O has filled: marks, stages, publishes. */
 bool virtq_push(struct virtq *q, const struct virtq_chain *chain, uint32_t written) MUST_CHECK;
 
 /* Asks the driver for no kicks while the device is serving anyway. */
 void virtq_kicks_off(struct virtq *q);
 
-/* Asks for a kick at the next chain, or at the next but `known` when so many were popped and rewound
- * since they did not suffice. True: it is there already, so serve on. */
+/* Asks for a kick at the next chain, or at the next but `known` when so many were popped and
+ * rewound since they did not suffice. True: it is there already, so serve on. */
 bool virtq_kicks_on(struct virtq *q, uint16_t known) MUST_CHECK;
 
 /* Marks the first `bytes` writable bytes as written by the monitor; after they are in place. */
@@ -108,7 +108,7 @@ void virtq_zero(struct virtq *q, const struct virtq_chain *chain, uint64_t offse
 /* Cuts bytes off the start of the readable or writable segments, which must have them. */
 void virtq_trim_out(struct virtq_chain *chain, uint64_t bytes);
 void virtq_trim_in(struct virtq_chain *chain, uint64_t bytes);
-/* Cuts off the last writable byte, which must exist, and returns where it is. To be called first. */
+/* Cuts off the last writable byte, which must exist, and returns where it is. Before other cuts. */
 gpa_t virtq_trim_in_last(struct virtq_chain *chain);
 
 void virtq_save(const struct virtq *q, struct virtq_state *state);

@@ -75,6 +75,9 @@ void *mem_get(const struct mem *mem, gpa_t gpa, uint64_t len)
 
 void mem_mark(struct mem *mem, gpa_t gpa, uint64_t len)
 {
+    /* The bytes before the look at `marks`; with mem_track()'s store before the mover's look at the
+     * bytes, one of the two sees the other. */
+    atomic_thread_fence(memory_order_seq_cst);
     if (!atomic_load_explicit(&mem->marks, memory_order_relaxed))
         return;
     const struct mem_region *r = find(mem, gpa.raw, len);

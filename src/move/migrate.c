@@ -81,6 +81,8 @@ static void connection_failed(struct migration *m, int rc, const struct err *err
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
     enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+    if (!wire_is_bad_bytes(rc))
+        wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
 }
 
 static void host_failed(struct migration *m, const struct err *err)
@@ -457,6 +459,7 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         enqueue_why(m, SOURCE_LOST, &err);
+        wire_close(&m->wire);
     }
 }
 
@@ -510,6 +513,8 @@ static int configure(struct migration *m, struct err *err)
     config.policy.max_downtime_ns = m->request->max_downtime_ns;
     config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
     config.stall_limit_ns = m->request->stall_limit_ns;
+    /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
+    config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
     if (getrandom(config.hello.token, sizeof(config.hello.token), 0) != (ssize_t)sizeof(config.hello.token))
         return err_errno(err, ERR_HOST, errno, "cannot make a token");
     source_init(&m->engine, &config);

@@ -79,6 +79,8 @@ static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32
 static void connection_failed(struct receiving *r, struct wire *wire, int rc, const struct err *err)
 {
     enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
+    if (!wire_is_bad_bytes(rc))
+        wire_close(wire); /* after a loss the engine asks for nothing more on it */
 }
 
 static struct wire *find(struct receiving *r, uint32_t conn)

@@ -180,6 +180,15 @@ static json_t *int_json(uint64_t v)
     return v <= INT64_MAX ? json_integer((json_int_t)v) : json_sprintf("0x%016" PRIx64, v);
 }
 
+/* Appends and owns `item`; a failure turns the array into NULL, which ends up as "out of memory". */
+static void append(json_t **array, json_t *item)
+{
+    if (json_array_append_new(*array, item) < 0) {
+        json_decref(*array);
+        *array = NULL;
+    }
+}
+
 static json_t *field_json(const struct schema_field *f, const void *object)
 {
     const uint8_t *value = at(object, f->offset);
@@ -193,7 +202,7 @@ static json_t *field_json(const struct schema_field *f, const void *object)
             return hex(value, f->max);
         array = json_array();
         for (uint32_t n = 0; n < f->max; n++)
-            (void)json_array_append_new(array, int_json(get_int(value + n * f->width, f->width)));
+            append(&array, int_json(get_int(value + n * f->width, f->width)));
         return array;
     case SCHEMA_BLOB:
         return hex(value, get_count(f, object));
@@ -204,7 +213,7 @@ static json_t *field_json(const struct schema_field *f, const void *object)
     case SCHEMA_LIST:
         array = json_array();
         for (uint32_t k = 0; k < get_count(f, object); k++)
-            (void)json_array_append_new(array, schema_json(f->sub, value + (size_t)k * f->sub->size));
+            append(&array, schema_json(f->sub, value + (size_t)k * f->sub->size));
         return array;
     case SCHEMA_SINCE:
         break;

@@ -167,6 +167,8 @@ static int open_sockets(struct monitor *monitor, struct err *err)
         rc = rundir_listen(&monitor->dir, RUNDIR_CONSOLE, &console, err);
     if (!rc)
         rc = console_new(&monitor->loop, console, -1, console_typed, monitor, &monitor->console, err);
+    if (!rc && monitor->options->console_fd >= 0)
+        rc = console_attach(monitor->console, monitor->options->console_fd, err);
     return rc;
 }
 
@@ -294,10 +296,10 @@ int vmm_main(struct vmm_options *options)
         rc = loop_run(&monitor->loop);
     else
         monitor->exit_status = err.fault == ERR_CALLER ? 2 : 1;
-    if (err.code) {
+    if (err.code && monitor->ready_fd >= 0)
+        ready_report_failure(&monitor->ready_fd, &err); /* whoever started it prints the reason */
+    else if (err.code)
         log_event(LOG_ERROR, "vm.start", "%s", err.text);
-        ready_report_failure(&monitor->ready_fd, &err);
-    }
     int status = monitor->exit_status;
     meter_thread_leave(&monitor->meter, slot);
     teardown(monitor);

@@ -14,13 +14,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include <cmocka.h>
 
 #define SECTORS 8192u /* 4 MiB */
 #define HEADERS 0x200000u
-#define STATUS 0x210000u
+#define STATUS 0x280000u
 #define DATA 0x300000u
+#define SYS_CACHESTAT 451 /* Linux 6.5; unknown to older headers */
 #define BIT(n) (UINT64_C(1) << (n))
 #define ALL_FEATURES                                                                               \
     (BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_BLK_F_FLUSH) |   \
@@ -40,7 +42,8 @@ static struct dev *make(bool read_only)
     int fd;
     assert_int_equal(disk_open(path, read_only, &fd, &sectors, &err), 0);
     assert_int_equal(sectors, SECTORS);
-    struct virtio_blk_options options = { .serial = "disk-0123456789-abcdef", .read_only = read_only };
+    struct virtio_blk_options options = { .serial = "disk-0123456789-abcdef",
+                                          .read_only = read_only };
     assert_int_equal(virtio_blk_create(&dev, 1, &mem, &loop, fd, &options, &err), 0);
     return dev;
 }
@@ -81,7 +84,8 @@ static int teardown(void **state)
 }
 
 /* Offers request number `slot` with its own header and status byte, its data split in two. */
-static uint16_t request(unsigned slot, uint32_t type, uint64_t sector, uint64_t data, uint32_t len, bool in)
+static uint16_t request(unsigned slot, uint32_t type, uint64_t sector, uint64_t data, uint32_t len,
+                        bool in)
 {
     struct virtio_blk_outhdr *header = driver_mem(&d, HEADERS + slot * 16);
     *header = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
@@ -116,7 +120,9 @@ static uint8_t ask(uint32_t type, uint64_t sector, uint64_t data, uint32_t len, 
 static uint8_t range(uint32_t type, uint64_t sector, uint32_t sectors, uint32_t flags)
 {
     struct virtio_blk_discard_write_zeroes *r = driver_mem(&d, DATA);
-    *r = (struct virtio_blk_discard_write_zeroes){ .sector = sector, .num_sectors = sectors, .flags = flags };
+    *r = (struct virtio_blk_discard_write_zeroes){ .sector = sector,
+                                                   .num_sectors = sectors,
+                                                   .flags = flags };
     return ask(type, 0, DATA, sizeof(*r), false);
 }
 
@@ -144,7 +150,8 @@ static void test_configuration(void **state)
     d.dev->ops->read(d.dev, VIRTIO_MMIO_CONFIG, &capacity, 8);
     assert_int_equal(capacity, SECTORS);
     uint32_t past = 1;
-    d.dev->ops->read(d.dev, VIRTIO_MMIO_CONFIG + sizeof(c) - 2, &past, 4); /* half outside: nothing */
+    /* Half outside: nothing. */
+    d.dev->ops->read(d.dev, VIRTIO_MMIO_CONFIG + sizeof(c) - 2, &past, 4);
     assert_int_equal(past, 0);
     assert_false(driver_offered(&d) & BIT(VIRTIO_BLK_F_RO));
 }
@@ -172,12 +179,16 @@ static void test_header_and_status_anywhere(void **state)
     memcpy(driver_mem(&d, HEADERS), &header, 5);
     memcpy(driver_mem(&d, HEADERS + 100), (uint8_t *)&header + 5, 11);
     memset(driver_mem(&d, HEADERS + 111), 0, 512);
-    driver_submit(&d, 0, (struct driver_seg[]){ { HEADERS, 5, false }, { HEADERS + 100, 11 + 512, false },
-                                                { STATUS, 1, true } }, 3);
+    driver_submit(&d, 0,
+                  (struct driver_seg[]){ { HEADERS, 5, false },
+                                         { HEADERS + 100, 11 + 512, false },
+                                         { STATUS, 1, true } },
+                  3);
     header = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_IN, .sector = 9 };
     memcpy(driver_mem(&d, HEADERS + 0x1000), &header, 16);
     memset(driver_mem(&d, DATA), 0xee, 513);
-    driver_submit(&d, 0, (struct driver_seg[]){ { HEADERS + 0x1000, 16, false }, { DATA, 513, true } }, 2);
+    driver_submit(&d, 0,
+                  (struct driver_seg[]){ { HEADERS + 0x1000, 16, false }, { DATA, 513, true } }, 2);
     driver_kick(&d, 0);
     driver_wait(&d, 0, 2);
     assert_true(disk_holds(3 * 512, 512, true));
@@ -192,6 +203,55 @@ static void test_identifier(void **state)
     driver_start(&d, ALL_FEATURES, 64);
     assert_int_equal(ask(VIRTIO_BLK_T_GET_ID, 0, DATA, 20, true), VIRTIO_BLK_S_OK);
     assert_memory_equal(driver_mem(&d, DATA), "disk-0123456789-abcd", 20);
+}
+
+/* Reads (also one that fails half-way), their status bytes and the identifier, each in pages of
+ * their own, and the used ring. */
+static void test_all_that_is_written_is_marked(void **state)
+{
+    (void)state;
+    struct driver_track track;
+    driver_start(&d, ALL_FEATURES, 64);
+    assert_int_equal(ftruncate(disk, 1000 * 512), 0);
+    for (unsigned slot = 0; slot < 3 * 4096; slot += 4096) /* status bytes in different pages */
+        request(slot, VIRTIO_BLK_T_IN, slot < 2 * 4096 ? 8 : 992, DATA + slot * 16, 20480, true);
+    request(3 * 4096, VIRTIO_BLK_T_GET_ID, 0, DATA + 0x60000, 20, true);
+    request(4 * 4096, 77, 0, DATA + 0x70000, 20, true);
+    driver_track(&d, &track);
+    driver_kick(&d, 0);
+    driver_wait(&d, 0, 5);
+    driver_check_marks(&d, &track);
+    assert_int_equal(status_of(0), VIRTIO_BLK_S_OK);
+    assert_int_equal(status_of(2 * 4096), VIRTIO_BLK_S_IOERR);
+}
+
+/* Bytes of the file that the host's cache has not written back; -1: this kernel cannot tell. */
+static long long dirty_pages(void)
+{
+    struct { uint64_t offset, len; } range = { 0, 0 };
+    struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat = { 0 };
+    if (syscall(SYS_CACHESTAT, disk, &range, &stat, 0) < 0)
+        return -1;
+    return (long long)(stat.dirty + stat.writeback);
+}
+
+static void test_durability(void **state)
+{
+    (void)state;
+    if (dirty_pages() < 0) {
+        print_message("cachestat(2) is missing: what reached the disk cannot be seen\n");
+        skip();
+    }
+    driver_start(&d, ALL_FEATURES, 64);
+    assert_int_equal(ask(VIRTIO_BLK_T_OUT, 0, DATA, 65536, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(ask(VIRTIO_BLK_T_FLUSH, 0, 0, 0, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(), 0);
+    /* A driver that does not know FLUSH finds each write durable when it is done. */
+    driver_start(&d, BIT(VIRTIO_BLK_F_WRITE_ZEROES), 64);
+    assert_int_equal(ask(VIRTIO_BLK_T_OUT, 64, DATA, 65536, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(), 0);
+    assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 3, 5, 0), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(), 0);
 }
 
 static void test_refusals(void **state)
@@ -219,7 +279,8 @@ static void test_refusals(void **state)
         { 77, 512, 0, true, VIRTIO_BLK_S_UNSUPP },
     };
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
-        assert_int_equal(ask(bad[i].type, bad[i].sector, DATA, bad[i].len, bad[i].in), bad[i].status);
+        assert_int_equal(ask(bad[i].type, bad[i].sector, DATA, bad[i].len, bad[i].in),
+                         bad[i].status);
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, SECTORS - 1, 2, 0), VIRTIO_BLK_S_IOERR);
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 0, UINT32_MAX, 0), VIRTIO_BLK_S_IOERR);
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, UINT64_MAX, 1, 1), VIRTIO_BLK_S_IOERR);
@@ -245,8 +306,10 @@ static void test_requests_that_are_none(void **state)
     needs_reset_after((struct driver_seg[]){ { HEADERS, 15, false }, { STATUS, 1, true } }, 2);
     needs_reset_after((struct driver_seg[]){ { HEADERS, 16, false } }, 1);
     needs_reset_after((struct driver_seg[]){ { STATUS, 1, true } }, 1);
-    needs_reset_after((struct driver_seg[]){ { HEADERS, 16, false }, { UINT64_MAX - 511, 512, true },
-                                             { STATUS, 1, true } }, 3);
+    needs_reset_after((struct driver_seg[]){ { HEADERS, 16, false },
+                                             { UINT64_MAX - 511, 512, true },
+                                             { STATUS, 1, true } },
+                      3);
     driver_start(&d, ALL_FEATURES, 64);
     assert_int_equal(ask(VIRTIO_BLK_T_IN, 0, DATA, 512, true), VIRTIO_BLK_S_OK);
 }
@@ -260,8 +323,9 @@ static void test_discard_and_write_zeroes(void **state)
     assert_int_equal(fsync(disk) | fstat(disk, &before), 0);
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 3, 100, 0), VIRTIO_BLK_S_OK);
     assert_true(disk_holds(3 * 512, 100 * 512, true));
-    assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 4096, 1024, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
-                     VIRTIO_BLK_S_OK);
+    assert_int_equal(
+        range(VIRTIO_BLK_T_WRITE_ZEROES, 4096, 1024, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+        VIRTIO_BLK_S_OK);
     assert_true(disk_holds(4096 * 512, 1024 * 512, true));
     if (!discards) {
         print_message("no discard on this file system: that half is not tested\n");
@@ -374,7 +438,8 @@ static void test_more_requests_than_slots(void **state)
         *header = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_IN, .sector = i };
         *(uint8_t *)driver_mem(&d, STATUS + i) = 0xee;
         table[0] = (struct vring_desc){ HEADERS + i * 16, 16, VRING_DESC_F_NEXT, 1 };
-        table[1] = (struct vring_desc){ DATA + i * 512, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, 2 };
+        table[1] = (struct vring_desc){ DATA + i * 512, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE,
+                                        2 };
         table[2] = (struct vring_desc){ STATUS + i, 1, VRING_DESC_F_WRITE, 0 };
         driver_desc(&d, 0, (uint16_t)i, 0x400000 + i * 64, 48, VRING_DESC_F_INDIRECT, 0);
         driver_offer(&d, 0, (uint16_t)i);
@@ -532,6 +597,8 @@ int main(void)
         CASE(test_read_and_write),
         CASE(test_header_and_status_anywhere),
         CASE(test_identifier),
+        CASE(test_all_that_is_written_is_marked),
+        CASE(test_durability),
         CASE(test_refusals),
         CASE(test_requests_that_are_none),
         CASE(test_discard_and_write_zeroes),

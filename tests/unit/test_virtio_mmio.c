@@ -88,7 +88,8 @@ static void test_negotiation(void **state)
     assert_true(offered >> VIRTIO_RING_F_EVENT_IDX & 1);
     assert_true(driver_negotiate(&d, offered) & VIRTIO_CONFIG_S_FEATURES_OK);
     /* A feature that was not offered, and a driver of before 1.0, are turned down. */
-    assert_false(driver_negotiate(&d, UINT64_C(1) << VIRTIO_F_RING_PACKED) & VIRTIO_CONFIG_S_FEATURES_OK);
+    assert_false(driver_negotiate(&d, UINT64_C(1) << VIRTIO_F_RING_PACKED) &
+                 VIRTIO_CONFIG_S_FEATURES_OK);
     driver_ready(&d);
     assert_false(driver_read32(&d, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_DRIVER_OK);
     driver_write32(&d, VIRTIO_MMIO_STATUS, 0);
@@ -199,7 +200,8 @@ static void test_a_flood_leaves_others_their_turn(void **state)
         ask(4096);
     driver_kick(&d, 0);
     assert_int_equal(loop_once(&loop, 0), 0);
-    assert_int_equal(q->next_used, 64); /* its budget; the rest of an endless ring waits for the next turn */
+    /* Its budget; the rest of an endless ring waits for the next turn. */
+    assert_int_equal(q->next_used, 64);
     driver_settle(&d);
 }
 
@@ -248,6 +250,50 @@ static void test_move_with_a_request_waiting(void **state)
     assert_int_equal(driver_read32(&d, VIRTIO_MMIO_STATUS), 15);
 }
 
+static void test_unacknowledged_interrupt_is_raised_again(void **state)
+{
+    struct err err = { 0 };
+    (void)state;
+    driver_start(&d, 0, 8);
+    ask(8);
+    driver_kick(&d, 0);
+    driver_wait(&d, 0, 1);
+    assert_int_equal(d.dev->ops->pause(d.dev), 0);
+    struct dev *target = make();
+    assert_int_equal(driver_transplant(d.dev, target, &err), 0);
+    d.dev->ops->free(d.dev);
+    d.dev = target;
+    target->ops->resume(target);
+    driver_settle(&d);
+    assert_int_equal(driver_interrupts(&d), 1);
+    driver_write32(&d, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING);
+    assert_int_equal(target->ops->pause(target), 0);
+    target->ops->resume(target);
+    driver_settle(&d);
+    assert_int_equal(driver_interrupts(&d), 0);
+}
+
+/* Also where the used ring's index, or its avail_event, is alone in its page. */
+static void test_all_that_is_written_is_marked(void **state)
+{
+    static const struct {
+        uint16_t size, used;
+    } places[] = { { 8, 0x8ffc }, { 64, 0x8dfc } };
+    struct driver_track track;
+    (void)state;
+    for (unsigned i = 0; i < 2 * ARRAY_LEN(places); i++) {
+        (void)driver_negotiate(&d, (uint64_t)(i % 2) << VIRTIO_RING_F_EVENT_IDX);
+        driver_queue_setup_used(&d, 0, places[i / 2].size, 0x100000, places[i / 2].used);
+        driver_ready(&d);
+        ask(4096);
+        driver_track(&d, &track);
+        driver_kick(&d, 0);
+        driver_wait(&d, 0, 1);
+        driver_settle(&d);
+        driver_check_marks(&d, &track);
+    }
+}
+
 static void refuse(const struct virtio_rng_state *good, void (*spoil)(struct virtio_state *))
 {
     struct virtio_rng_state bad = *good;
@@ -261,7 +307,10 @@ static void refuse(const struct virtio_rng_state *good, void (*spoil)(struct vir
 }
 
 static void spoil_status(struct virtio_state *s) { s->status |= 0x20; }
-static void spoil_order(struct virtio_state *s) { s->status &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK; }
+static void spoil_order(struct virtio_state *s)
+{
+    s->status &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK;
+}
 static void spoil_interrupt(struct virtio_state *s) { s->interrupt = 4; }
 static void spoil_count(struct virtio_state *s) { s->queue_count = 2; }
 static void spoil_accepted(struct virtio_state *s) { s->accepted |= 1; }
@@ -320,6 +369,8 @@ int main(void)
         CASE(test_a_flood_leaves_others_their_turn),
         CASE(test_paused_device_leaves_its_queue_alone),
         CASE(test_move_with_a_request_waiting),
+        CASE(test_unacknowledged_interrupt_is_raised_again),
+        CASE(test_all_that_is_written_is_marked),
         CASE(test_damaged_state_is_refused),
         CASE(test_selectors_out_of_range),
     };

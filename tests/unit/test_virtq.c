@@ -46,7 +46,8 @@ static uint16_t *avail_event(void)
     return (uint16_t *)(void *)&used()->ring[SIZE];
 }
 
-static void desc(uint64_t table, unsigned i, uint64_t addr, uint32_t len, unsigned flags, unsigned next)
+static void desc(uint64_t table, unsigned i, uint64_t addr, uint32_t len, unsigned flags,
+                 unsigned next)
 {
     desc_at(table)[i] = (struct vring_desc){ addr, len, (uint16_t)flags, (uint16_t)next };
 }
@@ -233,7 +234,8 @@ static void test_hostile_descriptors(void **state)
 static void test_hostile_chains(void **state)
 {
     (void)state;
-    /* A loop of two; one in an indirect table of thousands; a nested table; indirect not negotiated. */
+    /* A loop of two; one in an indirect table of thousands; a nested table; indirect not
+     * negotiated. */
     desc(DESC, 0, DATA, 1, VRING_DESC_F_NEXT, 1);
     desc(DESC, 1, DATA, 1, VRING_DESC_F_NEXT, 0);
     offer(0);
@@ -261,7 +263,8 @@ static void test_hostile_chains(void **state)
     /* A total that does not fit a used element's length. */
     desc(DESC, 0, TABLE, 100 * 16, VRING_DESC_F_INDIRECT, 0);
     for (unsigned i = 0; i < 100; i++)
-        desc(TABLE, i, 0, (uint32_t)TOP, VRING_DESC_F_WRITE | (i < 99 ? VRING_DESC_F_NEXT : 0u), i + 1);
+        desc(TABLE, i, 0, (uint32_t)TOP, VRING_DESC_F_WRITE | (i < 99 ? VRING_DESC_F_NEXT : 0u),
+             i + 1);
     offer(0);
     broken();
 

@@ -53,9 +53,15 @@ static void write64(struct driver *d, uint64_t offset, uint64_t value)
 
 void driver_queue_setup(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa)
 {
+    driver_queue_setup_used(d, queue, size, gpa, 0x8000);
+}
+
+void driver_queue_setup_used(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa,
+                             uint64_t used)
+{
     struct driver_queue *q = &d->queue[queue];
     *q = (struct driver_queue){
-        .size = size, .desc_gpa = gpa, .avail_gpa = gpa + 0x4000, .used_gpa = gpa + 0x8000 };
+        .size = size, .desc_gpa = gpa, .avail_gpa = gpa + 0x4000, .used_gpa = gpa + used };
     memset(driver_mem(d, gpa), 0, 0x10000);
     driver_write32(d, VIRTIO_MMIO_QUEUE_SEL, queue);
     driver_write32(d, VIRTIO_MMIO_QUEUE_NUM, size);
@@ -74,8 +80,11 @@ void driver_ready(struct driver *d)
 void driver_start(struct driver *d, uint64_t features, uint16_t size)
 {
     assert_true(driver_negotiate(d, features) & VIRTIO_CONFIG_S_FEATURES_OK);
-    for (unsigned i = 0; i < virtio_dev_of(d->dev)->queue_count; i++)
-        driver_queue_setup(d, i, size, 0x100000 + i * 0x10000u);
+    for (unsigned i = 0; i < virtio_dev_of(d->dev)->queue_count; i++) {
+        driver_write32(d, VIRTIO_MMIO_QUEUE_SEL, i);
+        uint32_t max = driver_read32(d, VIRTIO_MMIO_QUEUE_NUM_MAX);
+        driver_queue_setup(d, i, (uint16_t)MIN((uint32_t)size, max), 0x100000 + i * 0x10000u);
+    }
     driver_ready(d);
 }
 
@@ -94,14 +103,16 @@ void driver_offer(struct driver *d, unsigned queue, uint16_t head)
     __atomic_store_n(&avail->idx, q->avail_idx, __ATOMIC_RELEASE);
 }
 
-uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg *segs, unsigned count)
+uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg *segs,
+                       unsigned count)
 {
     struct driver_queue *q = &d->queue[queue];
     uint16_t head = q->next_desc;
     for (unsigned i = 0; i < count; i++) {
         uint16_t index = q->next_desc;
         q->next_desc = (uint16_t)(index + 1) % q->size;
-        unsigned flags = (segs[i].in ? VRING_DESC_F_WRITE : 0u) | (i + 1 < count ? VRING_DESC_F_NEXT : 0u);
+        unsigned flags = (segs[i].in ? VRING_DESC_F_WRITE : 0u) |
+                         (i + 1 < count ? VRING_DESC_F_NEXT : 0u);
         driver_desc(d, queue, index, segs[i].gpa, segs[i].len, (uint16_t)flags, q->next_desc);
     }
     driver_offer(d, queue, head);
@@ -150,6 +161,32 @@ uint16_t driver_used(struct driver *d, unsigned queue, uint32_t *ret_len)
 uint64_t driver_interrupts(struct driver *d)
 {
     return loop_drain(virtio_dev_of(d->dev)->irq_fd);
+}
+
+void driver_track(struct driver *d, struct driver_track *track)
+{
+    track->marks = calloc(d->mem->pages / 64 + 1, sizeof(*track->marks));
+    track->before = malloc(d->mem->bytes);
+    assert_non_null(track->marks);
+    assert_non_null(track->before);
+    memcpy(track->before, d->mem->host, d->mem->bytes);
+    d->mem->marks = track->marks;
+}
+
+void driver_check_marks(struct driver *d, struct driver_track *track)
+{
+    d->mem->marks = NULL;
+    unsigned changed = 0;
+    for (uint64_t page = 0; page < d->mem->pages; page++) {
+        if (memcmp(track->before + page * PAGE_BYTES, mem_page(d->mem, page), PAGE_BYTES) == 0)
+            continue;
+        changed++;
+        if (!(track->marks[page / 64] >> (page % 64) & 1))
+            fail_msg("page 0x%llx was written and not marked", (unsigned long long)page);
+    }
+    assert_true(changed > 0);
+    free(track->marks);
+    free(track->before);
 }
 
 int driver_transplant(struct dev *from, struct dev *to, struct err *err)

@@ -1,6 +1,7 @@
 /*
- * The driver's side of virtio for tests: a device's registers and rings used as a guest would, and the
- * loop turned until the device has answered. Everything fails the running test when it goes wrong.
+ * The driver's side of virtio for tests: a device's registers and rings used as a guest would, and
+ * the loop turned until the device has answered. Everything fails the running test when it goes
+ * wrong.
  */
 #pragma once
 #include "base/loop.h"
@@ -37,9 +38,12 @@ uint32_t driver_negotiate(struct driver *d, uint64_t features);
 
 /* Sets a queue up at `gpa` (64 KiB are used). */
 void driver_queue_setup(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa);
+/* As that, with the used ring `used` bytes behind `gpa`, within the 64 KiB. */
+void driver_queue_setup_used(struct driver *d, unsigned queue, uint16_t size, uint64_t gpa,
+                             uint64_t used);
 void driver_ready(struct driver *d);
 
-/* negotiate, queues at 1 MiB onwards with `size` entries, ready. */
+/* negotiate, queues at 1 MiB onwards with `size` entries (or as many as they may have), ready. */
 void driver_start(struct driver *d, uint64_t features, uint16_t size);
 
 /* Raw ring access for hostile tests. */
@@ -49,7 +53,8 @@ void driver_offer(struct driver *d, unsigned queue, uint16_t head);
 
 /* Makes a chain of `count` segments from the next free descriptors and offers it; returns its head.
  * driver_kick() tells the device. */
-uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg *segs, unsigned count);
+uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg *segs,
+                       unsigned count);
 void driver_kick(struct driver *d, unsigned queue);
 
 /* Turns the loop until `count` more chains than seen so far are used (5 s at most, else fails). */
@@ -64,7 +69,17 @@ uint16_t driver_used(struct driver *d, unsigned queue, uint32_t *ret_len);
 /* Interrupts raised since last asked. */
 uint64_t driver_interrupts(struct driver *d);
 
-/* Saves `from` (paused), passes the state through its bytes, loads it into `to`; returns load's result. */
+/* From driver_track() on, until driver_check_marks(), only the device may write: afterwards every
+ * page that changed must be marked, as a move relies on. */
+struct driver_track {
+    _Atomic(uint64_t) *marks;
+    uint8_t *before;
+};
+void driver_track(struct driver *d, struct driver_track *track);
+void driver_check_marks(struct driver *d, struct driver_track *track);
+
+/* Saves `from` (paused), passes the state through its bytes, loads it into `to`; returns load's
+ * result. */
 int driver_transplant(struct dev *from, struct dev *to, struct err *err);
 
 static inline void *driver_mem(struct driver *d, uint64_t gpa)
