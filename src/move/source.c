@@ -1,12 +1,12 @@
 /*
- * The source's engine. source.h has the states, the commit protocol and its proof; here is how a step
- * works.
+ * The source's engine. source.h has the states, the commit protocol and its proof; here is how a
+ * step works.
  *
- * step() first drops stale events, then looks (state, event, message) up in `rows`: what has no row is
- * refused. Everything that goes wrong, refusals included, ends in trouble(), the one place that knows
- * what failure means in each state: before RECORDING the guest runs on; from then on it stays paused
- * until the target's answer is known. One timer serves all deadlines; it may fire early and is then
- * set again, so that the stall limit costs no timer call per message.
+ * step() first drops stale events, then looks (state, event, message) up in `rows`: what has no row
+ * is refused. Everything that goes wrong, refusals included, ends in trouble(), the one place that
+ * knows what failure means in each state: before RECORDING the guest runs on; from then on it stays
+ * paused until the target's answer is known. One timer serves all deadlines; it may fire early and
+ * is then set again, so that the stall limit costs no timer call per message.
  */
 #include "move/source_impl.h"
 
