@@ -24,8 +24,8 @@ struct child {
 
 json_t *launch_options(const struct cmd_args *args, const char *start, const char *name)
 {
-    return json_pack("{s:s, s:s, s:s, s:b}", "start", start, "runtime_dir", args->base, "name", name ? name : "", "fake",
-                     cmd_flag(args, "fake"));
+    return json_pack("{s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base, "name", name ? name : "", "fake",
+                     cmd_flag(args, "fake"), "begun_ns", (json_int_t)clock_now_ns());
 }
 
 static int add_places(const struct cmd_args *args, const char *option, bool is_disk, json_t *places, struct err *err)
@@ -286,10 +286,11 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
     const char *start, *base, *name, *file = "";
     json_t *config = NULL, *places = NULL;
     int paused = 0, once = 0, fake = 0;
+    json_int_t begun_ns = 0;
 
-    if (json_unpack_ex(json, &where, JSON_STRICT, "{s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:o, s?:b}", "start", &start,
+    if (json_unpack_ex(json, &where, JSON_STRICT, "{s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:o, s?:b, s?:I}", "start", &start,
                        "runtime_dir", &base, "name", &name, "config", &config, "file", &file, "paused", &paused, "once",
-                       &once, "places", &places, "fake", &fake))
+                       &once, "places", &places, "fake", &fake, "begun_ns", &begun_ns))
         return err_set(err, ERR_CALLER, EINVAL, "options: %s", where.text);
     for (unsigned i = 1; i < VMM_START_MAX; i++)
         if (strcmp(start, starts[i]) == 0)
@@ -299,6 +300,7 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
     options->paused = paused;
     options->once = once;
     options->fake = fake;
+    options->begun_ns = (uint64_t)begun_ns;
     int rc = copy_text(options->base, sizeof(options->base), base, "runtime_dir", err);
     if (!rc)
         rc = copy_text(options->name, sizeof(options->name), name, "name", err);

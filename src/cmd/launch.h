@@ -7,7 +7,7 @@
  *
  *     {"start": "boot" | "receive" | "restore", "runtime_dir": BASE, "name": NAME,
  *      "config": {...},                                config_to_json(), to boot
- *      "file": PATH, "paused": BOOL, "once": BOOL, "places": [{"id": ID, "where": PATH or TAP}], "fake": BOOL}
+ *      "file": PATH, "paused": BOOL, "once": BOOL, "places": [{"id": ID, "where": PATH or TAP}], "fake": BOOL, "begun_ns": NS}
  */
 #pragma once
 #include "cmd/cmd.h"

@@ -142,6 +142,8 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "mode", m->hello.mode, err);
         if (m->hello.pages == 0)
             return refuse(m, "pages", m->hello.pages, err);
+        if (m->hello.paused > 1)
+            return refuse(m, "paused", m->hello.paused, err);
         return 0;
     case MESSAGE_VERDICT:
         if (m->verdict.ok > 1)

@@ -1,12 +1,12 @@
 /*
- * The source's engine. source.h has the states, the commit protocol and its proof; here is how a step
- * works.
+ * The source's engine. source.h has the states, the commit protocol and its proof; here is how a
+ * step works.
  *
- * step() first drops stale events, then looks (state, event, message) up in `rows`: what has no row is
- * refused. Everything that goes wrong, refusals included, ends in trouble(), the one place that knows
- * what failure means in each state: before RECORDING the guest runs on; from then on it stays paused
- * until the target's answer is known. One timer serves all deadlines; it may fire early and is then
- * set again, so that the stall limit costs no timer call per message.
+ * step() first drops stale events, then looks (state, event, message) up in `rows`: what has no row
+ * is refused. Everything that goes wrong, refusals included, ends in trouble(), the one place that
+ * knows what failure means in each state: before RECORDING the guest runs on; from then on it stays
+ * paused until the target's answer is known. One timer serves all deadlines; it may fire early and
+ * is then set again, so that the stall limit costs no timer call per message.
  */
 #include "move/source_impl.h"
 
@@ -205,8 +205,8 @@ static bool is_stale(const struct source_call *c)
 {
     const struct source *s = c->s;
 
-    if (on_connection(c->e->kind))
-        return c->e->conn != s->conn && c->e->conn <= s->last_conn && c->e->conn != 0;
+    if (on_connection(c->e->kind)) /* 0: the pump had closed it already */
+        return c->e->conn == 0 || (c->e->conn != s->conn && c->e->conn <= s->last_conn);
     switch (c->e->kind) {
     case SOURCE_PAUSED: return source_state_ended(s->state);
     case SOURCE_FAULT: return s->state >= SOURCE_RECORDING;
@@ -256,7 +256,9 @@ int source_step(struct source *source, const struct source_event *event, uint64_
 
     if (event->kind == SOURCE_TICK) {
         tick(&c);
-    } else if (event->kind != SOURCE_PROGRESS || event->conn != source->conn) {
+    } else if (on_connection(event->kind) && event->conn != source->conn) {
+        rc = refuse(&c);
+    } else if (event->kind != SOURCE_PROGRESS) {
         const struct row *row = find_row(&c);
         rc = row ? row->fn(&c) : SOURCE_REFUSE;
         if (rc == SOURCE_REFUSE)

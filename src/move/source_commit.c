@@ -81,8 +81,8 @@ static void target_holds_nothing(struct source_call *c, enum move_reason reason,
         source_reclaim(c);
 }
 
-/* The target could not write its record and waits for another COMMIT. A source that has its guest takes
- * it back; one that has lost it can only ask the target to try again. */
+/* The target could not write its record and waits for another COMMIT. A source that has its guest
+ * takes it back; one that has lost it can only ask the target to try again. */
 static void target_cannot_record(struct source_call *c)
 {
     struct source *s = c->s;

@@ -117,8 +117,8 @@ void source_end(struct source_call *c, enum source_state state)
 
 /* ---------------------------------------------------------------------- ways back to the guest */
 
-/* The guest runs again. If the target may hold a copy, it is told to free it, on this connection or on
- * new ones. */
+/* The guest runs again. If the target may hold a copy, it is told to free it, on this connection or
+ * on new ones. */
 void source_withdraw(struct source_call *c)
 {
     struct source *s = c->s;

@@ -2,11 +2,11 @@
  * The target's engine. target.h has the states, source.h the commit protocol and its proof; here is
  * how a step works.
  *
- * A message of a connection that is not the move's goes to newcomer(). Everything else is looked up in
- * `rows` by (state, event, message): what has no row, or comes in the wrong order within its state
- * (`expect`), is refused. What goes wrong ends in trouble(): up to LOADING everything is freed, since
- * the source cannot have handed the guest over; PREPARED and UNCERTAIN keep it; from RECORDING on only
- * the connection is given up.
+ * A message of a connection that is not the move's goes to newcomer(). Everything else is looked up
+ * in `rows` by (state, event, message): what has no row, or comes in the wrong order within its
+ * state (`expect`), is refused. What goes wrong ends in trouble(): up to LOADING everything is
+ * freed, since the source cannot have handed the guest over; PREPARED and UNCERTAIN keep it; from
+ * RECORDING on only the connection is given up.
  */
 #include "move/target_impl.h"
 

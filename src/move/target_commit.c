@@ -149,8 +149,8 @@ int target_on_recorded(struct target_call *c)
     return 0;
 }
 
-/* The copy is kept: a source that died after its own record has no other. One that is alive is told,
- * and takes its guest back with ABORT. */
+/* The copy is kept: a source that died after its own record has no other. One that is alive is
+ * told, and takes its guest back with ABORT. */
 int target_on_record_failed(struct target_call *c)
 {
     struct target *t = c->t;

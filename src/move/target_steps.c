@@ -83,15 +83,16 @@ void target_send_activated(struct target_call *c)
         move_send(c->out, c->t->conn, MESSAGE_ACTIVATED)->activated = c->t->activated;
 }
 
-/* The guest will never run here under this token. Anything said about it after this is true for good. */
+/* The guest will never run here under this token. Anything said about it after this is true for
+ * good. */
 void target_discard(struct target_call *c)
 {
     (void)move_act(c->out, ACTION_DISCARD);
     target_enter(c, TARGET_GONE);
 }
 
-/* Frees everything and tells the source why, if there is a connection. Whoever prepared waits for the
- * source to have heard it; before that it cannot be uncertain about us. */
+/* Frees everything and tells the source why, if there is a connection. Whoever prepared waits for
+ * the source to have heard it; before that it cannot be uncertain about us. */
 void target_give_up(struct target_call *c)
 {
     struct target *t = c->t;

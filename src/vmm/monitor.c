@@ -226,7 +226,8 @@ static int start_new(struct monitor *monitor, struct err *err)
         machine_close_fds(&fds);
         return rc;
     }
-    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->hooks, &monitor->machine, err);
+    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks, &monitor->machine,
+                        err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
@@ -234,6 +235,7 @@ static int start_new(struct monitor *monitor, struct err *err)
     if (rc)
         return rc;
     monitor_resume_machine(monitor);
+    monitor->first_run_ns = options->begun_ns ? clock_now_ns() - options->begun_ns : 0;
     monitor_set_state(monitor, MONITOR_RUNNING, "booted");
     return 0;
 }

@@ -289,7 +289,8 @@ static void start_guest(struct end *end)
     config = (struct machine_config){ .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1 };
     config.device[0] = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
     hv_fake_cpuid(&cpuid);
-    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->machine_hooks, &end->machine, &err), 0);
+    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter, &end->machine_hooks,
+                                    &end->machine, &err), 0);
     end->env.machine = end->machine;
     end->record = RECORD_HERE;
     hook_resume(end);
@@ -338,7 +339,8 @@ static void *target_thread(void *arg)
 {
     struct target_run *run = arg;
     static const uint8_t store[MOVE_STORE_BYTES] = { 7 };
-    run->rc = receive_run(&run->end->env, &run->end->host, run->listen_fd, store, true, &run->err);
+    bool settled;
+    run->rc = receive_run(&run->end->env, &run->end->host, run->listen_fd, store, true, &settled, &run->err);
     return NULL;
 }
 

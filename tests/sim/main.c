@@ -1,7 +1,7 @@
 /*
  * sim: seeded schedules of the two engines of a live move, and every single fault at every point.
  *
- *     sim [--schedules N]         N random schedules (default 20000), then every single fault
+ *     sim [--schedules N]         N random schedules (default 100000), then every single fault
  *     sim --seed N [--trace]      one random schedule again
  *     sim --pairs                 every two faults at every two events
  *     sim --table                 each message, each fault: what comes of it
@@ -231,7 +231,7 @@ int main(int argc, char **argv)
         { "pairs", no_argument, NULL, PAIRS },
         { 0 },
     };
-    uint64_t schedules = 20000, seed = 0, coin = 0;
+    uint64_t schedules = 100000, seed = 0, coin = 0;
     unsigned point = 0;
     bool trace = false;
     enum fault_kind fault = FAULT_NONE;

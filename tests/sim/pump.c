@@ -147,6 +147,8 @@ static void resume_source(struct world *w)
     CHECK(w, !w->target_ran, "the source runs the guest after the target did");
     CHECK(w, disk->record == RECORD_HERE && disk->writing != RECORD_HANDED,
           "the source resumes while its record says handed");
+    CHECK(w, w->host[SIDE_TARGET].disk.record != RECORD_HERE || w->person,
+          "the source resumes while the target's record says that it owns the guest");
     if (!w->source_runs)
         w->version++;
     w->source_runs = true;
@@ -231,6 +233,22 @@ static void trace_action(struct world *w, enum side side, const struct move_acti
         world_trace(w, "  %s asks %s", who, move_action_name(action->kind));
 }
 
+static void hear(struct world *w, enum side side, const struct move_action *action)
+{
+    enum move_reason reason = action->emit.reason;
+
+    CHECK(w, reason != REASON_BUG, "reason bug: %s", action->emit.text);
+    CHECK(w, reason != REASON_SPLIT, "reason split");
+    CHECK(w, reason != REASON_PROTOCOL || w->corrupted || w->strangers,
+          "honest engines disagree: %s", action->emit.text);
+    if (side == SIDE_SOURCE && action->emit.from != action->emit.to) {
+        if (action->emit.to == SOURCE_WITHDRAWING)
+            w->withdraw_ns = w->now_ns;
+        if (action->emit.to == SOURCE_FAILED)
+            w->failed_ns = w->now_ns;
+    }
+}
+
 static void act(struct world *w, enum side side, const struct move_action *action)
 {
     static const uint16_t description[] = { SECTION_MACHINE, SECTION_CPUID };
@@ -241,12 +259,7 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_CLOSE: close_conn(w, side, action->conn); break;
     case ACTION_WRITE_RECORD: write_record(w, side, action->record); break;
     case ACTION_SET_TIMER: set_timer(w, side, action->at_ns); break;
-    case ACTION_EMIT:
-        CHECK(w, action->emit.reason != REASON_BUG, "reason bug: %s", action->emit.text);
-        CHECK(w, action->emit.reason != REASON_SPLIT, "reason split");
-        CHECK(w, action->emit.reason != REASON_PROTOCOL || w->corrupted || w->strangers,
-              "honest engines disagree: %s", action->emit.text);
-        break;
+    case ACTION_EMIT: hear(w, side, action); break;
     case ACTION_CONNECT: do_connect(w, action->conn); break;
     case ACTION_SEND_DESCRIPTION: send_sections(w, action->conn, description, 2, 0); break;
     case ACTION_SEND_ROUND: send_round(w, action); break;
@@ -344,7 +357,8 @@ void world_deliver(struct world *w, enum side side, unsigned n, struct item *ite
     struct message message, *decoded = NULL;
     struct err err = { 0 }, *bad = NULL;
 
-    if (!link->open[side] || link->life[side] != w->host[side].life ||
+    bool heard = link->open[side] || (link->sloppy[side] && world_random(w, 4) == 0);
+    if (!heard || link->life[side] != w->host[side].life ||
         (side == SIDE_SOURCE && link->stranger))
         return;
     if (message_is(item->section.type)) {

@@ -34,9 +34,16 @@ static enum outcome judge_source_runs(struct world *w)
         return broken(w, "the source runs and its engine has not ended");
     if (!held)
         return OUTCOME_STAYED;
-    /* Only if the source has given up telling it, after its limit or told to. */
     if (w->source.target_gone || w->target.state != TARGET_UNCERTAIN)
         return broken(w, "the target holds a copy it was told to free");
+    if (w->stopped_telling)
+        return OUTCOME_STAYED_COPY;
+    /* Else the source must have tried for its limit, and in vain for a reason: long enough without
+     * trouble, it would have got through. */
+    if (!w->withdraw_ns || w->failed_ns - w->withdraw_ns < w->source.config.withdraw_limit_ns)
+        return broken(w, "the source never told the target to free its copy");
+    if (w->failed_ns > w->trouble_ns + 20 * CLOCK_SECOND)
+        return broken(w, "the source told the target in vain");
     return OUTCOME_STAYED_COPY;
 }
 
@@ -66,6 +73,7 @@ static enum outcome judge_source_paused(struct world *w)
         if (w->source.state != SOURCE_DONE || w->source_has)
             return broken(w, "FORGET did not");
     } else {
+        w->person = true;
         world_source(w, &(struct source_event){ .kind = SOURCE_TAKE_BACK });
         world_play(w, w->now_ns + 200 * CLOCK_SECOND);
         if (!w->source_runs)

@@ -166,6 +166,7 @@ void world_close(struct world *w, unsigned n, enum side side)
     if (!link->open[side])
         return;
     link->open[side] = false;
+    link->sloppy[side] = true;
     if (link->made && !link->mute[side] && link->open[peer])
         plan_lost(w, n, peer, arrival(w, link, side));
 }
@@ -224,7 +225,8 @@ static void lost(struct world *w, const struct pending *p)
 {
     struct link *link = &w->link[p->link];
     struct err why = { .code = ECONNRESET, .fault = ERR_PEER, .text = "connection reset" };
-    if (!link->open[p->side] || link->life[p->side] != w->host[p->side].life)
+    bool heard = link->open[p->side] || (link->sloppy[p->side] && world_random(w, 4) == 0);
+    if (!heard || link->life[p->side] != w->host[p->side].life)
         return;
     link->open[p->side] = false;
     if (p->side == SIDE_TARGET) {
@@ -280,6 +282,7 @@ static void restart(struct world *w, enum side side)
 {
     struct host *host = &w->host[side];
     host->alive = true;
+    w->trouble_ns = MAX(w->trouble_ns, w->now_ns);
     world_trace(w, "%s restarts, record %d", side == SIDE_SOURCE ? "source" : "target",
                 host->disk.record);
     if (side == SIDE_TARGET) {
@@ -374,6 +377,7 @@ static void cancel_source(struct world *w)
         return;
     bool may = source_state_cancellable(w->source.state) || w->source.state == SOURCE_WITHDRAWING;
     enum source_state was = w->source.state;
+    w->stopped_telling |= was == SOURCE_WITHDRAWING;
     world_source(w, &(struct source_event){ .kind = SOURCE_CANCEL });
     CHECK(w, may == (w->source.state != was), "CANCEL while %s was %s", source_state_name(was),
           may ? "ignored" : "obeyed");
@@ -385,6 +389,7 @@ static void strike(struct world *w, const struct fault *fault)
     struct err why = { .code = EIO, .fault = ERR_HOST, .text = "this host is broken" };
 
     world_trace(w, "*** fault %s", fault_name(fault->kind));
+    w->trouble_ns = MAX(w->trouble_ns, w->now_ns);
     switch (fault->kind) {
     case FAULT_CUT: cut(w, false, &random); break;
     case FAULT_CUT_LATE: cut(w, true, &random); break;
@@ -426,6 +431,7 @@ static void strike(struct world *w, const struct fault *fault)
     case FAULT_NET_DOWN:
         cut(w, true, &random);
         w->net_down_until_ns = w->now_ns + random % (100 * CLOCK_SECOND);
+        w->trouble_ns = MAX(w->trouble_ns, w->net_down_until_ns);
         break;
     case FAULT_HANG_SOURCE: w->host[SIDE_SOURCE].hang = true; break;
     case FAULT_HANG_TARGET: w->host[SIDE_TARGET].hang = true; break;

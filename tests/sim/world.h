@@ -114,6 +114,7 @@ struct link {
     unsigned life[SIDES];
     uint32_t conn[SIDES]; /* how the engines call it */
     uint64_t last_due[SIDES];
+    bool sloppy[SIDES]; /* closed by that side, whose pump may yet let an event through */
     bool stranger;        /* its source side is nobody */
 };
 
@@ -157,6 +158,9 @@ struct world {
     bool source_has, source_runs, target_has, target_runs, target_ran, target_owned;
     unsigned version, sent_version, loaded_version;
     uint64_t left_pages;
+    uint64_t withdraw_ns, failed_ns,
+        trouble_ns;               /* when that began, ended, and the last fault's end */
+    bool stopped_telling, person; /* CANCEL while withdrawing; TAKE_BACK */
     bool refuse, flip, corrupted, strangers, commit_delivered, operator_freed, listening, wiped;
 
     bool broken;
