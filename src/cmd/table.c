@@ -15,6 +15,7 @@ const struct command *const cmd_table[] = {
     &cmd_receive,
     &cmd_checkpoint,
     &cmd_restore,
+    &cmd_resolve,
     &cmd_bill,
     &cmd_dump,
     &cmd_check,

@@ -461,6 +461,7 @@ static int take_order(struct receiving *r)
         (void)enqueue(r, TARGET_ADOPT, 0);
         return 0;
     case MOVE_CANCEL:
+    case MOVE_DISCARD:
         if (r->engine.state != TARGET_LISTENING)
             (void)enqueue(r, TARGET_CANCEL, 0);
         return 0;
