@@ -7,16 +7,20 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define LINE_BYTES_MAX (16u << 20) /* far beyond any answer: a monitor gone mad must not eat our memory */
 #define READ_BYTES (64u << 10)
 
 struct client {
     int fd;
+    int pid_fd; /* of the monitor; -1 when it cannot be had */
     char name[64];
     struct buf in;
     size_t searched; /* of `in` hold no newline */
@@ -24,6 +28,17 @@ struct client {
     client_event_fn *event_fn;
     void *event_ctx;
 };
+
+/* While the connection lives, so does the process that the number names: no other can be meant. */
+static int open_peer(int fd)
+{
+    struct ucred peer;
+    socklen_t len = sizeof(peer);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0 || peer.pid <= 0)
+        return -1;
+    return (int)syscall(SYS_pidfd_open, peer.pid, 0);
+}
 
 int client_open_fd(int fd, const char *name, struct client **ret, struct err *err)
 {
@@ -33,6 +48,7 @@ int client_open_fd(int fd, const char *name, struct client **ret, struct err *er
         return err_errno(err, ERR_HOST, ENOMEM, "VM %s", name);
     }
     client->fd = fd;
+    client->pid_fd = open_peer(fd);
     (void)snprintf(client->name, sizeof(client->name), "%s", name);
     *ret = client;
     return 0;
@@ -56,6 +72,7 @@ void client_close(struct client *client)
     if (!client)
         return;
     fd_close(&client->fd);
+    fd_close(&client->pid_fd);
     buf_free(&client->in);
     free(client);
 }
@@ -65,15 +82,29 @@ int client_fd(const struct client *client)
     return client->fd;
 }
 
+int client_kill(const struct client *client, struct err *err)
+{
+    if (client->pid_fd < 0 || syscall(SYS_pidfd_send_signal, client->pid_fd, SIGKILL, NULL, 0) < 0)
+        return err_errno(err, ERR_HOST, client->pid_fd < 0 ? EPERM : errno, "cannot end the monitor of VM %s",
+                         client->name);
+    return 0;
+}
+
 static int gone(const struct client *client, struct err *err)
 {
     return err_set(err, ERR_HOST, ECONNRESET, "the monitor of VM %s has gone", client->name);
 }
 
-/* Waits for `events` until `until_ns`. -ETIMEDOUT, -EINTR. */
-static int wait_ready(const struct client *client, short events, uint64_t until_ns)
+static uint64_t deadline(uint64_t limit_ns)
 {
-    struct pollfd pfd = { .fd = client->fd, .events = events };
+    uint64_t now = clock_now_ns();
+    return limit_ns > CLOCK_NEVER - now ? CLOCK_NEVER : now + limit_ns;
+}
+
+/* Waits for `events` until `until_ns`. -ETIMEDOUT, -EINTR. */
+static int wait_ready(int fd, short events, uint64_t until_ns)
+{
+    struct pollfd pfd = { .fd = fd, .events = events };
     uint64_t now = clock_now_ns();
     uint64_t left_ns = until_ns > now ? until_ns - now : 0;
     struct timespec limit = { .tv_sec = (time_t)(left_ns / CLOCK_SECOND), .tv_nsec = (long)(left_ns % CLOCK_SECOND) };
@@ -82,6 +113,19 @@ static int wait_ready(const struct client *client, short events, uint64_t until_
     if (n < 0)
         return -errno;
     return n == 0 ? -ETIMEDOUT : 0;
+}
+
+int client_wait_exit(const struct client *client, uint64_t limit_ns)
+{
+    uint64_t until_ns = deadline(limit_ns);
+    int rc;
+
+    if (client->pid_fd < 0)
+        return -ETIMEDOUT;
+    do
+        rc = wait_ready(client->pid_fd, POLLIN, until_ns);
+    while (rc == -EINTR);
+    return rc;
 }
 
 /* Takes one whole line out of what was received, as JSON. -EAGAIN: there is none yet. */
@@ -113,7 +157,7 @@ static int next_message(struct client *client, uint64_t until_ns, json_t **ret, 
         int rc = take_message(client, ret, err);
         if (rc != -EAGAIN)
             return rc;
-        rc = wait_ready(client, POLLIN, until_ns);
+        rc = wait_ready(client->fd, POLLIN, until_ns);
         if (rc)
             return rc;
         uint8_t *room = client->in.len < LINE_BYTES_MAX ? buf_grow(&client->in, READ_BYTES) : NULL;
@@ -141,7 +185,7 @@ static int send_all(struct client *client, const char *bytes, size_t len, uint64
     while (len > 0) {
         ssize_t n = send(client->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EAGAIN) {
-            int rc = wait_ready(client, POLLOUT, until_ns);
+            int rc = wait_ready(client->fd, POLLOUT, until_ns);
             if (rc == -ETIMEDOUT)
                 return err_set(err, ERR_HOST, ETIMEDOUT, "the monitor of VM %s does not take requests", client->name);
             continue;
@@ -169,8 +213,7 @@ static int answered_error(const json_t *error, struct err *err)
 int client_call(struct client *client, const char *method, json_t *params, uint64_t limit_ns, json_t **ret,
                 struct err *err)
 {
-    uint64_t now = clock_now_ns();
-    uint64_t until_ns = limit_ns > CLOCK_NEVER - now ? CLOCK_NEVER : now + limit_ns;
+    uint64_t until_ns = deadline(limit_ns);
     json_int_t id = ++client->last_id;
 
     json_t *request = json_pack("{s:s, s:I, s:s, s:o}", "jsonrpc", "2.0", "id", id, "method", method, "params",
@@ -220,8 +263,7 @@ int client_subscribe(struct client *client, client_event_fn *fn, void *ctx, stru
 
 int client_wait(struct client *client, uint64_t limit_ns, struct err *err)
 {
-    uint64_t now = clock_now_ns();
-    uint64_t until_ns = limit_ns > CLOCK_NEVER - now ? CLOCK_NEVER : now + limit_ns;
+    uint64_t until_ns = deadline(limit_ns);
 
     for (bool event = false; !event;) {
         json_t *message;

@@ -32,5 +32,11 @@ int client_call(struct client *client, const char *method, json_t *params, uint6
  * has gone. `err` is filled for none of these but protocol errors. */
 int client_wait(struct client *client, uint64_t limit_ns, struct err *err) MUST_CHECK;
 
+/* Waits until the monitor's process has ended, and with it everything it held (its name too). -ETIMEDOUT. */
+int client_wait_exit(const struct client *client, uint64_t limit_ns) MUST_CHECK;
+
+/* Ends the monitor's process, whatever it is doing (SIGKILL). */
+int client_kill(const struct client *client, struct err *err) MUST_CHECK;
+
 /* The socket, to poll for EPOLLIN together with other descriptors before a client_wait(). */
 int client_fd(const struct client *client);

@@ -276,6 +276,17 @@ static void on_accept(struct loop_source *source, uint32_t events)
     }
 }
 
+int console_attach(struct console *console, int fd, struct err *err)
+{
+    int rc = watcher_new(console, fd, false);
+    if (rc) {
+        fd_close(&fd);
+        return err_errno(err, ERR_HOST, -rc, "console");
+    }
+    feed_all(console);
+    return 0;
+}
+
 void console_free(struct console *console)
 {
     if (!console)

@@ -31,6 +31,10 @@ typedef size_t console_input_fn(void *ctx, const uint8_t *bytes, size_t len);
 int console_new(struct loop *loop, int listen_fd, int log_fd, console_input_fn *input, void *ctx,
                 struct console **ret, struct err *err) MUST_CHECK;
 
+/* Adds a client that did not come over the socket: whoever started the monitor, and must see all the guest
+ * writes from its first byte on. `fd` is a connected stream socket, non-blocking, the console's from here on. */
+int console_attach(struct console *console, int fd, struct err *err) MUST_CHECK;
+
 /* Writes out what is left as far as it goes without waiting. No thread may be in console_output(). */
 void console_free(struct console *console);
 

@@ -117,7 +117,7 @@ static void create_machine(void *arg)
     struct creating *c = arg;
     struct arrival *arrival = c->arrival;
     c->rc = machine_create(&arrival->config, &arrival->cpuid, &arrival->fds, arrival->host.loop,
-                           arrival->host.hooks, &arrival->machine, c->err);
+                           arrival->host.meter, arrival->host.hooks, &arrival->machine, c->err);
 }
 
 int arrival_create(struct arrival *arrival, struct err *err)

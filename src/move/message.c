@@ -118,14 +118,15 @@ static int check_token(const struct message *message, struct err *err)
     default: break; /* has none; ABORT may come before one is known */
     }
     if (token && token_is_zero(token))
-        return err_set(err, ERR_PEER, EBADMSG, "message %s: empty token", message_name(message->type));
+        return err_set(err, ERR_PEER, EBADMSG, "message %s: empty token",
+                       message_name(message->type));
     return 0;
 }
 
 static int refuse(const struct message *message, const char *field, uint64_t value, struct err *err)
 {
-    return err_set(err, ERR_PEER, EBADMSG, "message %s: impossible %s %llu", message_name(message->type),
-                   field, (unsigned long long)value);
+    return err_set(err, ERR_PEER, EBADMSG, "message %s: impossible %s %llu",
+                   message_name(message->type), field, (unsigned long long)value);
 }
 
 static bool reason_exists(uint32_t reason)
@@ -141,6 +142,8 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "mode", m->hello.mode, err);
         if (m->hello.pages == 0)
             return refuse(m, "pages", m->hello.pages, err);
+        if (m->hello.paused > 1)
+            return refuse(m, "paused", m->hello.paused, err);
         return 0;
     case MESSAGE_VERDICT:
         if (m->verdict.ok > 1)
@@ -176,7 +179,8 @@ static int check_numbers(const struct message *m, struct err *err)
     }
 }
 
-int message_decode(const struct section *section, const void *body, struct message *ret, struct err *err)
+int message_decode(const struct section *section, const void *body, struct message *ret,
+                   struct err *err)
 {
     const struct kind *kind = kind_of(section->type);
     if (!kind)
@@ -200,17 +204,36 @@ static const char *name_in(const char *const *names, size_t count, uint32_t numb
 const char *move_reason_name(uint32_t reason)
 {
     static const char *const names[] = {
-        [REASON_VERSION] = "version", [REASON_CPU_FEATURE] = "cpu-feature", [REASON_CPU_OTHER] = "cpu",
-        [REASON_HYPERVISOR] = "hypervisor", [REASON_CLOCK] = "clock", [REASON_MEMORY] = "memory",
-        [REASON_DEVICE] = "device", [REASON_DISK] = "disk", [REASON_NETWORK] = "network",
-        [REASON_NAME] = "name", [REASON_TOKEN] = "token",
-        [REASON_CANCELLED] = "cancelled", [REASON_CONNECT] = "connect", [REASON_LOST] = "lost",
-        [REASON_STALLED] = "stalled", [REASON_PROTOCOL] = "protocol", [REASON_BAD_BYTES] = "bad-bytes",
-        [REASON_REFUSED] = "refused", [REASON_RESERVE] = "reserve", [REASON_SOURCE] = "source",
-        [REASON_LOAD] = "load", [REASON_RECORD] = "record", [REASON_BUSY] = "busy",
-        [REASON_TARGET_GONE] = "target-gone", [REASON_TARGET_DIED] = "target-died",
-        [REASON_OTHER_STORE] = "other-store", [REASON_SOURCE_DIED] = "source-died",
-        [REASON_OPERATOR] = "operator", [REASON_SPLIT] = "split", [REASON_BUG] = "bug",
+        [REASON_VERSION] = "version",
+        [REASON_CPU_FEATURE] = "cpu-feature",
+        [REASON_CPU_OTHER] = "cpu",
+        [REASON_HYPERVISOR] = "hypervisor",
+        [REASON_CLOCK] = "clock",
+        [REASON_MEMORY] = "memory",
+        [REASON_DEVICE] = "device",
+        [REASON_DISK] = "disk",
+        [REASON_NETWORK] = "network",
+        [REASON_NAME] = "name",
+        [REASON_TOKEN] = "token",
+        [REASON_CANCELLED] = "cancelled",
+        [REASON_CONNECT] = "connect",
+        [REASON_LOST] = "lost",
+        [REASON_STALLED] = "stalled",
+        [REASON_PROTOCOL] = "protocol",
+        [REASON_BAD_BYTES] = "bad-bytes",
+        [REASON_REFUSED] = "refused",
+        [REASON_RESERVE] = "reserve",
+        [REASON_SOURCE] = "source",
+        [REASON_LOAD] = "load",
+        [REASON_RECORD] = "record",
+        [REASON_BUSY] = "busy",
+        [REASON_TARGET_GONE] = "target-gone",
+        [REASON_TARGET_DIED] = "target-died",
+        [REASON_OTHER_STORE] = "other-store",
+        [REASON_SOURCE_DIED] = "source-died",
+        [REASON_OPERATOR] = "operator",
+        [REASON_SPLIT] = "split",
+        [REASON_BUG] = "bug",
     };
     static_assert(ARRAY_LEN(names) == REASON_MAX, "one name a reason");
     return name_in(names, ARRAY_LEN(names), reason);
@@ -218,7 +241,9 @@ const char *move_reason_name(uint32_t reason)
 
 const char *move_mode_name(uint32_t mode)
 {
-    static const char *const names[] = { [MOVE_STOP_COPY] = "stop-copy", [MOVE_PRE_COPY] = "pre-copy" };
+    static const char *const names[] = {
+        [MOVE_STOP_COPY] = "stop-copy", [MOVE_PRE_COPY] = "pre-copy"
+    };
     static_assert(ARRAY_LEN(names) == MOVE_MODE_MAX, "one name a mode");
     return name_in(names, ARRAY_LEN(names), mode);
 }

@@ -62,8 +62,8 @@ enum message_type {
 
 enum move_mode { MOVE_STOP_COPY = 1, MOVE_PRE_COPY, MOVE_MODE_MAX };
 
-/* Why a target refuses, or why a move ended: typed, so that a program can act on it. The numbers are
- * the format. Names by move_reason_name(). */
+/* Why a target refuses, or why a move ended: typed, so that a program can act on it. The numbers
+ * are the format. Names by move_reason_name(). */
 enum move_reason {
     /* facts of a VERDICT: what the source needs and the target has */
     REASON_VERSION = 1,  /* of godwit or of the stream */
@@ -250,8 +250,9 @@ static inline bool message_is(uint16_t section_type)
 /* Appends the message as one whole section. */
 void message_encode(const struct message *message, struct buf *out);
 
-/* From a section whose body was checked (section_check_body()). Refuses (ERR_PEER, naming the field)
- * damaged bodies, numbers that name nothing, all-zero tokens and texts with control characters. */
+/* From a section whose body was checked (section_check_body()). Refuses (ERR_PEER, naming the
+ * field) damaged bodies, numbers that name nothing, all-zero tokens and texts with control
+ * characters. */
 int message_decode(const struct section *section, const void *body, struct message *ret,
                    struct err *err) MUST_CHECK;
 

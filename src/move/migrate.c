@@ -56,6 +56,8 @@ struct migration {
     uint64_t round_began_ns, progress_told_ns;
     struct move_progress progress;
     struct meter_span span;
+    bool measured;          /* `here` is what this monitor spent */
+    struct bill_side here;
 };
 
 /* ------------------------------------------------------------------------------------------- events */
@@ -89,6 +91,15 @@ static void host_failed(struct migration *m, const struct err *err)
 {
     m->sending_round = false;
     enqueue_why(m, SOURCE_FAULT, err);
+}
+
+/* Ends the span the bill is about: at the end of the move's first connection, while the kernel still knows
+ * what it cost, or at the end of the move. */
+static void measure(struct migration *m)
+{
+    if (!m->measured)
+        meter_span_end(m->env->meter, &m->span, m->wire.link.fd, &m->here);
+    m->measured = true;
 }
 
 /* ------------------------------------------------------------------------------------ actions: sending */
@@ -347,8 +358,11 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_message(m, action->conn, action->message);
         break;
     case ACTION_CLOSE:
-        if (action->conn == m->wire.conn)
-            wire_close(&m->wire);
+        if (action->conn != m->wire.conn)
+            break;
+        if (!m->paused || m->engine.state == SOURCE_DONE)
+            measure(m);
+        wire_close(&m->wire);
         break;
     case ACTION_WRITE_RECORD:
         write_record(m, action->record);
@@ -513,21 +527,22 @@ static int configure(struct migration *m, struct err *err)
     config.policy.max_downtime_ns = m->request->max_downtime_ns;
     config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
     config.stall_limit_ns = m->request->stall_limit_ns;
+    /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
+    config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
     if (getrandom(config.hello.token, sizeof(config.hello.token), 0) != (ssize_t)sizeof(config.hello.token))
         return err_errno(err, ERR_HOST, errno, "cannot make a token");
     source_init(&m->engine, &config);
     return 0;
 }
 
-static void finish_bill(struct migration *m, int tcp_fd)
+static void finish_bill(struct migration *m)
 {
-    struct bill_side here;
     const struct source *engine = &m->engine;
 
     if (m->bill->is_down)
         bill_downtime_end(m->bill, clock_now_ns());
-    meter_span_end(m->env->meter, &m->span, tcp_fd, &here);
-    bill_side_set(m->bill, BILL_SOURCE, &here);
+    measure(m);
+    bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
     if (engine->state != SOURCE_DONE)
@@ -575,7 +590,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         *err = m->engine.err;
         rc = err->code ? -err->code : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
-    finish_bill(m, m->wire.link.fd);
+    finish_bill(m);
     stop_tracking(m);
     wire_close(&m->wire);
     free(m);

@@ -44,29 +44,51 @@ static_assert(ARRAY_LEN(source_states) == SOURCE_STATE_MAX, "one row a state");
 static_assert(ARRAY_LEN(target_states) == TARGET_STATE_MAX, "one row a state");
 
 static const char *const source_events[] = {
-    [SOURCE_START] = "start", [SOURCE_RECOVER] = "recover", [SOURCE_CONNECTED] = "connected",
-    [SOURCE_CONNECT_FAILED] = "connect-failed", [SOURCE_MESSAGE] = "message",
-    [SOURCE_BAD_BYTES] = "bad-bytes", [SOURCE_LOST] = "lost", [SOURCE_PROGRESS] = "progress",
-    [SOURCE_ROUND_SENT] = "round-sent", [SOURCE_PAUSED] = "paused", [SOURCE_STATE_SENT] = "state-sent",
-    [SOURCE_RECORDED] = "recorded", [SOURCE_RECORD_FAILED] = "record-failed", [SOURCE_FAULT] = "fault",
-    [SOURCE_TICK] = "tick", [SOURCE_CANCEL] = "cancel", [SOURCE_TAKE_BACK] = "take-back",
+    [SOURCE_START] = "start",
+    [SOURCE_RECOVER] = "recover",
+    [SOURCE_CONNECTED] = "connected",
+    [SOURCE_CONNECT_FAILED] = "connect-failed",
+    [SOURCE_MESSAGE] = "message",
+    [SOURCE_BAD_BYTES] = "bad-bytes",
+    [SOURCE_LOST] = "lost",
+    [SOURCE_PROGRESS] = "progress",
+    [SOURCE_ROUND_SENT] = "round-sent",
+    [SOURCE_PAUSED] = "paused",
+    [SOURCE_STATE_SENT] = "state-sent",
+    [SOURCE_RECORDED] = "recorded",
+    [SOURCE_RECORD_FAILED] = "record-failed",
+    [SOURCE_FAULT] = "fault",
+    [SOURCE_TICK] = "tick",
+    [SOURCE_CANCEL] = "cancel",
+    [SOURCE_TAKE_BACK] = "take-back",
     [SOURCE_FORGET] = "forget",
 };
 static_assert(ARRAY_LEN(source_events) == SOURCE_EVENT_MAX, "one name an event");
 
 static const char *const target_events[] = {
-    [TARGET_MESSAGE] = "message", [TARGET_SECTION] = "section", [TARGET_PAGES_OK] = "pages-ok",
-    [TARGET_PROGRESS] = "progress", [TARGET_BAD_BYTES] = "bad-bytes", [TARGET_LOST] = "lost",
-    [TARGET_CHECKED] = "checked", [TARGET_RESERVED_DONE] = "reserved-done", [TARGET_LOADED] = "loaded",
-    [TARGET_RECORDED] = "recorded", [TARGET_RECORD_FAILED] = "record-failed",
-    [TARGET_RUNNING] = "running", [TARGET_FAULT] = "fault", [TARGET_TICK] = "tick",
-    [TARGET_CANCEL] = "cancel", [TARGET_ADOPT] = "adopt",
+    [TARGET_MESSAGE] = "message",
+    [TARGET_SECTION] = "section",
+    [TARGET_PAGES_OK] = "pages-ok",
+    [TARGET_PROGRESS] = "progress",
+    [TARGET_BAD_BYTES] = "bad-bytes",
+    [TARGET_LOST] = "lost",
+    [TARGET_CHECKED] = "checked",
+    [TARGET_RESERVED_DONE] = "reserved-done",
+    [TARGET_LOADED] = "loaded",
+    [TARGET_RECORDED] = "recorded",
+    [TARGET_RECORD_FAILED] = "record-failed",
+    [TARGET_RUNNING] = "running",
+    [TARGET_FAULT] = "fault",
+    [TARGET_TICK] = "tick",
+    [TARGET_CANCEL] = "cancel",
+    [TARGET_ADOPT] = "adopt",
 };
 static_assert(ARRAY_LEN(target_events) == TARGET_EVENT_MAX, "one name an event");
 
 const char *source_state_name(enum source_state state)
 {
-    return state < SOURCE_STATE_MAX && source_states[state].name ? source_states[state].name : "unknown";
+    return state < SOURCE_STATE_MAX && source_states[state].name ? source_states[state].name
+                                                                 : "unknown";
 }
 
 enum move_stage source_state_stage(enum source_state state)
@@ -81,7 +103,8 @@ const char *source_event_name(enum source_event_kind kind)
 
 const char *target_state_name(enum target_state state)
 {
-    return state < TARGET_STATE_MAX && target_states[state].name ? target_states[state].name : "unknown";
+    return state < TARGET_STATE_MAX && target_states[state].name ? target_states[state].name
+                                                                 : "unknown";
 }
 
 enum move_stage target_state_stage(enum target_state state)

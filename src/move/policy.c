@@ -20,7 +20,8 @@ struct policy_limits policy_limits_default(void)
 
 void policy_init(struct policy *policy, const struct policy_limits *limits, uint64_t total_pages)
 {
-    *policy = (struct policy){ .limits = *limits, .total_pages = total_pages, .min_left = UINT64_MAX };
+    *policy =
+        (struct policy){ .limits = *limits, .total_pages = total_pages, .min_left = UINT64_MAX };
     policy->limits.aim_ns = MIN(limits->aim_ns, limits->max_downtime_ns);
 }
 
@@ -80,7 +81,8 @@ struct policy_decision policy_decide(struct policy *policy, const struct policy_
     policy->sent_pages = add(policy->sent_pages, round->pages);
     policy->elapsed_ns = add(policy->elapsed_ns, round->duration_ns);
     note_rate(policy, round);
-    if (policy->min_left == UINT64_MAX || round->left_pages < policy->min_left - policy->min_left / 8) {
+    if (policy->min_left == UINT64_MAX ||
+        round->left_pages < policy->min_left - policy->min_left / 8) {
         policy->min_left = round->left_pages;
         policy->rounds_since_min = 0;
     } else {

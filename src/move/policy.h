@@ -1,10 +1,10 @@
 /*
  * When to stop the rounds of pre-copy: pure arithmetic on what the rounds so far measured.
  *
- * Each round sends what the guest dirtied during the round before. The rounds are worth their bytes as
- * long as what is left shrinks; a guest that writes faster than the link carries never lets it shrink
- * to nothing (its "writable working set": Clark et al., Live Migration of Virtual Machines, NSDI 2005,
- * sections 3.2 and 5.2), so a rule must end them. With `left` = pages dirty now, and
+ * Each round sends what the guest dirtied during the round before. The rounds are worth their bytes
+ * as long as what is left shrinks; a guest that writes faster than the link carries never lets it
+ * shrink to nothing (its "writable working set": Clark et al., Live Migration of Virtual Machines,
+ * NSDI 2005, sections 3.2 and 5.2), so a rule must end them. With `left` = pages dirty now, and
  * predicted = left x page bytes / rate, the rule is, first match wins:
  *
  *  1. left <= floor_pages                                    -> stop, SMALL
@@ -16,12 +16,13 @@
  *     max_time_ns passed                                     -> stop, ROUNDS | FACTOR | TIME
  *  5. otherwise                                              -> another round
  *
- * A new minimum counts only if it is an eighth below the last that did: inching down is no progress.
- * Rule 2 keeps the downtime falling after it is already short: a further round then costs no more than
- * the downtime it would save. Rule 4 stops whatever the prediction says, as Clark's did; the decision
- * tells the prediction, so that whoever asked for less is told. Its numbers (a floor of 50 pages, 29
- * rounds before the last, 3 times memory) are those of the Xen implementation of the paper as
- * reported by Akoush et al., Predicting the Performance of Virtual Machine Migration (MASCOTS 2010).
+ * A new minimum counts only if it is an eighth below the last that did: inching down is no
+ * progress. Rule 2 keeps the downtime falling after it is already short: a further round then costs
+ * no more than the downtime it would save. Rule 4 stops whatever the prediction says, as Clark's
+ * did; the decision tells the prediction, so that whoever asked for less is told. Its numbers (a
+ * floor of 50 pages, 29 rounds before the last, 3 times memory) are those of the Xen implementation
+ * of the paper as reported by Akoush et al., Predicting the Performance of Virtual Machine
+ * Migration (MASCOTS 2010).
  *
  * The rate is the best of the last three rounds that moved at least POLICY_RATE_BYTES: smaller ones
  * measure the link's delay and not its width.
@@ -62,7 +63,15 @@ struct policy {
     uint64_t rate[POLICY_RATES]; /* bytes a second, newest first; 0 = none yet */
 };
 
-enum policy_why { POLICY_GO = 0, POLICY_SMALL, POLICY_LEVEL, POLICY_ROUNDS, POLICY_FACTOR, POLICY_TIME, POLICY_MAX };
+enum policy_why {
+    POLICY_GO = 0,
+    POLICY_SMALL,
+    POLICY_LEVEL,
+    POLICY_ROUNDS,
+    POLICY_FACTOR,
+    POLICY_TIME,
+    POLICY_MAX
+};
 
 struct policy_decision {
     bool stop;

@@ -24,38 +24,44 @@
  *                                     ACTIVATED, LOST
  *
  * The commit protocol, and why there is one owner
- *  1. The target runs the guest only after COMMIT, and only after its own record is durable. It never
- *     runs it on its own decision, and once it says NOTHING it has freed the guest for good.
+ *  1. The target runs the guest only after COMMIT, and only after its own record is durable. It
+ *     never runs it on its own decision, and once it says NOTHING it has freed the guest for good.
  *  2. The source sends COMMIT only after its record HANDED is durable, and runs the guest again only
- *       a. before COMMIT was ever sent, by this process or (the record would say so) an earlier one, or
- *       b. when the target's own store answered NOTHING, or the target itself sent ABORT: by 1, final;
- *       c. when the target answered COMMIT by HELD: it could not record, and no other COMMIT is under
- *          way, since each connection carries one and a new one ends all before it.
- *     If HANDED may be on disk, it is replaced by HERE, durably, before the guest runs.
- *  3. So whoever finds the record HANDED after a crash of the source knows that the guest did not run
- *     at the source since, and whoever finds HERE knows that the copy at the target may be stale.
+ *       a. before COMMIT was ever sent, by this process or (the record says so) an earlier one, or
+ *       b. when the target's own store answered NOTHING, or the target itself sent ABORT: by 1,
+ *          final; or
+ *       c. when the target answered COMMIT by HELD: it could not record, and no other COMMIT is
+ *          under way, since each connection carries one and a new one ends all before it.
+ *     If HANDED may be on disk, it is replaced by HERE, durably, before the guest runs; and only
+ *     after that is a copy at the target freed.
+ *  3. So whoever finds HANDED after a crash of the source knows that the guest did not run at the
+ *     source since, and whoever finds HERE knows that the copy at the target may be stale.
  *
  * What is left after a crash (S, T: source, target; "operator": a person must decide, because no
- * record can)
+ * record can). tests/sim brings each of these about; `sim --table` prints what becomes of a single
+ * fault after each message.
  *
- *   S crashed                            T then                 outcome
- *   before S's record is durable         never prepared: GONE   the VM died with S, its owner
- *                                        UNCERTAIN, held        the same; T's copy may be stale (S may
- *                                                               have resumed): CANCEL at T frees it
- *   HANDED durable, COMMIT not acted on  UNCERTAIN, held        T has the only copy and it is good:
- *                                                               RECOVER at S, or ADOPT at T (operator)
- *                                                               makes T run it
- *   HANDED durable, COMMIT acted on      ACTIVE                 T owns; RECOVER at S ends its record
+ *   S crashed                            T then             outcome
+ *   before S's record is durable         never prepared     the VM died with S, its owner; T is GONE
+ *                                        UNCERTAIN, held    the same; T's copy may be stale (S may
+ *                                                           have resumed): CANCEL at T frees it
+ *   HANDED durable, COMMIT not acted on  UNCERTAIN, held    T has the only copy and it is good:
+ *                                                           RECOVER at S makes T run it, or ADOPT
+ *                                                           at T (operator)
+ *   HANDED durable, COMMIT acted on      ACTIVE             T owns; RECOVER at S ends its record
  *
- *   T crashed                            S then                 outcome
- *   before PREPARED                      FAILED                 S runs on
- *   before S's record                    WITHDRAWING, FAILED    S runs on
- *   before T's record is durable         UNCERTAIN, until T's   S runs on
- *                                        store answers NOTHING
- *   after it, answer lost                UNCERTAIN, told DIED   S keeps its paused copy; T may have run
- *                                                               its own: TAKE_BACK (operator) goes back
- *                                                               in time, FORGET frees it
- *   after it, answer received            DONE                   the VM died with T, its owner
+ *   T crashed                            S then             outcome
+ *   before PREPARED                      FAILED             S runs on
+ *   before S's record is durable         WITHDRAWING,       S runs on
+ *                                        FAILED
+ *   before T's record is durable         UNCERTAIN          S runs on, once T's store has answered
+ *                                                           NOTHING
+ *   after it, COMMITTED lost             UNCERTAIN          told DIED, S keeps its paused copy; T may
+ *                                                           have run its own: TAKE_BACK (operator)
+ *                                                           goes back in time, FORGET frees it
+ *   after it, COMMITTED received         DONE               the VM died with T, its owner
+ *   and its record store is lost too     UNCERTAIN          other-store: nobody can tell any more;
+ *                                                           TAKE_BACK or FORGET (operator)
  */
 #pragma once
 #include "move/policy.h"
@@ -71,7 +77,7 @@ enum source_state {
     SOURCE_DRAINING,    /* paused; last round, then device state being sent      stop-and-copy */
     SOURCE_PREPARING,   /* paused; everything sent, waits for PREPARED           stop-and-copy */
     SOURCE_RECORDING,   /* paused; HANDED being written. COMMIT not sent. No CANCEL from here on. Has
-                         * no stall limit: what a write in flight will leave on disk can't be known */
+                         * no stall limit: what a write in flight will leave on disk is unknown */
     SOURCE_COMMITTING,  /* paused; HANDED durable, COMMIT sent on a live connection. The guest runs
                          * here again only if the target says NOTHING or HELD    commitment */
     SOURCE_UNCERTAIN,   /* paused; HANDED durable, COMMIT may have been acted on, no answer. Connects
@@ -81,7 +87,7 @@ enum source_state {
                          * until it is durable (TAKE_BACK: not waited for) */
     SOURCE_WITHDRAWING, /* guest runs here again, nothing is at stake here; the target may hold a copy
                          * and is told to free it, until withdraw_limit_ns has passed or CANCEL */
-    SOURCE_DONE,        /* end: the target owns the guest */
+    SOURCE_DONE,        /* end: the target owns the guest; `reason` if its ACTIVATED never came */
     SOURCE_FAILED,      /* end: the guest is here and runs (recovered: is nowhere); `reason` says why */
     SOURCE_STATE_MAX
 };
@@ -115,8 +121,8 @@ struct source_config source_config_default(void);
 enum source_event_kind {
     SOURCE_START = 1,
     SOURCE_RECOVER,        /* instead of START: this host's record says HANDED and the guest's process is
-                            * dead. Asks the target and lets it run the guest if it holds it. Config:
-                            * token and store from the record */
+                            * dead. Asks the target and lets it run the guest if it holds it.
+                            * Config: token and store from the record */
     SOURCE_CONNECTED,      /* conn */
     SOURCE_CONNECT_FAILED, /* conn, why */
     SOURCE_MESSAGE,        /* conn, message */

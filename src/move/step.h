@@ -8,19 +8,19 @@
  * How a pump calls an engine:
  *  - One thread. Events of other threads are queued to it. step() is not re-entered: carry out all
  *    actions of one step, then deliver the next event, also one that an action caused at once.
- *  - `out` may be uninitialised before the call; pointers in it point into itself and are good until
- *    the next call with the same `out`.
- *  - SEND, SEND_DESCRIPTION, SEND_ROUND and SEND_STATE on one connection reach it in the order asked,
- *    none overtaking another. CLOSE lets what was queued before it go out (for a short, bounded time
- *    of the pump's choice), then closes, and reads no more. After CLOSE no event of that connection
- *    is delivered; if one slips through, it is stale (below).
- *    SEND and CLOSE of a connection that is gone are dropped; its LOST was delivered or is on its way.
+ *  - `out` may be uninitialised before the call; pointers in it point into itself or the engine,
+ *    and are good until the next call.
+ *  - SEND, SEND_DESCRIPTION, SEND_ROUND and SEND_STATE on one connection reach it in the order
+ *    asked, none overtaking another. CLOSE lets what was queued before it go out (for a short,
+ *    bounded time of the pump's choice), then closes, and reads no more. After CLOSE no event of
+ *    that connection is delivered; if one slips through, it is stale (below). SEND and CLOSE of a
+ *    connection that is gone are dropped; its LOST was delivered or is on its way.
  *  - step() returns 0, or -errno with `err` filled when the event was refused. The actions must be
  *    carried out in both cases: for a refused event they are what ends the operation safely. Only a
  *    refused request of a person (CANCEL and the like) changes nothing.
- *  - An event of an old connection, or the late completion of work that was since given up, is stale:
- *    step() returns 0, asks for nothing, and counts it in `stale`. That is the rule, not an accident:
- *    threads and networks are late.
+ *  - An event of an old connection (0 counts as one), or the late completion of work that was since
+ *    given up, is stale: step() returns 0, asks for nothing, and counts it in `stale`. That is the
+ *    rule, not an accident: threads and networks are late.
  */
 #pragma once
 #include "base/err.h"
@@ -83,7 +83,7 @@ enum move_action_kind {
     ACTION_RUN_GUEST,        /* let it run and announce it on the network -> RUNNING */
     ACTION_DISCARD,          /* free everything received and reserved; never run it */
     ACTION_END,              /* nobody will ask for this token again: the pump may stop listening, and
-                              * the store may forget the token (not that this host owns the guest) */
+                              * the store may forget the token (not that this host owns the VM) */
     ACTION_KIND_MAX
 };
 

@@ -20,11 +20,11 @@
  *                                    ACTIVE <-------- ACTIVATING <--------'
  *                                             RUNNING             RECORDED
  *
- * Connections: the one that brought HELLO is the move's. A newcomer is heard only if its first message
- * is RESOLVE: with this move's token it takes the old connection's place (the source makes it only
- * after it gave the old one up); with another it is answered from the store and closed. Any other
- * newcomer is refused by name (ABORT, reason busy) and closed. A pump must itself limit how many
- * connections are silent, and for how long.
+ * Connections: the one that brought HELLO is the move's. A newcomer is heard only if its first
+ * message is RESOLVE: with this move's token it takes the old connection's place (the source makes
+ * it only after it gave the old one up); with another it is answered from the store and closed. Any
+ * other newcomer is refused by name (ABORT, reason busy) and closed. A pump must itself limit how
+ * many connections are silent, and for how long.
  */
 #pragma once
 #include "move/step.h"
@@ -64,8 +64,8 @@ enum target_event_kind {
     TARGET_MESSAGE = 1,   /* conn, message; RESOLVE and HELLO: token_recorded. ROUND_DONE only after the
                            * PAGES_OK of all pages before it */
     TARGET_SECTION,       /* conn, section: any known section that is no message has arrived whole with
-                           * its sum right. Step refused: drop it. Accepted: apply it, then carry out
-                           * the actions; or, if it can't be applied, BAD_BYTES or FAULT instead */
+                           * its sum right. Step refused: drop it. Accepted: apply it, then carry
+                           * out the actions; or, if that fails, BAD_BYTES or FAULT instead */
     TARGET_PAGES_OK,      /* conn, pages: of the current round, applied since the last such event */
     TARGET_PROGRESS,      /* conn: bytes came */
     TARGET_BAD_BYTES,     /* conn, why: damaged or impossible, or no message at all */

@@ -260,7 +260,7 @@ static int create_vcpus(struct machine *machine, struct err *err)
         if (rc)
             return err_errno(err, ERR_HOST, -rc, "cannot describe vCPU %u", id);
     }
-    int rc = vcpu_group_init(&machine->vcpus, machine->hv, count, cpuid, &handlers, err);
+    int rc = vcpu_group_init(&machine->vcpus, machine->hv, machine->meter, count, cpuid, &handlers, err);
     if (rc)
         return rc;
     /* Part of what the guest was promised: another host must keep it, or refuse. */
@@ -291,14 +291,15 @@ static int assemble(struct machine *machine, struct err *err)
 }
 
 int machine_create(const struct machine_config *config, const struct hv_cpuid *cpuid, struct machine_fds *fds,
-                   struct loop *loop, const struct machine_hooks *hooks, struct machine **ret, struct err *err)
+                   struct loop *loop, struct meter *meter, const struct machine_hooks *hooks, struct machine **ret,
+                   struct err *err)
 {
     struct machine *machine = calloc(1, sizeof(*machine));
     if (!machine) {
         machine_close_fds(fds);
         return err_errno(err, ERR_HOST, ENOMEM, "cannot create a machine");
     }
-    *machine = (struct machine){ .config = *config, .cpuid = *cpuid, .fds = *fds, .loop = loop,
+    *machine = (struct machine){ .config = *config, .cpuid = *cpuid, .fds = *fds, .loop = loop, .meter = meter,
                                  .hooks = *hooks, .mem = { .memfd = -1 }, .pauses = 1 };
     for (uint32_t i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds->device[i] = -1;

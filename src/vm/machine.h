@@ -47,7 +47,8 @@ struct machine {
     struct mem mem;
     struct hv *hv;
     struct vcpu_group vcpus;
-    struct loop *loop;
+    struct loop *loop;   /* borrowed, as is the meter */
+    struct meter *meter;
     struct machine_hooks hooks;
     struct machine_fds fds;
 
@@ -72,7 +73,7 @@ int machine_host_cpuid(const struct machine_fds *fds, struct hv_cpuid *ret, stru
 
 /* `cpuid`: the host's for a new machine, the guest's for one that arrives. */
 int machine_create(const struct machine_config *config, const struct hv_cpuid *cpuid, struct machine_fds *fds,
-                   struct loop *loop, const struct machine_hooks *hooks, struct machine **ret,
+                   struct loop *loop, struct meter *meter, const struct machine_hooks *hooks, struct machine **ret,
                    struct err *err) MUST_CHECK;
 void machine_free(struct machine *machine);
 

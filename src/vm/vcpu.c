@@ -5,10 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
-int vcpu_group_init(struct vcpu_group *group, struct hv *hv, unsigned count, const struct hv_cpuid *cpuid,
+int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter, unsigned count, const struct hv_cpuid *cpuid,
                     const struct vcpu_handlers *handlers, struct err *err)
 {
-    *group = (struct vcpu_group){ .hv = hv, .handlers = *handlers, .pausing = true };
+    *group = (struct vcpu_group){ .hv = hv, .meter = meter, .handlers = *handlers, .pausing = true };
     (void)pthread_mutex_init(&group->lock, NULL);
     (void)pthread_cond_init(&group->changed, NULL);
     for (unsigned id = 0; id < count; id++) {
@@ -57,9 +57,8 @@ static void park_until_stop(struct vcpu_group *group)
     (void)pthread_mutex_unlock(&group->lock);
 }
 
-static void *vcpu_thread(void *arg)
+static void run(struct vcpu *vcpu)
 {
-    struct vcpu *vcpu = arg;
     struct vcpu_group *group = vcpu->group;
     struct hv_exit exit = { .kind = HV_EXIT_NONE };
 
@@ -67,7 +66,7 @@ static void *vcpu_thread(void *arg)
         /* After an access the vCPU is half-way through an instruction: only the next run completes
          * it. So park only after a run that ended with nothing left to do. */
         if (exit.kind == HV_EXIT_NONE && must_park(group) && !park(group))
-            return NULL;
+            return;
         int rc = group->hv->ops->vcpu_run(vcpu->hv, &exit);
         if (rc) {
             exit.kind = HV_EXIT_FAILED;
@@ -86,13 +85,22 @@ static void *vcpu_thread(void *arg)
         case HV_EXIT_SHUTDOWN:
             group->handlers.ended(group->handlers.ctx, vcpu->hv->id, VCPU_SHUTDOWN, "triple fault");
             park_until_stop(group);
-            return NULL;
+            return;
         case HV_EXIT_FAILED:
             group->handlers.ended(group->handlers.ctx, vcpu->hv->id, VCPU_FAILED, exit.why);
             park_until_stop(group);
-            return NULL;
+            return;
         }
     }
+}
+
+static void *vcpu_thread(void *arg)
+{
+    struct vcpu *vcpu = arg;
+    int slot = meter_thread_enter(vcpu->group->meter, BILL_CPU_VCPU);
+    run(vcpu);
+    meter_thread_leave(vcpu->group->meter, slot);
+    return NULL;
 }
 
 int vcpu_group_start(struct vcpu_group *group, struct err *err)

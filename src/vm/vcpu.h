@@ -10,6 +10,7 @@
  * the caller sees to that.
  */
 #pragma once
+#include "cost/meter.h"
 #include "kvm/hv.h"
 #include <pthread.h>
 #include <stdbool.h>
@@ -39,6 +40,7 @@ struct vcpu {
 
 struct vcpu_group {
     struct hv *hv;
+    struct meter *meter; /* counts the threads' CPU time; borrowed */
     struct vcpu_handlers handlers;
     unsigned count;
     struct vcpu vcpu[HV_VCPUS_MAX];
@@ -50,7 +52,7 @@ struct vcpu_group {
 };
 
 /* Opens `count` vCPUs, each shown its entry of `cpuid` (an array of `count`). Nothing runs yet. */
-int vcpu_group_init(struct vcpu_group *group, struct hv *hv, unsigned count, const struct hv_cpuid *cpuid,
+int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter, unsigned count, const struct hv_cpuid *cpuid,
                     const struct vcpu_handlers *handlers, struct err *err) MUST_CHECK;
 
 /* Starts the threads, parked. They are named "vcpu0"... and block all signals but the kick. */

@@ -21,6 +21,8 @@ static json_t *info_json(struct monitor *monitor)
                              monitor_state_name(monitor->state), "pid", (int)getpid(), "uptime_ns",
                              (json_int_t)(clock_now_ns() - monitor->started_ns));
     const struct machine *machine = monitor->machine;
+    if (monitor->first_run_ns && info)
+        (void)json_object_set_new(info, "boot", json_pack("{s:I}", "first_run_ns", (json_int_t)monitor->first_run_ns));
     if (machine && info) {
         (void)json_object_set_new(info, "config", config_to_json(&machine->config, &monitor->host));
         (void)json_object_set_new(info, "hypervisor", json_string(machine->hv->ops->name));

@@ -167,6 +167,10 @@ static int open_sockets(struct monitor *monitor, struct err *err)
         rc = rundir_listen(&monitor->dir, RUNDIR_CONSOLE, &console, err);
     if (!rc)
         rc = console_new(&monitor->loop, console, -1, console_typed, monitor, &monitor->console, err);
+    if (!rc && monitor->options->console_fd >= 0)
+        rc = console_attach(monitor->console, monitor->options->console_fd, err);
+    if (!rc && monitor->options->console_fd >= 0)
+        rc = console_attach(monitor->console, monitor->options->console_fd, err);
     return rc;
 }
 
@@ -224,7 +228,8 @@ static int start_new(struct monitor *monitor, struct err *err)
         machine_close_fds(&fds);
         return rc;
     }
-    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->hooks, &monitor->machine, err);
+    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks, &monitor->machine,
+                        err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
@@ -232,6 +237,7 @@ static int start_new(struct monitor *monitor, struct err *err)
     if (rc)
         return rc;
     monitor_resume_machine(monitor);
+    monitor->first_run_ns = options->begun_ns ? clock_now_ns() - options->begun_ns : 0;
     monitor_set_state(monitor, MONITOR_RUNNING, "booted");
     return 0;
 }
@@ -294,10 +300,10 @@ int vmm_main(struct vmm_options *options)
         rc = loop_run(&monitor->loop);
     else
         monitor->exit_status = err.fault == ERR_CALLER ? 2 : 1;
-    if (err.code) {
+    if (err.code && monitor->ready_fd >= 0)
+        ready_report_failure(&monitor->ready_fd, &err); /* whoever started it prints the reason */
+    else if (err.code)
         log_event(LOG_ERROR, "vm.start", "%s", err.text);
-        ready_report_failure(&monitor->ready_fd, &err);
-    }
     int status = monitor->exit_status;
     meter_thread_leave(&monitor->meter, slot);
     teardown(monitor);

@@ -60,6 +60,7 @@ struct monitor {
 
     enum monitor_state state;
     uint64_t started_ns;
+    uint64_t first_run_ns; /* from before the process was made to the guest's first instruction; 0 = not known */
     struct mover *mover; /* NULL: no move under way */
     json_t *last_bill;
     pthread_mutex_t progress_lock;

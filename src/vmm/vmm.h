@@ -33,6 +33,8 @@ struct vmm_options {
     struct vmm_place place[CONFIG_DEVICES_MAX];
     unsigned place_count;
     bool fake;                 /* the fake hypervisor: tests of everything above it, without /dev/kvm */
+    uint64_t begun_ns;         /* CLOCK_MONOTONIC just before the monitor's process was made; 0 = not known */
+    int console_fd;            /* a socket of whoever started it, to watch the console with; -1 = none. The monitor's. */
     int ready_fd;              /* ctl/ready.h: the monitor must report on it exactly once; the monitor's */
 };
 

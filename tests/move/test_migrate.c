@@ -289,7 +289,8 @@ static void start_guest(struct end *end)
     config = (struct machine_config){ .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1 };
     config.device[0] = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
     hv_fake_cpuid(&cpuid);
-    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->machine_hooks, &end->machine, &err), 0);
+    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter, &end->machine_hooks,
+                                    &end->machine, &err), 0);
     end->env.machine = end->machine;
     end->record = RECORD_HERE;
     hook_resume(end);
@@ -378,8 +379,9 @@ static struct result move_with(struct relay relay, const char *mode, int source_
                                        .stall_limit_ns = 300 * CLOCK_MSEC };
     result.source_rc = migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
-    if (result.outcome == MIGRATE_STAYED && !target.machine) {
-        /* A target that never heard of the move still waits: let it end. */
+    if (result.outcome == MIGRATE_MOVED || !target.machine) {
+        /* One that never heard of the move still waits for it, and one whose source's last word was lost goes
+         * on answering: let both end. */
         target.order = MOVE_END_NOW;
         assert_int_equal(eventfd_write(target.cancel_fd, 1), 0);
     }

@@ -12,6 +12,7 @@
 #include "dev/virtio_rng.h"
 #include "dev/virtq.h"
 #include "kvm/hv_state.h"
+#include "move/message.h"
 #include "state/pages.h"
 #include "vm/config.h"
 
@@ -42,6 +43,23 @@ const struct schema *const wire_schemas[] = {
     &hv_vcpu_state_schema,
     &hv_vm_state_schema,
     &machine_config_schema,
+    &message_abort_schema,
+    &message_activated_schema,
+    &message_commit_schema,
+    &message_committed_schema,
+    &message_hello_schema,
+    &message_prepared_schema,
+    &message_reason_schema,
+    &message_reserve_schema,
+    &message_reserved_schema,
+    &message_resolve_schema,
+    &message_round_schema,
+    &message_round_ack_schema,
+    &message_round_done_schema,
+    &message_settled_schema,
+    &message_state_done_schema,
+    &message_status_schema,
+    &message_verdict_schema,
     &serial_state_schema,
     &stream_end_schema,
     &virtio_blk_state_schema,

@@ -1,0 +1,13 @@
+/* Watching a move until it is done: what migrate and checkpoint share. */
+#pragma once
+#include "cmd/cmd.h"
+#include "ctl/client.h"
+
+/* The options both have. */
+#define MOVING_OPTIONS                                                                                    \
+    { .name = "json", .kind = CMD_FLAG, .help = "print the bill as JSON instead of a page" },             \
+    { .name = "bill", .kind = CMD_FILE, .value = "FILE", .help = "write the bill as JSON into FILE too" }
+
+/* Subscribes, starts the move by `method` with `params` (stolen), shows its progress on stderr, and prints the bill
+ * on stdout. SIGINT or SIGTERM cancel the move, a second one leaves it to itself. Returns the exit status. */
+int moving_run(const struct cmd_args *args, struct client *client, const char *method, json_t *params);

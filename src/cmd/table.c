@@ -1,0 +1,20 @@
+#include "cmd/cmd.h"
+
+#include <string.h>
+
+const struct command *const cmd_table[] = {
+    &cmd_run, &cmd_ps, &cmd_info, &cmd_console, &cmd_pause, &cmd_resume, &cmd_stop, &cmd_kill,
+    &cmd_migrate, &cmd_receive, &cmd_checkpoint, &cmd_restore, &cmd_bill, &cmd_dump, &cmd_check,
+    &cmd_completion,
+    /* hidden */
+    &cmd_man, &cmd_vmm,
+    NULL,
+};
+
+const struct command *cmd_find(const char *name)
+{
+    for (const struct command *const *command = cmd_table; *command; command++)
+        if (strcmp((*command)->name, name) == 0)
+            return *command;
+    return NULL;
+}

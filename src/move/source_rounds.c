@@ -1,0 +1,144 @@
+#include "move/source_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------------------- rows: the rounds */
+
+int source_on_start(struct source_call *c)
+{
+    source_enter(c, SOURCE_CONNECTING);
+    source_dial(c);
+    return 0;
+}
+
+int source_on_connected(struct source_call *c)
+{
+    struct source *s = c->s;
+    s->connected = true;
+    source_enter(c, SOURCE_NEGOTIATING);
+    move_send(c->out, s->conn, MESSAGE_HELLO)->hello = s->config.hello;
+    move_act(c->out, ACTION_SEND_DESCRIPTION)->conn = s->conn;
+    return 0;
+}
+
+int source_on_verdict(struct source_call *c)
+{
+    struct source *s = c->s;
+    s->verdict = c->m->verdict;
+    if (!s->verdict.ok) {
+        struct err why;
+        (void)err_set(&why, ERR_PEER, ENOTSUP, "target refuses: %s: %s", s->verdict.reason[0].fact,
+                      s->verdict.reason[0].text);
+        s->target_gone = true;
+        source_trouble(c, REASON_REFUSED, &why, true);
+        return 0;
+    }
+    source_enter(c, SOURCE_RESERVING);
+    move_send(c->out, s->conn, MESSAGE_RESERVE)->reserve.pages = s->config.hello.pages;
+    return 0;
+}
+
+static void begin_round(struct source_call *c, bool last)
+{
+    struct source *s = c->s;
+    s->round++;
+    s->round_sent = s->round_acked = false;
+    s->round_began_ns = c->now;
+
+    struct message_round *round = &move_send(c->out, s->conn, MESSAGE_ROUND)->round;
+    round->number = s->round;
+    round->last = last;
+    round->pages_estimate = s->round == 1 ? s->config.hello.pages : s->round_facts.left_pages;
+
+    struct move_action *action = move_act(c->out, ACTION_SEND_ROUND);
+    action->conn = s->conn;
+    action->round.number = s->round;
+    action->round.last = last;
+}
+
+static void stop(struct source_call *c)
+{
+    (void)move_act(c->out, ACTION_PAUSE_GUEST);
+    source_enter(c, SOURCE_STOPPING);
+}
+
+int source_on_reserved(struct source_call *c)
+{
+    struct source *s = c->s;
+    memcpy(s->store, c->m->reserved.store, sizeof(s->store));
+    if (s->config.hello.mode == MOVE_STOP_COPY) {
+        stop(c);
+        return 0;
+    }
+    source_enter(c, SOURCE_COPYING);
+    begin_round(c, false);
+    return 0;
+}
+
+int source_on_round_sent(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (s->round_sent)
+        return SOURCE_REFUSE;
+    s->round_sent = true;
+    s->round_facts = (struct policy_round){ .pages = c->e->round.pages, .bytes = c->e->round.bytes,
+                                            .left_pages = c->e->round.left_pages };
+
+    struct message_round_done *done = &move_send(c->out, s->conn, MESSAGE_ROUND_DONE)->round_done;
+    done->number = s->round;
+    done->pages = c->e->round.pages;
+    done->bytes = c->e->round.bytes;
+    if (s->state == SOURCE_DRAINING) {
+        s->state_asked = true;
+        move_act(c->out, ACTION_SEND_STATE)->conn = s->conn;
+    }
+    return 0;
+}
+
+int source_on_round_ack(struct source_call *c)
+{
+    struct source *s = c->s;
+    const struct message_round_ack *ack = &c->m->round_ack;
+
+    if (!s->round_sent || s->round_acked || ack->number != s->round)
+        return source_protocol_error(c, "no such round is open");
+    if (ack->pages != s->round_facts.pages)
+        return source_protocol_error(c, "not as many pages as were sent");
+    s->round_acked = true;
+    s->round_facts.duration_ns = c->now - s->round_began_ns;
+    if (s->state != SOURCE_COPYING)
+        return 0;
+
+    struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
+    s->decision = d;
+    (void)snprintf(s->note, sizeof(s->note),
+                   "round %u: %s, %llu pages left, %llu us to send them%s", s->round,
+                   policy_why_name(d.why), (unsigned long long)s->round_facts.left_pages,
+                   (unsigned long long)(d.predicted_ns / 1000),
+                   d.stop && d.exceeds ? ", more than was allowed" : "");
+    source_emit(c, s->state, s->note);
+    if (d.stop)
+        stop(c);
+    else
+        begin_round(c, false);
+    return 0;
+}
+
+int source_on_paused(struct source_call *c)
+{
+    source_enter(c, SOURCE_DRAINING);
+    begin_round(c, true);
+    return 0;
+}
+
+int source_on_state_sent(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (!s->state_asked)
+        return SOURCE_REFUSE;
+    move_send(c->out, s->conn, MESSAGE_STATE_DONE)->state_done.sections = c->e->sections;
+    source_enter(c, SOURCE_PREPARING);
+    return 0;
+}

@@ -1,0 +1,378 @@
+/* The pumps of both hosts: what an engine asks for, done in simulated time, and checked. */
+#include "world.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static uint64_t work_ns(struct world *w)
+{
+    return 10000 + world_random(w, 3 * CLOCK_MSEC);
+}
+
+/* Local work that may hang, as told to. */
+static struct pending *work(struct world *w, enum side side)
+{
+    struct host *host = &w->host[side];
+    bool hang = host->hang;
+    host->hang = false;
+    return world_plan(w, side == SIDE_SOURCE ? P_SOURCE : P_TARGET, side,
+                      hang ? 400 * CLOCK_SECOND : work_ns(w));
+}
+
+static void note_point(struct world *w, uint16_t what)
+{
+    if (w->points < ARRAY_LEN(w->point))
+        w->point[w->points] = what;
+    w->points++;
+}
+
+static void send_message(struct world *w, enum side side, const struct move_action *action)
+{
+    unsigned n;
+    struct buf bytes = { 0 };
+    struct item item = { 0 };
+
+    if (!world_link(w, side, action->conn, &n))
+        return;
+    if (action->message->type == MESSAGE_COMMIT)
+        CHECK(w, w->host[SIDE_SOURCE].disk.record == RECORD_HANDED,
+              "COMMIT without a durable record");
+    world_trace(w, "  %s sends %s", side == SIDE_SOURCE ? "source" : "target",
+                message_name(action->message->type));
+    message_encode(action->message, &bytes);
+    if (section_decode(bytes.data, &item.section, NULL) != 0)
+        world_broken(w, "a message that is no section");
+    item.body = malloc(item.section.length + 1);
+    memcpy(item.body, bytes.data + STREAM_SECTION_BYTES, item.section.length);
+    if (w->flip && item.section.length) {
+        item.body[world_random(w, item.section.length)] ^= (uint8_t)(1u << world_random(w, 8));
+        w->flip = false;
+        w->corrupted = true;
+    }
+    buf_free(&bytes);
+    world_send(w, n, side, item);
+    note_point(w, action->message->type);
+}
+
+static void send_sections(struct world *w, uint32_t conn, const uint16_t *types, unsigned count,
+                          uint64_t pages)
+{
+    unsigned n;
+    if (!world_link(w, SIDE_SOURCE, conn, &n))
+        return;
+    for (unsigned i = 0; i < count; i++)
+        world_send(w, n, SIDE_SOURCE,
+                   (struct item){ .section.type = types[i], .pages = pages / count });
+}
+
+static void do_connect(struct world *w, uint32_t conn)
+{
+    if (w->links == LINKS_MAX) {
+        fprintf(stderr, "sim: too many connections\n");
+        abort();
+    }
+    unsigned n = w->links++;
+    struct link *link = &w->link[n];
+    memset(link, 0, sizeof(*link));
+    link->open[SIDE_SOURCE] = true;
+    link->conn[SIDE_SOURCE] = conn;
+    link->life[SIDE_SOURCE] = w->host[SIDE_SOURCE].life;
+    if (w->now_ns < w->net_down_until_ns && world_random(w, 2))
+        return; /* no answer at all */
+    world_plan(w, P_CONNECT, SIDE_SOURCE, work_ns(w))->link = n;
+}
+
+static void send_round(struct world *w, const struct move_action *action)
+{
+    static const uint16_t types[] = { SECTION_PAGES, SECTION_PAGES };
+    uint64_t pages = w->left_pages & ~UINT64_C(1);
+    send_sections(w, action->conn, types, ARRAY_LEN(types), pages);
+    w->left_pages = action->round.last ? 0 : pages / (2 + world_random(w, 7));
+    CHECK(w, !action->round.last || !w->source_runs, "the last round while the guest runs");
+
+    struct source_event *event = &work(w, SIDE_SOURCE)->source;
+    event->kind = SOURCE_ROUND_SENT;
+    event->conn = action->conn;
+    event->round.pages = pages;
+    event->round.bytes = pages * 4096;
+    event->round.left_pages = w->left_pages;
+}
+
+static void send_state(struct world *w, const struct move_action *action)
+{
+    static const uint16_t types[] = { SECTION_VM, SECTION_VCPU, SECTION_SERIAL };
+    send_sections(w, action->conn, types, ARRAY_LEN(types), 0);
+    w->sent_version = w->version;
+    CHECK(w, !w->source_runs && w->source_has, "device state of a guest that is not paused");
+    struct source_event *event = &work(w, SIDE_SOURCE)->source;
+    event->kind = SOURCE_STATE_SENT;
+    event->conn = action->conn;
+    event->sections = ARRAY_LEN(types);
+}
+
+static void write_record(struct world *w, enum side side, enum move_record record)
+{
+    struct disk *disk = &w->host[side].disk;
+    CHECK(w, disk->writing == 0, "two record writes at once");
+    disk->writing = record;
+    if (record == RECORD_HANDED)
+        memcpy(disk->store, w->source.store, sizeof(disk->store));
+    note_point(w, 0);
+    (void)world_plan(w, P_DISK, side, CLOCK_MSEC + world_random(w, 8 * CLOCK_MSEC));
+}
+
+static void set_timer(struct world *w, enum side side, uint64_t at_ns)
+{
+    w->host[side].timer_ns = at_ns;
+    if (at_ns == CLOCK_NEVER)
+        return;
+    if (at_ns < w->now_ns)
+        w->host[side].timer_ns = at_ns = w->now_ns;
+    (void)world_plan(w, P_TIMER, side, at_ns - w->now_ns);
+}
+
+static void close_conn(struct world *w, enum side side, uint32_t conn)
+{
+    unsigned n;
+    if (world_link(w, side, conn, &n))
+        world_close(w, n, side);
+}
+
+static void resume_source(struct world *w)
+{
+    const struct disk *disk = &w->host[SIDE_SOURCE].disk;
+    CHECK(w, w->source_has, "the source resumes a guest it has not");
+    CHECK(w, !w->target_ran, "the source runs the guest after the target did");
+    CHECK(w, disk->record == RECORD_HERE && disk->writing != RECORD_HANDED,
+          "the source resumes while its record says handed");
+    CHECK(w, w->host[SIDE_TARGET].disk.record != RECORD_HERE || w->person,
+          "the source resumes while the target's record says that it owns the guest");
+    if (!w->source_runs)
+        w->version++;
+    w->source_runs = true;
+}
+
+static void release_source(struct world *w)
+{
+    CHECK(w, !w->source_runs, "the source releases a running guest");
+    CHECK(w, w->target_owned, "released, and the target does not own it");
+    w->source_has = false;
+}
+
+static void run_target(struct world *w)
+{
+    CHECK(w, w->host[SIDE_TARGET].disk.record == RECORD_HERE,
+          "the target runs without a durable record");
+    CHECK(w, w->target_has && w->loaded_version == w->version,
+          "the target runs a stale or no copy");
+    CHECK(w, w->commit_delivered, "the target runs without COMMIT");
+    CHECK(w, !w->target_ran, "the target runs twice");
+    w->target_runs = w->target_ran = true;
+    struct pending *p = world_plan(w, P_TARGET, SIDE_TARGET, work_ns(w));
+    static const struct message_activated activated = { .resume_ns = 5 };
+    p->target.kind = TARGET_RUNNING;
+    p->target.activated = &activated;
+}
+
+static void discard_target(struct world *w)
+{
+    CHECK(w, !w->target_ran || !w->target_has, "the target discards a guest that it ran");
+    w->target_has = false;
+}
+
+/* The process ends: the source must not need it any more. One that was not in this move is followed by
+ * another, as on any host that receives. */
+static void end_target(struct world *w)
+{
+    struct host *host = &w->host[SIDE_TARGET];
+    w->listening = false;
+    if (memcmp(w->target.hello.token, w->source.config.hello.token, MOVE_TOKEN_BYTES) == 0)
+        return;
+    for (unsigned n = 0; n < w->links; n++)
+        if (w->link[n].life[SIDE_TARGET] == host->life)
+            world_close(w, n, SIDE_TARGET);
+    host->alive = false;
+    host->life++;
+    (void)world_plan(w, P_RESTART, SIDE_TARGET, CLOCK_SECOND);
+}
+
+static const struct message_verdict verdict_ok = { .ok = 1 };
+static const struct message_verdict verdict_no = {
+    .reason_count = 1,
+    .reason = { { .code = REASON_MEMORY, .fact = "memory", .text = "too little" } }
+};
+static const struct err no = { .code = ENOMEM, .fault = ERR_HOST, .text = "no" };
+
+static void target_work(struct world *w, enum target_event_kind kind)
+{
+    struct target_event *event = &work(w, SIDE_TARGET)->target;
+    event->kind = kind;
+    if (kind == TARGET_CHECKED)
+        event->verdict = w->refuse ? &verdict_no : &verdict_ok;
+    else
+        event->why = w->refuse ? &no : NULL;
+    w->refuse = false;
+}
+
+static const char *state_name(enum side side, uint8_t state)
+{
+    return side == SIDE_SOURCE ? source_state_name(state) : target_state_name(state);
+}
+
+static void trace_action(struct world *w, enum side side, const struct move_action *action)
+{
+    const char *who = side == SIDE_SOURCE ? "source" : "target";
+    if (action->kind == ACTION_EMIT)
+        world_trace(w, "  %s: %s -> %s %s: %s", who, state_name(side, action->emit.from),
+                    state_name(side, action->emit.to),
+                    action->emit.reason ? move_reason_name(action->emit.reason) : "well",
+                    action->emit.text);
+    else if (action->kind != ACTION_SEND && action->kind != ACTION_SET_TIMER)
+        world_trace(w, "  %s asks %s", who, move_action_name(action->kind));
+}
+
+static void hear(struct world *w, enum side side, const struct move_action *action)
+{
+    enum move_reason reason = action->emit.reason;
+
+    CHECK(w, reason != REASON_BUG, "reason bug: %s", action->emit.text);
+    CHECK(w, reason != REASON_SPLIT, "reason split");
+    CHECK(w, reason != REASON_PROTOCOL || w->corrupted || w->strangers,
+          "honest engines disagree: %s", action->emit.text);
+    if (side == SIDE_SOURCE && action->emit.from != action->emit.to) {
+        if (action->emit.to == SOURCE_WITHDRAWING)
+            w->withdraw_ns = w->now_ns;
+        if (action->emit.to == SOURCE_FAILED)
+            w->failed_ns = w->now_ns;
+    }
+}
+
+static void act(struct world *w, enum side side, const struct move_action *action)
+{
+    static const uint16_t description[] = { SECTION_MACHINE, SECTION_CPUID };
+
+    trace_action(w, side, action);
+    switch (action->kind) {
+    case ACTION_SEND: send_message(w, side, action); break;
+    case ACTION_CLOSE: close_conn(w, side, action->conn); break;
+    case ACTION_WRITE_RECORD: write_record(w, side, action->record); break;
+    case ACTION_SET_TIMER: set_timer(w, side, action->at_ns); break;
+    case ACTION_EMIT: hear(w, side, action); break;
+    case ACTION_CONNECT: do_connect(w, action->conn); break;
+    case ACTION_SEND_DESCRIPTION: send_sections(w, action->conn, description, 2, 0); break;
+    case ACTION_SEND_ROUND: send_round(w, action); break;
+    case ACTION_PAUSE_GUEST:
+        w->source_runs = false;
+        work(w, SIDE_SOURCE)->source.kind = SOURCE_PAUSED;
+        break;
+    case ACTION_SEND_STATE: send_state(w, action); break;
+    case ACTION_RESUME_GUEST: resume_source(w); break;
+    case ACTION_RELEASE: release_source(w); break;
+    case ACTION_CHECK: target_work(w, TARGET_CHECKED); break;
+    case ACTION_RESERVE: target_work(w, TARGET_RESERVED_DONE); break;
+    case ACTION_LOAD:
+        w->target_has = true;
+        w->loaded_version = w->sent_version;
+        target_work(w, TARGET_LOADED);
+        break;
+    case ACTION_RUN_GUEST: run_target(w); break;
+    case ACTION_DISCARD: discard_target(w); break;
+    case ACTION_END:
+        if (w->target.state == TARGET_GONE)
+            end_target(w);
+        break;
+    case ACTION_KIND_MAX: world_broken(w, "no such action"); break;
+    }
+}
+
+static void carry_out(struct world *w, enum side side)
+{
+    /* Actions cause no event at once here, so the list stays as it is. */
+    for (unsigned i = 0; i < w->actions.count && !w->broken; i++)
+        act(w, side, &w->actions.action[i]);
+}
+
+void world_source(struct world *w, const struct source_event *event)
+{
+    struct err err = { 0 };
+    world_trace(w, "source <- %s%s%s", source_event_name(event->kind), event->message ? " " : "",
+                event->message ? message_name(event->message->type) : "");
+    int rc = source_step(&w->source, event, w->now_ns, &w->actions, &err);
+    if (rc)
+        world_trace(w, "  source refuses: %s", err.text);
+    CHECK(w, rc == 0 || err.code == -rc, "an error without its reason");
+    carry_out(w, SIDE_SOURCE);
+}
+
+void world_target(struct world *w, const struct target_event *event)
+{
+    struct err err = { 0 };
+    world_trace(w, "target <- %s%s%s", target_event_name(event->kind), event->message ? " " : "",
+                event->message ? message_name(event->message->type) : "");
+    int rc = target_step(&w->target, event, w->now_ns, &w->actions, &err);
+    if (rc)
+        world_trace(w, "  target refuses: %s", err.text);
+    CHECK(w, rc == 0 || err.code == -rc, "an error without its reason");
+    carry_out(w, SIDE_TARGET);
+}
+
+static void deliver_source(struct world *w, uint32_t conn, const struct message *message,
+                           const struct err *bad)
+{
+    struct source_event event = { .kind = SOURCE_MESSAGE, .conn = conn, .message = message };
+    if (bad)
+        event = (struct source_event){ .kind = SOURCE_BAD_BYTES, .conn = conn, .why = bad };
+    world_source(w, &event);
+}
+
+static void deliver_target(struct world *w, uint32_t conn, const struct item *item,
+                           const struct message *message, const struct err *bad)
+{
+    struct target_event event = { .kind = TARGET_MESSAGE, .conn = conn, .message = message };
+    if (bad) {
+        event = (struct target_event){ .kind = TARGET_BAD_BYTES, .conn = conn, .why = bad };
+    } else if (message) {
+        bool ours =
+            message->type == MESSAGE_RESOLVE &&
+            memcmp(message->resolve.token, w->source.config.hello.token, MOVE_TOKEN_BYTES) == 0;
+        event.token_recorded = ours && w->host[SIDE_TARGET].disk.record == RECORD_HERE;
+        w->commit_delivered |= message->type == MESSAGE_COMMIT && conn == w->target.conn;
+    } else {
+        event = (struct target_event){ .kind = TARGET_SECTION,
+                                       .conn = conn,
+                                       .section = item->section.type };
+    }
+    world_target(w, &event);
+    if (item->section.type == SECTION_PAGES && w->target.state == TARGET_RECEIVING &&
+        conn == w->target.conn)
+        world_target(w, &(struct target_event){
+                            .kind = TARGET_PAGES_OK, .conn = conn, .pages = item->pages });
+}
+
+void world_deliver(struct world *w, enum side side, unsigned n, struct item *item)
+{
+    struct link *link = &w->link[n];
+    struct message message, *decoded = NULL;
+    struct err err = { 0 }, *bad = NULL;
+
+    bool heard = link->open[side] || (link->sloppy[side] && world_random(w, 4) == 0);
+    if (!heard || link->life[side] != w->host[side].life ||
+        (side == SIDE_SOURCE && link->stranger))
+        return;
+    if (message_is(item->section.type)) {
+        int rc = section_check_body(&item->section, item->body, &err);
+        if (!rc)
+            rc = message_decode(&item->section, item->body, &message, &err);
+        CHECK(w, !rc || w->corrupted, "an engine sent what no engine reads: %s", err.text);
+        if (rc)
+            bad = &err;
+        else
+            decoded = &message;
+    }
+    if (side == SIDE_SOURCE)
+        deliver_source(w, link->conn[side], decoded, bad);
+    else
+        deliver_target(w, link->conn[side], item, decoded, bad);
+}
