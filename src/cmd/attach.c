@@ -190,8 +190,9 @@ int attach_run(struct attach *attach, enum attach_end *ret, struct err *err)
     struct termios before, raw;
     sigset_t set, old;
 
-    attach->state[0] = attach->reason[0] = '\0';
-    session.client_open = attach->client && client_subscribe(attach->client, on_event, attach, NULL) == 0;
+    if (attach->client && !attach->subscribed)
+        attach->subscribed = client_subscribe(attach->client, on_event, attach, NULL) == 0;
+    session.client_open = attach->subscribed;
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGTERM);

@@ -35,7 +35,7 @@ static int bill(struct cmd_args *args)
 const struct command cmd_bill = {
     .name = "bill",
     .summary = "show a saved bill: what a move cost",
-    .text = "Prints a bill that migrate, checkpoint or restore wrote with --bill or --json, for people. docs/bill.md explains every "
+    .text = "Prints a bill that migrate or checkpoint wrote with --bill or --json, for people. docs/bill.md explains every "
             "figure and what its clock covers.",
     .example = "  godwit migrate web1 10.0.0.2:7000 --bill web1.json && godwit bill web1.json\n",
     .arguments = (const struct cmd_option[]){

@@ -4,8 +4,8 @@
 
 const struct command *const cmd_table[] = {
     &cmd_run, &cmd_ps, &cmd_info, &cmd_console, &cmd_pause, &cmd_resume, &cmd_stop, &cmd_kill,
-    &cmd_migrate, &cmd_receive, &cmd_checkpoint, &cmd_restore, &cmd_bill, &cmd_dump, &cmd_check,
-    &cmd_completion,
+    &cmd_migrate, &cmd_receive, &cmd_checkpoint, &cmd_restore, &cmd_resolve, &cmd_bill,
+    &cmd_dump, &cmd_check, &cmd_completion,
     /* hidden */
     &cmd_man, &cmd_vmm,
     NULL,

@@ -462,6 +462,7 @@ static void take_order(struct migration *m)
         (void)enqueue(m, SOURCE_FORGET);
         break;
     case MOVE_ADOPT:
+    case MOVE_DISCARD:
     case MOVE_NO_ORDER:
         break;
     }

@@ -13,7 +13,7 @@
 #include "vm/machine.h"
 #include <jansson.h>
 
-enum move_order { MOVE_NO_ORDER, MOVE_CANCEL, MOVE_TAKE_BACK, MOVE_FORGET, MOVE_ADOPT, MOVE_END_NOW };
+enum move_order { MOVE_NO_ORDER, MOVE_CANCEL, MOVE_TAKE_BACK, MOVE_FORGET, MOVE_ADOPT, MOVE_DISCARD, MOVE_END_NOW };
 
 struct move_hooks {
     void *ctx;

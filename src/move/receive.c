@@ -32,6 +32,7 @@
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define LINGER_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
+#define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
 struct queued {
     struct target_event event;
@@ -443,6 +444,8 @@ static int wait_ms(const struct receiving *r, uint64_t now)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
     if (r->arrived)
         until = MIN(until, r->arrived_ns + ANSWER_LIMIT_NS);
+    else if (r->engine.state == TARGET_GONE)
+        until = MIN(until, now + CLOCK_SECOND);
     if (until == CLOCK_NEVER)
         return -1;
     return until <= now ? 0 : (int)MIN((until - now) / CLOCK_MSEC + 1, UINT64_C(60000));
@@ -458,6 +461,7 @@ static int take_order(struct receiving *r)
         (void)enqueue(r, TARGET_ADOPT, 0);
         return 0;
     case MOVE_CANCEL:
+    case MOVE_DISCARD:
         if (r->engine.state != TARGET_LISTENING)
             (void)enqueue(r, TARGET_CANCEL, 0);
         return 0;
@@ -512,6 +516,7 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
     target_init(&r->engine, &config);
     r->timer_ns = CLOCK_NEVER;
     bool told = false;
+    uint64_t gone_ns = 0;
 
     for (;;) {
         int rc = run_once(r);
@@ -528,7 +533,11 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
         if (r->engine.state == TARGET_ACTIVE &&
             (r->engine.ended || clock_now_ns() - r->arrived_ns > ANSWER_LIMIT_NS))
             return 0;
-        if (r->engine.state == TARGET_GONE) {
+        /* A source that may be uncertain about us is given a while to ask before there is nobody to answer. */
+        if (r->engine.state == TARGET_GONE && !gone_ns)
+            gone_ns = clock_now_ns();
+        bool asked = r->engine.ended || !r->engine.prepared || clock_now_ns() - gone_ns > GONE_LIMIT_NS;
+        if (r->engine.state == TARGET_GONE && asked) {
             *err = r->engine.err;
             return err->code ? -err->code : err_set(err, ERR_PEER, ECANCELED, "%s", r->last_failure);
         }
@@ -536,7 +545,7 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
 }
 
 int receive_run(const struct move_env *env, const struct arrival_host *host, int listen_fd,
-                const uint8_t store[MOVE_STORE_BYTES], bool once, struct err *err)
+                const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled, struct err *err)
 {
     struct receiving *r = calloc(1, sizeof(*r));
     if (!r)
@@ -547,6 +556,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
     int rc;
     do {
         rc = serve_one(r, store, err);
+        *ret_settled = r->engine.ended;
         if (rc) {
             log_event(LOG_WARN, "move.failed", "%s", err->text);
             discard(r);

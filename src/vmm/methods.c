@@ -161,6 +161,28 @@ static void vm_migrate_cancel(void *ctx, struct rpc_call *call, const json_t *pa
         rpc_reply(call, NULL);
 }
 
+static void vm_resolve(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    static const struct {
+        const char *decision;
+        enum move_order order;
+    } table[] = { { "take-back", MOVE_TAKE_BACK }, { "forget", MOVE_FORGET }, { "adopt", MOVE_ADOPT }, { "discard", MOVE_DISCARD } };
+    const char *decision;
+    struct err err;
+    if (rpc_unpack(call, params, "{s:s}", "decision", &decision))
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (strcmp(table[i].decision, decision) != 0)
+            continue;
+        if (mover_order(ctx, table[i].order, &err))
+            rpc_fail(call, &err);
+        else
+            rpc_reply(call, NULL);
+        return;
+    }
+    fail(call, EINVAL, "decision: want take-back, forget, adopt or discard");
+}
+
 static void vm_migrate_status(void *ctx, struct rpc_call *call, const json_t *params)
 {
     struct monitor *monitor = ctx;
@@ -194,6 +216,7 @@ const struct rpc_method monitor_methods[] = {
     { "vm.migrate", vm_migrate },
     { "vm.migrate_status", vm_migrate_status },
     { "vm.migrate_cancel", vm_migrate_cancel },
+    { "vm.resolve", vm_resolve },
     { "vm.checkpoint", vm_checkpoint },
     { "vm.bill", vm_bill },
 };

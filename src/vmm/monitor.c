@@ -169,8 +169,6 @@ static int open_sockets(struct monitor *monitor, struct err *err)
         rc = console_new(&monitor->loop, console, -1, console_typed, monitor, &monitor->console, err);
     if (!rc && monitor->options->console_fd >= 0)
         rc = console_attach(monitor->console, monitor->options->console_fd, err);
-    if (!rc && monitor->options->console_fd >= 0)
-        rc = console_attach(monitor->console, monitor->options->console_fd, err);
     return rc;
 }
 

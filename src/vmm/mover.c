@@ -42,6 +42,7 @@ struct mover {
     struct err err;
     struct bill bill;
     enum migrate_outcome outcome;
+    bool settled; /* MOVER_RECEIVE: the source knows that the guest is here */
 };
 
 /* ------------------------------------------------------------------------------- on the mover's thread */
@@ -231,7 +232,7 @@ static void run(struct mover *mover)
         mover->rc = records_store(mover->monitor->options->base, store, &mover->err);
         if (!mover->rc)
             mover->rc = receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
-                                    mover->monitor->options->once, &mover->err);
+                                    mover->monitor->options->once, &mover->settled, &mover->err);
         break;
     }
     case MOVER_RESTORE:
@@ -311,7 +312,7 @@ static void arrived(struct monitor *monitor, struct mover *mover)
             log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
         came_to_rest(monitor);
     } else {
-        monitor->keep_record = false; /* its source knows */
+        monitor->keep_record = !mover->settled;
     }
 }
 

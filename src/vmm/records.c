@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #define STORE_FILE ".store"
+#define PAST_MAX 64 /* moves of one guest through this host that may still be asked about */
 
 static void to_hex(const uint8_t *bytes, size_t count, char *ret)
 {
@@ -62,53 +63,99 @@ int records_store(const char *base, uint8_t ret[MOVE_STORE_BYTES], struct err *e
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot read %s", path) : 0;
 }
 
-int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token, const uint8_t *store,
-                  const char *peer, struct err *err)
-{
-    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1];
-    if (token)
-        to_hex(token, MOVE_TOKEN_BYTES, token_hex);
-    if (store)
-        to_hex(store, MOVE_STORE_BYTES, store_hex);
-    json_t *json = json_pack("{s:s, s:s?, s:s?, s:s?, s:I}", "owner", record == RECORD_HERE ? "here" : "handed-over",
-                             "token", token ? token_hex : NULL, "store", store ? store_hex : NULL, "peer", peer,
-                             "wall_ns", (json_int_t)clock_wall_ns());
-    if (!json)
-        return err_errno(err, ERR_HOST, ENOMEM, "cannot write the owner record");
-    int rc = rundir_owner_write(dir, json, err);
-    json_decref(json);
-    return rc;
-}
-
-/* Whether the record of one VM is "here, by this token". */
-static bool owns(const char *base, const char *name, const uint8_t token[MOVE_TOKEN_BYTES])
+/* The record of one VM as it stands; *ret is NULL when there is none. Any other failure is one: a record that
+ * cannot be read must not count as absent. */
+static int read_record(const char *base, const char *name, json_t **ret, struct err *err)
 {
     char path[PATH_MAX];
     CLEANUP_FREE char *text = NULL;
     size_t len;
-    uint8_t of[MOVE_TOKEN_BYTES];
     (void)snprintf(path, sizeof(path), "%s/%s/owner.json", base, name);
-    if (fd_read_file(path, 1 << 16, &text, &len))
-        return false;
-    json_t *json = json_loadb(text, len, 0, NULL);
-    const char *owner = json_string_value(json_object_get(json, "owner"));
-    const char *hex = json_string_value(json_object_get(json, "token"));
-    bool mine = owner && hex && strcmp(owner, "here") == 0 && strlen(hex) == 2 * sizeof(of) &&
-                !from_hex(hex, of, sizeof(of)) && memcmp(of, token, sizeof(of)) == 0;
+    *ret = NULL;
+    int rc = fd_read_file(path, 1 << 16, &text, &len);
+    if (rc == -ENOENT)
+        return 0;
+    if (!rc)
+        *ret = json_loadb(text, len, 0, NULL);
+    if (!rc && !json_is_object(*ret)) {
+        json_decref(*ret);
+        *ret = NULL;
+        rc = -EBADMSG;
+    }
+    return rc ? err_errno(err, ERR_HOST, -rc, "cannot read %s", path) : 0;
+}
+
+/* The tokens by which this host came to own the guest, oldest first: a source that lost the answer may ask
+ * for one after the guest has moved on from here. */
+static json_t *past_tokens(const json_t *old, const char *now)
+{
+    json_t *past = json_array();
+    const char *owner = json_string_value(json_object_get(old, "owner"));
+    const json_t *before = json_object_get(old, "past"), *last = json_object_get(old, "token");
+    for (size_t i = 0; i < json_array_size(before); i++)
+        (void)json_array_append(past, json_array_get(before, i));
+    const char *token = json_string_value(last);
+    if (owner && token && strcmp(owner, "here") == 0 && (!now || strcmp(token, now) != 0))
+        (void)json_array_append_new(past, json_string(token));
+    while (json_array_size(past) > PAST_MAX)
+        (void)json_array_remove(past, 0);
+    return past;
+}
+
+int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token, const uint8_t *store,
+                  const char *peer, struct err *err)
+{
+    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1];
+    json_t *old;
+    if (token)
+        to_hex(token, MOVE_TOKEN_BYTES, token_hex);
+    if (store)
+        to_hex(store, MOVE_STORE_BYTES, store_hex);
+    int rc = read_record(dir->base, dir->name, &old, err);
+    if (rc)
+        return rc;
+    json_t *json = json_pack("{s:s, s:s?, s:s?, s:s?, s:o, s:I}", "owner", record == RECORD_HERE ? "here" : "handed-over",
+                             "token", token ? token_hex : NULL, "store", store ? store_hex : NULL, "peer", peer, "past",
+                             past_tokens(old, token ? token_hex : NULL), "wall_ns", (json_int_t)clock_wall_ns());
+    json_decref(old);
+    if (!json)
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot write the owner record");
+    rc = rundir_owner_write(dir, json, err);
     json_decref(json);
-    return mine;
+    return rc;
+}
+
+static bool is_token(const json_t *json, const char *hex)
+{
+    const char *text = json_string_value(json);
+    return text && strcmp(text, hex) == 0;
+}
+
+/* Whether a record says that the guest came to be here by that token, now or before it moved on. */
+static bool names(const json_t *record, const char *hex)
+{
+    const char *owner = json_string_value(json_object_get(record, "owner"));
+    const json_t *past = json_object_get(record, "past");
+    bool found = owner && strcmp(owner, "here") == 0 && is_token(json_object_get(record, "token"), hex);
+    for (size_t i = 0; i < json_array_size(past); i++)
+        found = found || is_token(json_array_get(past, i), hex);
+    return found;
 }
 
 int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret, struct err *err)
 {
     CLEANUP_FREE struct rundir_entry *entry = NULL;
-    size_t count;
+    char hex[2 * MOVE_TOKEN_BYTES + 1];
+    size_t count = 0;
     int rc = rundir_list(base, &entry, &count, err);
-    if (rc)
-        return rc;
+    to_hex(token, MOVE_TOKEN_BYTES, hex);
     *ret = KNOWS_NOTHING;
-    for (size_t i = 0; i < count; i++)
-        if (owns(base, entry[i].name, token))
+    for (size_t i = 0; i < count && !rc; i++) {
+        json_t *record;
+        rc = read_record(base, entry[i].name, &record, err);
+        if (!rc && names(record, hex))
             *ret = entry[i].alive ? KNOWS_COMMITTED : KNOWS_DIED;
-    return 0;
+        json_decref(record);
+    }
+    return rc;
 }

@@ -339,7 +339,8 @@ static void *target_thread(void *arg)
 {
     struct target_run *run = arg;
     static const uint8_t store[MOVE_STORE_BYTES] = { 7 };
-    run->rc = receive_run(&run->end->env, &run->end->host, run->listen_fd, store, true, &run->err);
+    bool settled;
+    run->rc = receive_run(&run->end->env, &run->end->host, run->listen_fd, store, true, &settled, &run->err);
     return NULL;
 }
 
