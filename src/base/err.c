@@ -56,8 +56,8 @@ int err_wrap(struct err *err, int rc, const char *fmt, ...)
 const char *err_fault_name(enum err_fault fault)
 {
     static const char *const names[] = {
-        [ERR_NONE] = "none", [ERR_CALLER] = "caller", [ERR_HOST] = "host",
-        [ERR_GUEST] = "guest", [ERR_PEER] = "peer", [ERR_BUG] = "bug",
+        [ERR_NONE] = "none",   [ERR_CALLER] = "caller", [ERR_HOST] = "host",
+        [ERR_GUEST] = "guest", [ERR_PEER] = "peer",     [ERR_BUG] = "bug",
     };
     static_assert(ARRAY_LEN(names) == ERR_FAULT_MAX, "one name per fault");
     return (unsigned)fault < ERR_FAULT_MAX ? names[fault] : "unknown";

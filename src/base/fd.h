@@ -14,7 +14,12 @@ static inline void fd_close(int *fd)
     *fd = -1;
 }
 #define CLEANUP_FD CLEANUP(fd_close)
-#define TAKE_FD(fd) ({ int taken_ = (fd); (fd) = -1; taken_; })
+#define TAKE_FD(fd)        \
+    ({                     \
+        int taken_ = (fd); \
+        (fd) = -1;         \
+        taken_;            \
+    })
 
 /* Read or write exactly `len` bytes of a blocking descriptor; interrupted calls are continued.
  * -ENODATA: end of file came first. */

@@ -54,7 +54,8 @@ bool log_rate_pass(struct log_rate *rate, uint32_t *ret_dropped)
     uint64_t start = atomic_load(&rate->window_ns);
 
     *ret_dropped = 0;
-    if (now - start >= CLOCK_SECOND && atomic_compare_exchange_strong(&rate->window_ns, &start, now)) {
+    if (now - start >= CLOCK_SECOND &&
+        atomic_compare_exchange_strong(&rate->window_ns, &start, now)) {
         atomic_store(&rate->in_window, 0);
         *ret_dropped = atomic_exchange(&rate->dropped, 0);
     }

@@ -26,13 +26,13 @@ struct log_rate {
 };
 bool log_rate_pass(struct log_rate *rate, uint32_t *ret_dropped);
 
-#define LOG_RATED(level, event, fmt, ...)                                                        \
-    do {                                                                                           \
-        static struct log_rate rate_;                                                              \
-        uint32_t dropped_;                                                                         \
-        if (log_rate_pass(&rate_, &dropped_)) {                                                    \
-            if (dropped_)                                                                          \
-                log_event(level, event, "(%u such lines dropped)", dropped_);                      \
-            log_event(level, event, fmt, ##__VA_ARGS__);                                           \
-        }                                                                                          \
+#define LOG_RATED(level, event, fmt, ...)                                     \
+    do {                                                                      \
+        static struct log_rate rate_;                                         \
+        uint32_t dropped_;                                                    \
+        if (log_rate_pass(&rate_, &dropped_)) {                               \
+            if (dropped_)                                                     \
+                log_event(level, event, "(%u such lines dropped)", dropped_); \
+            log_event(level, event, fmt, ##__VA_ARGS__);                      \
+        }                                                                     \
     } while (0)

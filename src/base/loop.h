@@ -33,7 +33,8 @@ int loop_init(struct loop *loop) MUST_CHECK;
 void loop_fini(struct loop *loop);
 
 /* Watches `fd` for `events` (EPOLLIN, EPOLLOUT; level-triggered unless EPOLLET is given). */
-int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events, loop_fn *fn) MUST_CHECK;
+int loop_add(struct loop *loop, struct loop_source *source, int fd, uint32_t events,
+             loop_fn *fn) MUST_CHECK;
 int loop_change(struct loop_source *source, uint32_t events) MUST_CHECK;
 
 /* Stops watching; does not close. Harmless on a source that was never added. */

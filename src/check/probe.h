@@ -13,7 +13,7 @@
 enum probe_verdict {
     PROBE_YES = 1, /* there, and as relied on */
     PROBE_NO,      /* the machine does not have it */
-    PROBE_WRONG,   /* it has it, and it behaves in another way than godwit counts on; or the probe died */
+    PROBE_WRONG, /* it has it, and it behaves in another way than godwit counts on; or the probe died */
     PROBE_VERDICT_MAX
 };
 

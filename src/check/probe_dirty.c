@@ -19,7 +19,8 @@
 #define COUNT 80
 
 /* Writes rcx words, rdx bytes apart, from rsi on. */
-GUEST_CODE(write_pages, "1: movq %rcx, (%rsi)\n addq %rdx, %rsi\n decq %rcx\n jnz 1b\n" GUEST_DONE "hlt");
+GUEST_CODE(write_pages,
+           "1: movq %rcx, (%rsi)\n addq %rdx, %rsi\n decq %rcx\n jnz 1b\n" GUEST_DONE "hlt");
 
 static int fetch(struct probe_vm *vm, uint64_t bits[WORDS])
 {
@@ -29,14 +30,17 @@ static int fetch(struct probe_vm *vm, uint64_t bits[WORDS])
 
 static int clear(struct probe_vm *vm, uint64_t first, uint32_t pages, uint64_t *bits)
 {
-    struct kvm_clear_dirty_log log = { .first_page = first, .num_pages = pages, .dirty_bitmap = bits };
+    struct kvm_clear_dirty_log log = { .first_page = first,
+                                       .num_pages = pages,
+                                       .dirty_bitmap = bits };
     return ioctl(vm->vm, KVM_CLEAR_DIRTY_LOG, &log);
 }
 
 static int guest_writes(struct probe_vm *vm)
 {
     uint32_t ignored;
-    int rc = probe_vm_start(vm, write_pages, write_pages_end, FIRST * PAGE_BYTES, COUNT, STRIDE * PAGE_BYTES);
+    int rc = probe_vm_start(vm, write_pages, write_pages_end, FIRST * PAGE_BYTES, COUNT,
+                            STRIDE * PAGE_BYTES);
     return rc ? rc : probe_vm_finish(vm, &ignored);
 }
 
@@ -78,7 +82,8 @@ static const char *broken_rule(struct probe_vm *vm)
     if (fetch(vm, bits) < 0 || !names_what_was_written(bits, 0))
         return "fetching the log changes it";
     uint64_t chunk = FIRST / 64 * 64;
-    if (clear(vm, chunk, 64, bits + chunk / 64) < 0 || fetch(vm, bits) < 0 || !names_what_was_written(bits, chunk + 64))
+    if (clear(vm, chunk, 64, bits + chunk / 64) < 0 || fetch(vm, bits) < 0 ||
+        !names_what_was_written(bits, chunk + 64))
         return "clearing a chunk of the log clears more or less than that chunk";
     if (guest_writes(vm) || fetch(vm, bits) < 0 || !names_what_was_written(bits, 0))
         return "a page written after its clearing is not logged again";
@@ -93,7 +98,8 @@ void probe_dirty_log(struct probe_result *ret)
         return;
     }
     struct kvm_enable_cap manual = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-                                     .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET } };
+                                     .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+                                               KVM_DIRTY_LOG_INITIALLY_SET } };
     if (ioctl(vm.vm, KVM_ENABLE_CAP, &manual) < 0) {
         probe_no(ret, "no manual clearing with all pages set at first: %s", strerror(errno));
         return;
@@ -117,9 +123,10 @@ void probe_dirty_log(struct probe_result *ret)
     memset(vm.ram + PROBE_DATA_GPA, 1, 16 * PAGE_BYTES);
     /* Logged or not, godwit is right: it marks its own writes. It is worth knowing. */
     bool logged = fetch(&vm, bits) == 0 && !is_empty(bits);
-    probe_yes(ret, json_pack("{s:b}", "monitor_writes_logged", logged),
-              "every page at first, then just those written since they were cleared; the monitor's own writes are %s",
-              logged ? "logged too" : "not in it");
+    probe_yes(
+        ret, json_pack("{s:b}", "monitor_writes_logged", logged),
+        "every page at first, then just those written since they were cleared; the monitor's own writes are %s",
+        logged ? "logged too" : "not in it");
 }
 
 void probe_dirty_ring(struct probe_result *ret)
@@ -134,10 +141,13 @@ void probe_dirty_ring(struct probe_result *ret)
         probe_no(ret, "this KVM has no dirty ring");
         return;
     }
-    struct kvm_enable_cap ring = { .cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL, .args = { (uint64_t)bytes } };
+    struct kvm_enable_cap ring = { .cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL,
+                                   .args = { (uint64_t)bytes } };
     if (ioctl(vm.vm, KVM_ENABLE_CAP, &ring) < 0)
         probe_no(ret, "the dirty ring cannot be switched on: %s", strerror(errno));
     else
-        probe_yes(ret, json_pack("{s:I}", "entries", (json_int_t)((size_t)bytes / sizeof(struct kvm_dirty_gfn))),
+        probe_yes(ret,
+                  json_pack("{s:I}", "entries",
+                            (json_int_t)((size_t)bytes / sizeof(struct kvm_dirty_gfn))),
                   "up to %zu entries a vCPU", (size_t)bytes / sizeof(struct kvm_dirty_gfn));
 }

@@ -36,7 +36,8 @@ GUEST_CODE(on_interrupt, "movl $0x25, %eax\n" GUEST_DONE "iretq");
 #define ROUNDS UINT64_C(20000)
 
 /* Runs both little programs in `ring`. On failure says which. */
-static int run_both(struct probe_vm *vm, unsigned ring, uint64_t *ret_insn_per_s, const char **ret_where)
+static int run_both(struct probe_vm *vm, unsigned ring, uint64_t *ret_insn_per_s,
+                    const char **ret_where)
 {
     uint32_t got = 0;
     *ret_where = "setting up";
@@ -73,8 +74,11 @@ void probe_stock_guests(struct probe_result *ret)
     if (!rc)
         probe_yes(ret, json_true(), "ring 0 of a guest runs on the CPU itself, SSE included");
     else if (speed && rc == -EPROTO)
-        probe_no(ret, "ring 0 of a guest is emulated here, at %.1f million instructions a second, and stops at SSE "
-                      "(%s): no stock kernel boots", (double)speed / 1e6, vm.why);
+        probe_no(
+            ret,
+            "ring 0 of a guest is emulated here, at %.1f million instructions a second, and stops at SSE "
+            "(%s): no stock kernel boots",
+            (double)speed / 1e6, vm.why);
     else
         probe_no(ret, "a guest's ring 0 stopped while %s: %s", where, vm.why);
     if (rc)
@@ -103,7 +107,8 @@ static void do_nothing(int number)
 void probe_vcpu_kick(struct probe_result *ret)
 {
     struct probe_vm vm;
-    if (probe_vm_open(&vm) || probe_vm_vcpu(&vm, 3) || probe_vm_start(&vm, spin, spin_end, 0, 0, 0)) {
+    if (probe_vm_open(&vm) || probe_vm_vcpu(&vm, 3) ||
+        probe_vm_start(&vm, spin, spin_end, 0, 0, 0)) {
         probe_no(ret, "%s", vm.why);
         return;
     }
@@ -112,7 +117,8 @@ void probe_vcpu_kick(struct probe_result *ret)
     vm.run->immediate_exit = 0;
     /* A guest that never leaves by itself, and a signal that comes again in case one is early. */
     struct sigaction action = { .sa_handler = do_nothing };
-    struct itimerval soon = { .it_interval = { .tv_usec = 10000 }, .it_value = { .tv_usec = 10000 } };
+    struct itimerval soon = { .it_interval = { .tv_usec = 10000 },
+                              .it_value = { .tv_usec = 10000 } };
     (void)sigaction(SIGALRM, &action, NULL);
     (void)setitimer(ITIMER_REAL, &soon, NULL);
     int during = probe_vm_run(&vm);
@@ -121,17 +127,20 @@ void probe_vcpu_kick(struct probe_result *ret)
     if (before != -EINTR)
         probe_wrong(ret, "immediate_exit does not keep a vCPU from running");
     else if (during != -EINTR)
-        probe_wrong(ret, "a signal does not take a running vCPU out of the guest (KVM exit %d)", during);
+        probe_wrong(ret, "a signal does not take a running vCPU out of the guest (KVM exit %d)",
+                    during);
     else if (regs.rax == 0)
         probe_wrong(ret, "the vCPU came back without having run");
     else
-        probe_yes(ret, NULL, "a signal takes a running vCPU out of the guest, immediate_exit keeps it out");
+        probe_yes(ret, NULL,
+                  "a signal takes a running vCPU out of the guest, immediate_exit keeps it out");
 }
 
 static bool same_events(const struct kvm_vcpu_events *a, const struct kvm_vcpu_events *b)
 {
-    return a->exception.injected == b->exception.injected && a->interrupt.injected == b->interrupt.injected &&
-           a->nmi.pending == b->nmi.pending && a->nmi.masked == b->nmi.masked;
+    return a->exception.injected == b->exception.injected &&
+           a->interrupt.injected == b->interrupt.injected && a->nmi.pending == b->nmi.pending &&
+           a->nmi.masked == b->nmi.masked;
 }
 
 /* Every kind of state is read, pushed back and read again unchanged. */
@@ -150,7 +159,8 @@ void probe_vcpu_state(struct probe_result *ret)
         return;
     }
     int bytes = ioctl(vm.vm, KVM_CHECK_EXTENSION, (unsigned long)KVM_CAP_XSAVE2);
-    size_t xsave_bytes = bytes > (int)sizeof(struct kvm_xsave) ? (size_t)bytes : sizeof(struct kvm_xsave);
+    size_t xsave_bytes =
+        bytes > (int)sizeof(struct kvm_xsave) ? (size_t)bytes : sizeof(struct kvm_xsave);
     struct kvm_xsave *xsave = calloc(1, xsave_bytes), *xsave_again = calloc(1, xsave_bytes);
     struct kvm_regs regs, regs_again;
     struct kvm_sregs2 sregs, sregs_again;
@@ -176,7 +186,8 @@ void probe_vcpu_state(struct probe_result *ret)
     };
     for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
         if (!xsave || !xsave_again || ioctl(vm.vcpu, kinds[i].get, kinds[i].state) < 0 ||
-            ioctl(vm.vcpu, kinds[i].set, kinds[i].state) < 0 || ioctl(vm.vcpu, kinds[i].get, kinds[i].again) < 0) {
+            ioctl(vm.vcpu, kinds[i].set, kinds[i].state) < 0 ||
+            ioctl(vm.vcpu, kinds[i].get, kinds[i].again) < 0) {
             probe_wrong(ret, "cannot read and set the %s: %s", kinds[i].name, strerror(errno));
             return;
         }
@@ -205,7 +216,10 @@ void probe_eventfds(struct probe_result *ret)
     }
     probe_vm_handler(&vm, on_interrupt, on_interrupt_end);
     int kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), irq = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    struct kvm_ioeventfd io = { .datamatch = 7, .addr = PROBE_MMIO_GPA, .len = 4, .fd = kick,
+    struct kvm_ioeventfd io = { .datamatch = 7,
+                                .addr = PROBE_MMIO_GPA,
+                                .len = 4,
+                                .fd = kick,
                                 .flags = KVM_IOEVENTFD_FLAG_DATAMATCH };
     struct kvm_irqfd line = { .fd = (uint32_t)irq, .gsi = PROBE_VECTOR - 0x20 };
     if (ioctl(vm.vm, KVM_IOEVENTFD, &io) < 0 || ioctl(vm.vm, KVM_IRQFD, &line) < 0) {
@@ -215,17 +229,21 @@ void probe_eventfds(struct probe_result *ret)
     int reason = probe_vm_run(&vm);
     eventfd_t count = 0;
     if (eventfd_read(kick, &count) < 0 || count != 1) {
-        probe_wrong(ret, "a write to a device register did not reach its eventfd (KVM exit %d)", reason);
+        probe_wrong(ret, "a write to a device register did not reach its eventfd (KVM exit %d)",
+                    reason);
         return;
     }
-    if (reason != KVM_EXIT_MMIO || vm.run->mmio.phys_addr != PROBE_MMIO_GPA || !vm.run->mmio.is_write ||
-        vm.run->mmio.data[0] != 8) {
-        probe_wrong(ret, "a write that matches no eventfd did not come out as an access (KVM exit %d)", reason);
+    if (reason != KVM_EXIT_MMIO || vm.run->mmio.phys_addr != PROBE_MMIO_GPA ||
+        !vm.run->mmio.is_write || vm.run->mmio.data[0] != 8) {
+        probe_wrong(ret,
+                    "a write that matches no eventfd did not come out as an access (KVM exit %d)",
+                    reason);
         return;
     }
     uint32_t got = 0;
     if (eventfd_write(irq, 1) < 0 || probe_vm_finish(&vm, &got) || got != PROBE_VECTOR)
         probe_wrong(ret, "an interrupt raised by an eventfd did not arrive: %s", vm.why);
     else
-        probe_yes(ret, NULL, "a register write reached an eventfd, an eventfd's interrupt reached the guest");
+        probe_yes(ret, NULL,
+                  "a register write reached an eventfd, an eventfd's interrupt reached the guest");
 }

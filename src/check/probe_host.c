@@ -47,7 +47,8 @@ void probe_cpu(struct probe_result *ret)
 {
     uint32_t brand[12] = { 0 };
     for (unsigned i = 0; i < 3; i++)
-        if (!__get_cpuid(0x80000002 + i, &brand[4 * i], &brand[4 * i + 1], &brand[4 * i + 2], &brand[4 * i + 3])) {
+        if (!__get_cpuid(0x80000002 + i, &brand[4 * i], &brand[4 * i + 1], &brand[4 * i + 2],
+                         &brand[4 * i + 3])) {
             probe_yes(ret, NULL, "a CPU without a name");
             return;
         }
@@ -55,7 +56,8 @@ void probe_cpu(struct probe_result *ret)
     memcpy(name, brand, sizeof(brand));
     const char *first = name + strspn(name, " ");
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    probe_yes(ret, json_pack("{s:s,s:I}", "model", first, "online", (json_int_t)cpus), "%s, %ld online", first, cpus);
+    probe_yes(ret, json_pack("{s:s,s:I}", "model", first, "online", (json_int_t)cpus),
+              "%s, %ld online", first, cpus);
 }
 
 void probe_hypervisor(struct probe_result *ret)
@@ -67,7 +69,8 @@ void probe_hypervisor(struct probe_result *ret)
     }
     __cpuid(0x40000000, a, vendor[0], vendor[1], vendor[2]);
     const char *name = (const char *)vendor;
-    probe_yes(ret, json_string(name), "nested: CPUID shows a hypervisor below this machine (%s)", name);
+    probe_yes(ret, json_string(name), "nested: CPUID shows a hypervisor below this machine (%s)",
+              name);
 }
 
 void probe_memory(struct probe_result *ret)
@@ -81,8 +84,9 @@ void probe_memory(struct probe_result *ret)
         available = left ? strtoull(left + 13, NULL, 10) : 0;
         free(text);
     }
-    probe_yes(ret, json_pack("{s:I,s:I}", "total_bytes", (json_int_t)total * 1024, "available_bytes",
-                             (json_int_t)available * 1024),
+    probe_yes(ret,
+              json_pack("{s:I,s:I}", "total_bytes", (json_int_t)total * 1024, "available_bytes",
+                        (json_int_t)available * 1024),
               "%llu MiB, %llu MiB of it available", total / 1024, available / 1024);
 }
 
@@ -116,12 +120,16 @@ void probe_tsc(struct probe_result *ret)
     char source[32];
     bool invariant = __get_cpuid(0x80000007, &a, &b, &c, &d) && (d >> 8 & 1);
     uint64_t khz = measure_tsc_khz();
-    read_line("/sys/devices/system/clocksource/clocksource0/current_clocksource", source, sizeof(source));
-    json_t *value = json_pack("{s:b,s:I,s:s}", "invariant", invariant, "khz", (json_int_t)khz, "clocksource", source);
+    read_line("/sys/devices/system/clocksource/clocksource0/current_clocksource", source,
+              sizeof(source));
+    json_t *value = json_pack("{s:b,s:I,s:s}", "invariant", invariant, "khz", (json_int_t)khz,
+                              "clocksource", source);
     if (invariant)
-        probe_yes(ret, value, "invariant, about %llu kHz; this kernel keeps time by %s", (unsigned long long)khz, source);
+        probe_yes(ret, value, "invariant, about %llu kHz; this kernel keeps time by %s",
+                  (unsigned long long)khz, source);
     else
-        probe_no(ret, "not invariant (about %llu kHz); this kernel keeps time by %s", (unsigned long long)khz, source);
+        probe_no(ret, "not invariant (about %llu kHz); this kernel keeps time by %s",
+                 (unsigned long long)khz, source);
     if (!invariant)
         ret->value = value;
 }
@@ -133,7 +141,8 @@ void probe_io_uring(struct probe_result *ret)
     if (rc < 0) {
         char disabled[16];
         read_line("/proc/sys/kernel/io_uring_disabled", disabled, sizeof(disabled));
-        probe_no(ret, "io_uring_setup: %s%s%s", strerror(-rc), disabled[0] ? ", kernel.io_uring_disabled = " : "", disabled);
+        probe_no(ret, "io_uring_setup: %s%s%s", strerror(-rc),
+                 disabled[0] ? ", kernel.io_uring_disabled = " : "", disabled);
         return;
     }
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring);
@@ -162,16 +171,20 @@ void probe_tap(struct probe_result *ret)
         return;
     }
     if (unshare(CLONE_NEWNET) < 0) {
-        probe_yes(ret, NULL, "/dev/net/tun opens; creating a tap was not tried: %s", strerror(errno));
+        probe_yes(ret, NULL, "/dev/net/tun opens; creating a tap was not tried: %s",
+                  strerror(errno));
         return;
     }
-    struct ifreq request = { .ifr_name = "probe0", .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+    struct ifreq request = { .ifr_name = "probe0",
+                             .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
     int header_bytes = 12;
     unsigned offload = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
     if (ioctl(fd, TUNSETIFF, &request) < 0)
         probe_no(ret, "cannot create a tap: %s", strerror(errno));
     else if (ioctl(fd, TUNSETVNETHDRSZ, &header_bytes) < 0 || ioctl(fd, TUNSETOFFLOAD, offload) < 0)
-        probe_wrong(ret, "a tap refuses the 12-byte header or checksum and segmentation offload: %s", strerror(errno));
+        probe_wrong(ret,
+                    "a tap refuses the 12-byte header or checksum and segmentation offload: %s",
+                    strerror(errno));
     else
         probe_yes(ret, NULL, "a tap with checksum and segmentation offload");
 }

@@ -78,7 +78,8 @@ static const struct capability extras[] = {
 };
 
 /* Asks a VM, since some answers differ from those of /dev/kvm itself. Fills `missing` with names. */
-static json_t *ask(const struct capability *list, size_t count, char *missing, size_t size, struct probe_result *ret)
+static json_t *ask(const struct capability *list, size_t count, char *missing, size_t size,
+                   struct probe_result *ret)
 {
     struct probe_vm vm;
     if (probe_vm_open(&vm)) {
@@ -91,9 +92,11 @@ static json_t *ask(const struct capability *list, size_t count, char *missing, s
     for (size_t i = 0; i < count; i++) {
         int answer = ioctl(vm.vm, KVM_CHECK_EXTENSION, (unsigned long)list[i].number);
         bool there = answer > 0 && (answer & list[i].bits) == list[i].bits;
-        (void)json_object_set_new(value, list[i].name, list[i].bits ? json_boolean(there) : json_integer(answer));
+        (void)json_object_set_new(value, list[i].name,
+                                  list[i].bits ? json_boolean(there) : json_integer(answer));
         if (!there && len < size)
-            len += (size_t)snprintf(missing + len, size - len, "%s%s", len ? ", " : "", list[i].name);
+            len +=
+                (size_t)snprintf(missing + len, size - len, "%s%s", len ? ", " : "", list[i].name);
     }
     return value;
 }
@@ -136,11 +139,13 @@ void probe_kvmclock(struct probe_result *ret)
     }
     /* An hour is no time limit: it tells a clock that was set from one that was not. */
     if (first.clock < set.clock || first.clock > set.clock + hour || second.clock < first.clock) {
-        probe_wrong(ret, "the clock was set to %llu ns and reads %llu, then %llu", (unsigned long long)set.clock,
-                    (unsigned long long)first.clock, (unsigned long long)second.clock);
+        probe_wrong(ret, "the clock was set to %llu ns and reads %llu, then %llu",
+                    (unsigned long long)set.clock, (unsigned long long)first.clock,
+                    (unsigned long long)second.clock);
         return;
     }
     bool stable = first.flags & KVM_CLOCK_TSC_STABLE, wall = first.flags & KVM_CLOCK_REALTIME;
     probe_yes(ret, json_pack("{s:b,s:b}", "tsc_stable", stable, "realtime", wall),
-              "it goes on from where it is set; %s", wall ? "reads come with the wall clock" : "reads come without the wall clock");
+              "it goes on from where it is set; %s",
+              wall ? "reads come with the wall clock" : "reads come without the wall clock");
 }

@@ -51,17 +51,20 @@ void probe_memfd_holes(struct probe_result *ret)
         off_t data = lseek(fd, seeks[i].from * (off_t)PAGE_BYTES, SEEK_DATA);
         off_t hole = lseek(fd, data, SEEK_HOLE);
         /* Large pages may widen a run, but none may begin late or end early. */
-        if (data < 0 || hole < 0 || data > seeks[i].data * (off_t)PAGE_BYTES || hole < seeks[i].hole * (off_t)PAGE_BYTES) {
+        if (data < 0 || hole < 0 || data > seeks[i].data * (off_t)PAGE_BYTES ||
+            hole < seeks[i].hole * (off_t)PAGE_BYTES) {
             probe_wrong(ret, "SEEK_DATA passes over a page that was written");
             return;
         }
     }
-    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGES * (off_t)PAGE_BYTES) < 0 ||
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGES * (off_t)PAGE_BYTES) <
+            0 ||
         lseek(fd, 0, SEEK_DATA) >= 0 || view[3 * PAGE_BYTES + 100] != 0) {
         probe_wrong(ret, "a punched page does not become a hole of zeroes");
         return;
     }
-    probe_yes(ret, NULL, "untouched pages are holes, written pages are data, punched pages are holes again");
+    probe_yes(ret, NULL,
+              "untouched pages are holes, written pages are data, punched pages are holes again");
 }
 
 struct uffd {
@@ -94,7 +97,9 @@ static bool uffd_start(struct uffd *u, uint64_t feature, struct probe_result *re
         return false;
     }
     int memfd = make_memfd(&u->view);
-    u->alias = memfd < 0 ? MAP_FAILED : mmap(NULL, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
+    u->alias = memfd < 0
+                   ? MAP_FAILED
+                   : mmap(NULL, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, memfd, 0);
     if (u->alias == MAP_FAILED) {
         probe_no(ret, "cannot create a memfd: %s", strerror(errno));
         return false;
@@ -103,7 +108,8 @@ static bool uffd_start(struct uffd *u, uint64_t feature, struct probe_result *re
         u->alias[0] = 0x77;
     if (u->mode == UFFDIO_REGISTER_MODE_WP)
         u->view[1] = 0; /* mapped in the view, so that there is an entry to protect */
-    struct uffdio_register reg = { .range = { (uintptr_t)u->view, PAGES * PAGE_BYTES }, .mode = u->mode };
+    struct uffdio_register reg = { .range = { (uintptr_t)u->view, PAGES * PAGE_BYTES },
+                                   .mode = u->mode };
     if (ioctl(u->fd, UFFDIO_REGISTER, &reg) < 0) {
         probe_no(ret, "shared memory cannot be registered: %s", strerror(errno));
         return false;
@@ -117,7 +123,9 @@ static void *answer_one(void *arg)
     static uint8_t page[PAGE_BYTES];
     struct uffd_msg msg;
     struct uffdio_range range = { (uintptr_t)u->view, PAGE_BYTES };
-    struct uffdio_copy copy = { .dst = (uintptr_t)u->view, .src = (uintptr_t)page, .len = PAGE_BYTES };
+    struct uffdio_copy copy = { .dst = (uintptr_t)u->view,
+                                .src = (uintptr_t)page,
+                                .len = PAGE_BYTES };
     struct uffdio_continue go_on = { .range = range };
     struct uffdio_writeprotect unprotect = { .range = range };
     memset(page, 0x5a, sizeof(page));
@@ -134,7 +142,8 @@ static void *answer_one(void *arg)
     return NULL;
 }
 
-static void fault_once(struct uffd *u, uint8_t want, bool write, const char *good, struct probe_result *ret)
+static void fault_once(struct uffd *u, uint8_t want, bool write, const char *good,
+                       struct probe_result *ret)
 {
     pthread_t thread;
     if (pthread_create(&thread, NULL, answer_one, u)) {
@@ -160,14 +169,17 @@ void probe_uffd_missing(struct probe_result *ret)
 {
     struct uffd u = { .mode = UFFDIO_REGISTER_MODE_MISSING };
     if (uffd_start(&u, UFFD_FEATURE_MISSING_SHMEM, ret))
-        fault_once(&u, 0x5a, false, "the first touch of a shared page waited for its contents", ret);
+        fault_once(&u, 0x5a, false, "the first touch of a shared page waited for its contents",
+                   ret);
 }
 
 void probe_uffd_minor(struct probe_result *ret)
 {
     struct uffd u = { .mode = UFFDIO_REGISTER_MODE_MINOR, .want_flags = UFFD_PAGEFAULT_FLAG_MINOR };
     if (uffd_start(&u, UFFD_FEATURE_MINOR_SHMEM, ret))
-        fault_once(&u, 0x77, false, "a page written through one mapping was held back in the other until released", ret);
+        fault_once(&u, 0x77, false,
+                   "a page written through one mapping was held back in the other until released",
+                   ret);
 }
 
 void probe_uffd_wp(struct probe_result *ret)
@@ -175,9 +187,11 @@ void probe_uffd_wp(struct probe_result *ret)
     struct uffd u = { .mode = UFFDIO_REGISTER_MODE_WP, .want_flags = UFFD_PAGEFAULT_FLAG_WP };
     if (!uffd_start(&u, UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM, ret))
         return;
-    struct uffdio_writeprotect protect = { .range = { (uintptr_t)u.view, PAGE_BYTES }, .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+    struct uffdio_writeprotect protect = { .range = { (uintptr_t)u.view, PAGE_BYTES },
+                                           .mode = UFFDIO_WRITEPROTECT_MODE_WP };
     if (ioctl(u.fd, UFFDIO_WRITEPROTECT, &protect) < 0)
         probe_wrong(ret, "a shared page cannot be write-protected: %s", strerror(errno));
     else
-        fault_once(&u, 0x33, true, "a write to a protected shared page waited until it was allowed", ret);
+        fault_once(&u, 0x33, true, "a write to a protected shared page waited until it was allowed",
+                   ret);
 }

@@ -14,11 +14,12 @@
 
 #define PROBE_RAM_BYTES (UINT64_C(4) << 20)
 #define PROBE_RAM_PAGES (PROBE_RAM_BYTES / PAGE_BYTES)
-#define PROBE_DATA_GPA UINT64_C(0x100000) /* from here on RAM is the guest's own: no tables, no code */
+#define PROBE_DATA_GPA \
+    UINT64_C(0x100000) /* from here on RAM is the guest's own: no tables, no code */
 #define PROBE_DATA_PAGE (PROBE_DATA_GPA / PAGE_BYTES)
 #define PROBE_MMIO_GPA UINT64_C(0x10000000) /* mapped, and no RAM behind it */
-#define PROBE_VECTOR 0x25                   /* interrupt 5 of the PIC, once probe_vm_irqchip() is called */
-#define PROBE_DONE_PORT 0x10                /* a guest writes here when it is through */
+#define PROBE_VECTOR 0x25    /* interrupt 5 of the PIC, once probe_vm_irqchip() is called */
+#define PROBE_DONE_PORT 0x10 /* a guest writes here when it is through */
 
 struct probe_vm {
     int kvm, vm, vcpu;
@@ -38,8 +39,8 @@ int probe_vm_irqchip(struct probe_vm *vm) MUST_CHECK;
 int probe_vm_vcpu(struct probe_vm *vm, unsigned ring) MUST_CHECK;
 
 /* Loads guest code and starts the vCPU at its beginning with these values in rsi, rcx and rdx. */
-int probe_vm_start(struct probe_vm *vm, const void *code, const void *code_end, uint64_t rsi, uint64_t rcx,
-                   uint64_t rdx) MUST_CHECK;
+int probe_vm_start(struct probe_vm *vm, const void *code, const void *code_end, uint64_t rsi,
+                   uint64_t rcx, uint64_t rdx) MUST_CHECK;
 
 /* Puts code where PROBE_VECTOR enters. */
 void probe_vm_handler(struct probe_vm *vm, const void *code, const void *code_end);
@@ -53,7 +54,7 @@ int probe_vm_finish(struct probe_vm *vm, uint32_t *ret) MUST_CHECK;
 
 /* Guest code is assembled with the program: GUEST_CODE(name, "instructions") defines name[] up to
  * name_end[]. Position-independent, AT&T syntax. */
-#define GUEST_CODE(name, text)                                                                   \
-    __asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n");          \
+#define GUEST_CODE(name, text)                                                            \
+    __asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n"); \
     extern const uint8_t name[], name##_end[]
 #define GUEST_DONE "outl %eax, $0x10\n"

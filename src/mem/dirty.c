@@ -9,8 +9,8 @@ static int log_switch(struct dirty *dirty, bool on)
     int rc = 0;
     for (unsigned i = 0; i < dirty->mem->region_count && !rc; i++) {
         const struct mem_region *r = &dirty->mem->region[i];
-        rc = dirty->hv->ops->slot_set(dirty->hv, i, gpa_of(r->gpa), mem_page(dirty->mem, r->page_index),
-                                      r->bytes, on);
+        rc = dirty->hv->ops->slot_set(dirty->hv, i, gpa_of(r->gpa),
+                                      mem_page(dirty->mem, r->page_index), r->bytes, on);
     }
     return rc;
 }
@@ -47,7 +47,9 @@ void dirty_stop(struct dirty *dirty)
 int dirty_fetch(struct dirty *dirty, uint64_t *ret_pages)
 {
     for (unsigned i = 0; i < dirty->mem->region_count; i++) {
-        int rc = dirty->hv->ops->dirty_fetch(dirty->hv, i, dirty->fetched + dirty->mem->region[i].page_index / 64);
+        int rc =
+            dirty->hv->ops->dirty_fetch(dirty->hv, i,
+                                        dirty->fetched + dirty->mem->region[i].page_index / 64);
         if (rc)
             return rc;
     }
@@ -78,8 +80,9 @@ int dirty_take(struct dirty *dirty, uint64_t first, unsigned words, uint64_t *bi
         any |= bits[w] = pending[w];
     if (!any)
         return 0;
-    int rc = dirty->hv->ops->dirty_clear(dirty->hv, slot, first - dirty->mem->region[slot].page_index,
-                                         words * 64, bits);
+    int rc =
+        dirty->hv->ops->dirty_clear(dirty->hv, slot, first - dirty->mem->region[slot].page_index,
+                                    words * 64, bits);
     if (!rc)
         memset(pending, 0, words * sizeof(*pending));
     return rc;

@@ -19,9 +19,9 @@ struct dirty {
     struct mem *mem;
     struct hv *hv;
     uint64_t words;
-    uint64_t *pending;          /* pages to be sent, one bit a page index */
-    uint64_t *fetched;          /* scratch for one fetch */
-    _Atomic(uint64_t) *marks;   /* published as mem->marks while tracking */
+    uint64_t *pending;        /* pages to be sent, one bit a page index */
+    uint64_t *fetched;        /* scratch for one fetch */
+    _Atomic(uint64_t) *marks; /* published as mem->marks while tracking */
 };
 
 /* Starts tracking: at first every page is pending. */

@@ -24,7 +24,8 @@ int mem_init(struct mem *mem, uint64_t bytes, struct err *err)
         mem_fini(mem);
         return rc;
     }
-    void *host = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->memfd, 0);
+    void *host =
+        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->memfd, 0);
     if (host == MAP_FAILED) {
         int rc = err_errno(err, ERR_HOST, errno, "cannot map %llu MiB of guest memory",
                            (unsigned long long)(bytes >> 20));
@@ -38,8 +39,9 @@ int mem_init(struct mem *mem, uint64_t bytes, struct err *err)
     uint64_t low = MIN(bytes, MEM_LOW_MAX);
     mem->region[mem->region_count++] = (struct mem_region){ .gpa = 0, .bytes = low };
     if (bytes > low)
-        mem->region[mem->region_count++] = (struct mem_region){
-            .gpa = MEM_HIGH_GPA, .bytes = bytes - low, .page_index = low / PAGE_BYTES };
+        mem->region[mem->region_count++] = (struct mem_region){ .gpa = MEM_HIGH_GPA,
+                                                                .bytes = bytes - low,
+                                                                .page_index = low / PAGE_BYTES };
     return 0;
 }
 
@@ -89,7 +91,8 @@ void mem_mark(struct mem *mem, gpa_t gpa, uint64_t len)
     uint64_t first = offset_in_file(r, gpa.raw) >> PAGE_SHIFT;
     uint64_t last = (offset_in_file(r, gpa.raw) + len - 1) >> PAGE_SHIFT;
     for (uint64_t page = first; marks && page <= last; page++)
-        atomic_fetch_or_explicit(&marks[page / 64], UINT64_C(1) << (page % 64), memory_order_release);
+        atomic_fetch_or_explicit(&marks[page / 64], UINT64_C(1) << (page % 64),
+                                 memory_order_release);
     atomic_fetch_sub(&mem->markers, 1);
 }
 

@@ -72,7 +72,8 @@ static inline uint8_t *mem_page(const struct mem *mem, uint64_t index)
 
 /* Finds the next run of pages at or after `from` that was ever touched: [*ret_first, *ret_end).
  * -ENXIO: none left. Costs one or two seeks, whatever the size of the hole. */
-int mem_next_touched(const struct mem *mem, uint64_t from, uint64_t *ret_first, uint64_t *ret_end) MUST_CHECK;
+int mem_next_touched(const struct mem *mem, uint64_t from, uint64_t *ret_first,
+                     uint64_t *ret_end) MUST_CHECK;
 
 /* Pages that hold memory now. */
 uint64_t mem_resident_pages(const struct mem *mem);

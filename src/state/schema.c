@@ -21,10 +21,14 @@ static const void *at(const void *object, uint32_t offset)
 static uint64_t get_int(const void *value, unsigned width)
 {
     switch (width) {
-    case 1: return *(const uint8_t *)value;
-    case 2: return *(const uint16_t *)value;
-    case 4: return *(const uint32_t *)value;
-    default: return *(const uint64_t *)value;
+    case 1:
+        return *(const uint8_t *)value;
+    case 2:
+        return *(const uint16_t *)value;
+    case 4:
+        return *(const uint32_t *)value;
+    default:
+        return *(const uint64_t *)value;
     }
 }
 
@@ -38,14 +42,22 @@ static uint32_t get_count(const struct schema_field *f, const void *object)
 static void encode_int(struct buf *out, unsigned width, uint64_t v)
 {
     switch (width) {
-    case 1: buf_put_u8(out, (uint8_t)v); break;
-    case 2: buf_put_u16(out, (uint16_t)v); break;
-    case 4: buf_put_u32(out, (uint32_t)v); break;
-    default: buf_put_u64(out, v);
+    case 1:
+        buf_put_u8(out, (uint8_t)v);
+        break;
+    case 2:
+        buf_put_u16(out, (uint16_t)v);
+        break;
+    case 4:
+        buf_put_u32(out, (uint32_t)v);
+        break;
+    default:
+        buf_put_u64(out, v);
     }
 }
 
-void schema_encode(const struct schema *schema, uint16_t version, const void *object, struct buf *out)
+void schema_encode(const struct schema *schema, uint16_t version, const void *object,
+                   struct buf *out)
 {
     for (uint32_t i = 0; i < schema->field_count; i++) {
         const struct schema_field *f = &schema->fields[i];
@@ -85,10 +97,17 @@ void schema_encode(const struct schema *schema, uint16_t version, const void *ob
 static void decode_int(struct cursor *in, unsigned width, void *value)
 {
     switch (width) {
-    case 1: *(uint8_t *)value = cursor_u8(in); break;
-    case 2: *(uint16_t *)value = cursor_u16(in); break;
-    case 4: *(uint32_t *)value = cursor_u32(in); break;
-    default: *(uint64_t *)value = cursor_u64(in);
+    case 1:
+        *(uint8_t *)value = cursor_u8(in);
+        break;
+    case 2:
+        *(uint16_t *)value = cursor_u16(in);
+        break;
+    case 4:
+        *(uint32_t *)value = cursor_u32(in);
+        break;
+    default:
+        *(uint64_t *)value = cursor_u64(in);
     }
 }
 
@@ -98,8 +117,8 @@ static int refuse(const struct schema *schema, const struct schema_field *f, con
     return err_set(err, ERR_PEER, EBADMSG, "%s.%s: %s", schema->name, f->name, why);
 }
 
-static int decode_fields(const struct schema *schema, uint16_t version, struct cursor *in, void *object,
-                         struct err *err)
+static int decode_fields(const struct schema *schema, uint16_t version, struct cursor *in,
+                         void *object, struct err *err)
 {
     for (uint32_t i = 0; i < schema->field_count; i++) {
         const struct schema_field *f = &schema->fields[i];
@@ -141,7 +160,8 @@ static int decode_fields(const struct schema *schema, uint16_t version, struct c
                 return refuse(schema, f, "more items than allowed", err);
             *(uint32_t *)(void *)((uint8_t *)object + f->count_offset) = n;
             for (uint32_t k = 0; k < n; k++) {
-                int rc = decode_fields(f->sub, f->sub->version, in, value + (size_t)k * f->sub->size, err);
+                int rc = decode_fields(f->sub, f->sub->version, in,
+                                       value + (size_t)k * f->sub->size, err);
                 if (rc)
                     return rc;
             }
@@ -157,8 +177,9 @@ int schema_decode(const struct schema *schema, uint16_t version, struct cursor *
                   struct err *err)
 {
     if (version == 0 || version > schema->version)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "%s: version %u, and this build reads 1 to %u",
-                       schema->name, version, schema->version);
+        return err_set(err, ERR_PEER, EPROTONOSUPPORT,
+                       "%s: version %u, and this build reads 1 to %u", schema->name, version,
+                       schema->version);
     memset(object, 0, schema->size);
     int rc = decode_fields(schema, version, in, object, err);
     if (!rc && in->left)
@@ -226,7 +247,8 @@ json_t *schema_json(const struct schema *schema, const void *object)
     json_t *json = json_object();
     for (uint32_t i = 0; json && i < schema->field_count; i++) {
         const struct schema_field *f = &schema->fields[i];
-        if (f->kind != SCHEMA_SINCE && json_object_set_new(json, f->name, field_json(f, object)) < 0) {
+        if (f->kind != SCHEMA_SINCE &&
+            json_object_set_new(json, f->name, field_json(f, object)) < 0) {
             json_decref(json);
             return NULL;
         }

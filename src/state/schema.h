@@ -36,9 +36,9 @@ struct schema_field {
     const struct schema *sub; /* SCHEMA_LIST */
     uint32_t offset;          /* of the value, or of the first item */
     uint32_t count_offset;    /* SCHEMA_BLOB, SCHEMA_LIST: of the uint32_t length or count */
-    uint32_t max;             /* SCHEMA_INT: how many; else the capacity; SCHEMA_SINCE: the version */
-    uint8_t kind;             /* enum schema_kind */
-    uint8_t width;            /* SCHEMA_INT: 1, 2, 4 or 8 bytes */
+    uint32_t max;  /* SCHEMA_INT: how many; else the capacity; SCHEMA_SINCE: the version */
+    uint8_t kind;  /* enum schema_kind */
+    uint8_t width; /* SCHEMA_INT: 1, 2, 4 or 8 bytes */
 };
 
 struct schema {
@@ -50,7 +50,8 @@ struct schema {
 };
 
 /* Appends the bytes of `version` (1..schema->version). A text or list beyond its capacity is a bug. */
-void schema_encode(const struct schema *schema, uint16_t version, const void *object, struct buf *out);
+void schema_encode(const struct schema *schema, uint16_t version, const void *object,
+                   struct buf *out);
 
 /* Fills *object (all of it; what an old version lacks becomes zero) from exactly the bytes left in
  * `in`. On failure *object is unspecified and must not be used. Faults are ERR_PEER and name the
@@ -68,20 +69,20 @@ uint64_t schema_fingerprint(const struct schema *schema);
 
 /* ------------------------------------------------------------------ the macros behind the lists */
 
-#define SCHEMA_STRUCT(T, LIST)                                                                   \
-    struct T {                                                                                     \
-        LIST(SCHEMA_MEMBER, T)                                                                     \
-    };                                                                                             \
+#define SCHEMA_STRUCT(T, LIST) \
+    struct T {                 \
+        LIST(SCHEMA_MEMBER, T) \
+    };                         \
     extern const struct schema T##_schema
 
-#define SCHEMA_DEFINE(T, newest, LIST)                                                           \
-    static const struct schema_field T##_fields[] = { LIST(SCHEMA_FIELD, T) };                     \
-    const struct schema T##_schema = {                                                             \
-        .name = #T,                                                                                \
-        .fields = T##_fields,                                                                      \
-        .field_count = sizeof(T##_fields) / sizeof(T##_fields[0]),                                 \
-        .size = sizeof(struct T),                                                                  \
-        .version = (newest),                                                                       \
+#define SCHEMA_DEFINE(T, newest, LIST)                                         \
+    static const struct schema_field T##_fields[] = { LIST(SCHEMA_FIELD, T) }; \
+    const struct schema T##_schema = {                                         \
+        .name = #T,                                                            \
+        .fields = T##_fields,                                                  \
+        .field_count = sizeof(T##_fields) / sizeof(T##_fields[0]),             \
+        .size = sizeof(struct T),                                              \
+        .version = (newest),                                                   \
     };
 
 #define SCHEMA_MEMBER(T, kind, ...) SCHEMA_MEMBER_##kind(__VA_ARGS__)
@@ -93,13 +94,17 @@ uint64_t schema_fingerprint(const struct schema *schema);
 #define SCHEMA_MEMBER_u16s(n, c) uint16_t n[c];
 #define SCHEMA_MEMBER_u32s(n, c) uint32_t n[c];
 #define SCHEMA_MEMBER_u64s(n, c) uint64_t n[c];
-#define SCHEMA_MEMBER_blob(n, c) uint32_t n##_len; uint8_t n[c];
+#define SCHEMA_MEMBER_blob(n, c) \
+    uint32_t n##_len;            \
+    uint8_t n[c];
 #define SCHEMA_MEMBER_text(n, c) char n[c];
-#define SCHEMA_MEMBER_list(n, S, c) uint32_t n##_count; struct S n[c];
+#define SCHEMA_MEMBER_list(n, S, c) \
+    uint32_t n##_count;             \
+    struct S n[c];
 #define SCHEMA_MEMBER_since(v)
 
 #define SCHEMA_FIELD(T, kind, ...) SCHEMA_FIELD_##kind(T, __VA_ARGS__)
-#define SCHEMA_INTS(T, n, w, c)                                                                  \
+#define SCHEMA_INTS(T, n, w, c) \
     { .name = #n, .offset = offsetof(struct T, n), .max = (c), .kind = SCHEMA_INT, .width = (w) },
 #define SCHEMA_FIELD_u8(T, n) SCHEMA_INTS(T, n, 1, 1)
 #define SCHEMA_FIELD_u16(T, n) SCHEMA_INTS(T, n, 2, 1)
@@ -109,12 +114,19 @@ uint64_t schema_fingerprint(const struct schema *schema);
 #define SCHEMA_FIELD_u16s(T, n, c) SCHEMA_INTS(T, n, 2, c)
 #define SCHEMA_FIELD_u32s(T, n, c) SCHEMA_INTS(T, n, 4, c)
 #define SCHEMA_FIELD_u64s(T, n, c) SCHEMA_INTS(T, n, 8, c)
-#define SCHEMA_FIELD_blob(T, n, c)                                                               \
-    { .name = #n, .offset = offsetof(struct T, n), .count_offset = offsetof(struct T, n##_len),    \
-      .max = (c), .kind = SCHEMA_BLOB },
-#define SCHEMA_FIELD_text(T, n, c)                                                               \
+#define SCHEMA_FIELD_blob(T, n, c)                 \
+    { .name = #n,                                  \
+      .offset = offsetof(struct T, n),             \
+      .count_offset = offsetof(struct T, n##_len), \
+      .max = (c),                                  \
+      .kind = SCHEMA_BLOB },
+#define SCHEMA_FIELD_text(T, n, c) \
     { .name = #n, .offset = offsetof(struct T, n), .max = (c), .kind = SCHEMA_TEXT },
-#define SCHEMA_FIELD_list(T, n, S, c)                                                            \
-    { .name = #n, .sub = &S##_schema, .offset = offsetof(struct T, n),                             \
-      .count_offset = offsetof(struct T, n##_count), .max = (c), .kind = SCHEMA_LIST },
+#define SCHEMA_FIELD_list(T, n, S, c)                \
+    { .name = #n,                                    \
+      .sub = &S##_schema,                            \
+      .offset = offsetof(struct T, n),               \
+      .count_offset = offsetof(struct T, n##_count), \
+      .max = (c),                                    \
+      .kind = SCHEMA_LIST },
 #define SCHEMA_FIELD_since(T, v) { .name = "since", .max = (v), .kind = SCHEMA_SINCE },

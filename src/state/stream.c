@@ -42,7 +42,8 @@ void stream_header_encode(const struct stream_header *header, uint8_t out[STREAM
     put(&at, stream_sum(out, 32), 8);
 }
 
-int stream_header_decode(const uint8_t in[STREAM_HEADER_BYTES], struct stream_header *ret, struct err *err)
+int stream_header_decode(const uint8_t in[STREAM_HEADER_BYTES], struct stream_header *ret,
+                         struct err *err)
 {
     if (memcmp(in, magic, sizeof(magic)) != 0)
         return err_set(err, ERR_PEER, EBADMSG, "not a godwit stream");
@@ -57,14 +58,17 @@ int stream_header_decode(const uint8_t in[STREAM_HEADER_BYTES], struct stream_he
     if (cursor_u64(&cur) != stream_sum(in, 32))
         return err_set(err, ERR_PEER, EBADMSG, "stream header damaged (checksum)");
     if (h.arch != STREAM_ARCH_X86_64)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "stream of architecture %u, and this is x86-64 (%u)",
-                       h.arch, STREAM_ARCH_X86_64);
-    if (h.oldest_reader > STREAM_VERSION || h.version < STREAM_VERSION_OLDEST)
         return err_set(err, ERR_PEER, EPROTONOSUPPORT,
-                       "stream version %u (readable from version %u on), and this build reads %u to %u",
-                       h.version, h.oldest_reader, STREAM_VERSION_OLDEST, STREAM_VERSION);
+                       "stream of architecture %u, and this is x86-64 (%u)", h.arch,
+                       STREAM_ARCH_X86_64);
+    if (h.oldest_reader > STREAM_VERSION || h.version < STREAM_VERSION_OLDEST)
+        return err_set(
+            err, ERR_PEER, EPROTONOSUPPORT,
+            "stream version %u (readable from version %u on), and this build reads %u to %u",
+            h.version, h.oldest_reader, STREAM_VERSION_OLDEST, STREAM_VERSION);
     if (h.required & ~known_features)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "stream needs features 0x%x that this build lacks",
+        return err_set(err, ERR_PEER, EPROTONOSUPPORT,
+                       "stream needs features 0x%x that this build lacks",
                        h.required & ~known_features);
     *ret = h;
     return 0;
@@ -130,8 +134,11 @@ void section_put(struct buf *out, uint16_t type, uint16_t instance, uint16_t fla
     const uint8_t *body = out->data + head + STREAM_SECTION_BYTES;
     size_t length = out->len - head - STREAM_SECTION_BYTES;
     ASSERT(length <= STREAM_BODY_MAX);
-    struct section section = { .type = type, .version = schema->version, .instance = instance,
-                               .flags = flags, .length = (uint32_t)length,
+    struct section section = { .type = type,
+                               .version = schema->version,
+                               .instance = instance,
+                               .flags = flags,
+                               .length = (uint32_t)length,
                                .body_sum = stream_sum(body, length) };
     section_encode(&section, out->data + head);
 }
@@ -141,16 +148,24 @@ int section_get(const struct section *section, const void *body, const struct sc
 {
     struct cursor in = cursor_of(body, section->length);
     int rc = schema_decode(schema, section->version, &in, object, err);
-    return rc ? err_wrap(err, rc, "section %s %u", section_type_name(section->type), section->instance) : 0;
+    return rc ? err_wrap(err, rc, "section %s %u", section_type_name(section->type),
+                         section->instance)
+              : 0;
 }
 
 const char *section_type_name(uint16_t type)
 {
     static const char *const names[SECTION_STATE_MAX] = {
-        [SECTION_END] = "end", [SECTION_MACHINE] = "machine", [SECTION_CPUID] = "cpuid",
-        [SECTION_PAGES] = "pages", [SECTION_VM] = "vm", [SECTION_VCPU] = "vcpu",
-        [SECTION_SERIAL] = "serial", [SECTION_VIRTIO_NET] = "virtio-net",
-        [SECTION_VIRTIO_BLK] = "virtio-blk", [SECTION_VIRTIO_RNG] = "virtio-rng",
+        [SECTION_END] = "end",
+        [SECTION_MACHINE] = "machine",
+        [SECTION_CPUID] = "cpuid",
+        [SECTION_PAGES] = "pages",
+        [SECTION_VM] = "vm",
+        [SECTION_VCPU] = "vcpu",
+        [SECTION_SERIAL] = "serial",
+        [SECTION_VIRTIO_NET] = "virtio-net",
+        [SECTION_VIRTIO_BLK] = "virtio-blk",
+        [SECTION_VIRTIO_RNG] = "virtio-rng",
         [SECTION_BUTTON] = "button",
     };
     if (type >= SECTION_MESSAGE && type < SECTION_TYPE_MAX)

@@ -31,13 +31,13 @@
 
 /* Section types: the numbers are the format. 1-63 state, 64-127 messages of a live move. */
 enum section_type {
-    SECTION_END = 1,      /* nothing follows; body: stream_end */
-    SECTION_MACHINE,      /* what the guest is: vm/config.h */
-    SECTION_CPUID,        /* CPU facts the guest was shown */
-    SECTION_PAGES,        /* memory: move/pages.h */
-    SECTION_VM,           /* interrupt controllers, clock: kvm/hv_state.h */
-    SECTION_VCPU,         /* instance = vCPU */
-    SECTION_SERIAL,       /* devices: instance = device number in the machine */
+    SECTION_END = 1, /* nothing follows; body: stream_end */
+    SECTION_MACHINE, /* what the guest is: vm/config.h */
+    SECTION_CPUID,   /* CPU facts the guest was shown */
+    SECTION_PAGES,   /* memory: move/pages.h */
+    SECTION_VM,      /* interrupt controllers, clock: kvm/hv_state.h */
+    SECTION_VCPU,    /* instance = vCPU */
+    SECTION_SERIAL,  /* devices: instance = device number in the machine */
     SECTION_VIRTIO_NET,
     SECTION_VIRTIO_BLK,
     SECTION_VIRTIO_RNG,
@@ -52,9 +52,9 @@ enum section_type {
 
 /* What came before the end, all sections but this one: a stream cut between two sections is no shorter
  * stream. */
-#define STREAM_END(F, T)        \
-    F(T, u64, sections)         \
-    F(T, u64, data_pages)       \
+#define STREAM_END(F, T)  \
+    F(T, u64, sections)   \
+    F(T, u64, data_pages) \
     F(T, u64, zero_pages)
 SCHEMA_STRUCT(stream_end, STREAM_END);
 
@@ -72,12 +72,14 @@ struct section {
 void stream_header_encode(const struct stream_header *header, uint8_t out[STREAM_HEADER_BYTES]);
 /* Refuses (ERR_PEER, naming what differs) what is no stream, damaged, of another architecture, too new
  * or with a required feature this build does not know. */
-int stream_header_decode(const uint8_t in[STREAM_HEADER_BYTES], struct stream_header *ret, struct err *err) MUST_CHECK;
+int stream_header_decode(const uint8_t in[STREAM_HEADER_BYTES], struct stream_header *ret,
+                         struct err *err) MUST_CHECK;
 struct stream_header stream_header_ours(void);
 
 void section_encode(const struct section *section, uint8_t out[STREAM_SECTION_BYTES]);
 /* Checks the head's sum and that length <= STREAM_BODY_MAX; the body is not looked at. */
-int section_decode(const uint8_t in[STREAM_SECTION_BYTES], struct section *ret, struct err *err) MUST_CHECK;
+int section_decode(const uint8_t in[STREAM_SECTION_BYTES], struct section *ret,
+                   struct err *err) MUST_CHECK;
 /* Compares body_sum; `body` holds section->length bytes. */
 int section_check_body(const struct section *section, const void *body, struct err *err) MUST_CHECK;
 

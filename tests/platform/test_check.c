@@ -48,7 +48,8 @@ static void says_no(struct probe_result *ret)
     probe_no(ret, "no \"such\" thing\n%d", 1);
 }
 
-static void execute(void (*run)(struct probe_result *), uint64_t limit_ns, enum probe_verdict want, const char *why)
+static void execute(void (*run)(struct probe_result *), uint64_t limit_ns, enum probe_verdict want,
+                    const char *why)
 {
     struct probe probe = { .fact = "x", .need = PROBE_NOTE, .run = run };
     struct probe_result result;
@@ -94,15 +95,18 @@ static void facts_are_complete(void **state)
         const char *name, *need, *reason, *matters;
         json_t *value;
         int ok;
-        assert_int_equal(json_unpack(fact, "{s:s,s:s,s:b,s:o,s:s,s:s}", "fact", &name, "need", &need, "ok", &ok, "value",
-                                     &value, "reason", &reason, "matters", &matters), 0);
+        assert_int_equal(json_unpack(fact, "{s:s,s:s,s:b,s:o,s:s,s:s}", "fact", &name, "need",
+                                     &need, "ok", &ok, "value", &value, "reason", &reason,
+                                     "matters", &matters),
+                         0);
         assert_true(strlen(reason) > 0 && !strchr(reason, '\n'));
         assert_true(ok || strcmp(need, "note") == 0 || strncmp(reason, "not tried", 9) == 0 ||
                     json_is_string(json_object_get(fact, "remedy")));
     }
     const json_t *last = json_array_get(facts, probe_count);
     const char *value = json_string_value(json_object_get(last, "value"));
-    assert_true(strcmp(value, "stock") == 0 || strcmp(value, "tiny") == 0 || strcmp(value, "lab") == 0);
+    assert_true(strcmp(value, "stock") == 0 || strcmp(value, "tiny") == 0 ||
+                strcmp(value, "lab") == 0);
 
     char *text = NULL;
     size_t len = 0;
@@ -112,7 +116,6 @@ static void facts_are_complete(void **state)
     assert_int_equal(fclose(out), 0);
     json_array_foreach (facts, i, fact)
         assert_non_null(strstr(text, json_string_value(json_object_get(fact, "reason"))));
-    print_message("%s", text);
     free(text);
     json_decref(facts);
 }

@@ -18,7 +18,8 @@ int main(void)
         if (result.verdict == PROBE_NO)
             (void)printf("ok %zu - %s # SKIP %s\n", i + 1, probe_table[i].fact, result.reason);
         else
-            (void)printf("%s %zu - %s\n", result.verdict == PROBE_YES ? "ok" : "not ok", i + 1, probe_table[i].fact);
+            (void)printf("%s %zu - %s\n", result.verdict == PROBE_YES ? "ok" : "not ok", i + 1,
+                         probe_table[i].fact);
         (void)fflush(stdout);
     }
     return failed ? 1 : 0;

@@ -7,8 +7,8 @@
 static void puts_little_endian(void **state)
 {
     (void)state;
-    static const uint8_t want[] = { 0x01, 0x03, 0x02, 0x07, 0x06, 0x05, 0x04,
-                                    0x0f, 0x0e, 0x0d, 0x0c, 0x0b, 0x0a, 0x09, 0x08 };
+    static const uint8_t want[] = { 0x01, 0x03, 0x02, 0x07, 0x06, 0x05, 0x04, 0x0f,
+                                    0x0e, 0x0d, 0x0c, 0x0b, 0x0a, 0x09, 0x08 };
     CLEANUP_BUF struct buf buf = { 0 };
     buf_put_u8(&buf, 0x01);
     buf_put_u16(&buf, 0x0203);
@@ -50,7 +50,8 @@ static void empty_put_needs_no_memory(void **state)
 static void impossible_sizes_break_it(void **state)
 {
     (void)state;
-    static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 1, SIZE_MAX / 2, SIZE_MAX / 4 + 1, SIZE_MAX / 4 };
+    static const size_t sizes[] = { SIZE_MAX, SIZE_MAX - 1, SIZE_MAX / 2, SIZE_MAX / 4 + 1,
+                                    SIZE_MAX / 4 };
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         CLEANUP_BUF struct buf buf = { 0 };
         buf_put_u32(&buf, 0x11223344);
@@ -89,10 +90,8 @@ static void printf_adds_no_nul(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(puts_little_endian),
-        cmocka_unit_test(grows),
-        cmocka_unit_test(empty_put_needs_no_memory),
-        cmocka_unit_test(impossible_sizes_break_it),
+        cmocka_unit_test(puts_little_endian),        cmocka_unit_test(grows),
+        cmocka_unit_test(empty_put_needs_no_memory), cmocka_unit_test(impossible_sizes_break_it),
         cmocka_unit_test(printf_adds_no_nul),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

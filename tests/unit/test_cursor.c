@@ -37,7 +37,8 @@ static void cut_at_every_byte(void **state)
 static void take_is_bounded(void **state)
 {
     (void)state;
-    static const size_t too_long[] = { sizeof(bytes) + 1, SIZE_MAX, SIZE_MAX - 1, SIZE_MAX / 2 + 1 };
+    static const size_t too_long[] = { sizeof(bytes) + 1, SIZE_MAX, SIZE_MAX - 1,
+                                       SIZE_MAX / 2 + 1 };
     for (size_t i = 0; i < ARRAY_LEN(too_long); i++) {
         struct cursor cur = cursor_of(bytes, sizeof(bytes));
         assert_null(cursor_take(&cur, too_long[i]));

@@ -51,7 +51,8 @@ static uint64_t take_all(struct rig *rig)
 {
     uint64_t taken = 0, fetched = 0;
     assert_int_equal(dirty_fetch(&rig->dirty, &fetched), 0);
-    for (uint64_t at = dirty_next(&rig->dirty, 0); at < rig->mem.pages; at = dirty_next(&rig->dirty, at + 64)) {
+    for (uint64_t at = dirty_next(&rig->dirty, 0); at < rig->mem.pages;
+         at = dirty_next(&rig->dirty, at + 64)) {
         uint64_t bits;
         assert_int_equal(dirty_take(&rig->dirty, at, 1, &bits), 0);
         assert_true(bits != 0);
@@ -103,8 +104,8 @@ static void *run_device(void *arg)
     struct rig *rig = arg;
     while (!atomic_load(&rig->stop)) {
         rig->device_count++;
-        if (mem_write(&rig->mem, gpa_of(DEVICE_PAGE * PAGE_BYTES + DEVICE_OFFSET), &rig->device_count,
-                      sizeof(rig->device_count)))
+        if (mem_write(&rig->mem, gpa_of(DEVICE_PAGE * PAGE_BYTES + DEVICE_OFFSET),
+                      &rig->device_count, sizeof(rig->device_count)))
             return (void *)1;
     }
     return NULL;
@@ -138,7 +139,8 @@ static void no_write_is_missed(void **state)
     assert_true(vcpu_state->gpr[0] > 0);
     assert_true(hv_fake_verify(rig->copy, rig->mem.pages, 0, vcpu_state->gpr[0], &wrong));
     free(vcpu_state);
-    memcpy(&device_count, rig->copy + DEVICE_PAGE * PAGE_BYTES + DEVICE_OFFSET, sizeof(device_count));
+    memcpy(&device_count, rig->copy + DEVICE_PAGE * PAGE_BYTES + DEVICE_OFFSET,
+           sizeof(device_count));
     assert_int_equal(device_count, rig->device_count);
 }
 

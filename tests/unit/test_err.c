@@ -58,16 +58,14 @@ static void names_every_fault(void **state)
     assert_string_equal(err_fault_name(ERR_CALLER), "caller");
     assert_string_equal(err_fault_name(ERR_BUG), "bug");
     assert_string_equal(err_fault_name(ERR_FAULT_MAX), "unknown");
-    assert_string_equal(err_fault_name((enum err_fault)-1), "unknown");
+    assert_string_equal(err_fault_name((enum err_fault) - 1), "unknown");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(set_fills),
-        cmocka_unit_test(wrap_keeps_code_and_fault),
-        cmocka_unit_test(null_is_allowed),
-        cmocka_unit_test(long_texts_are_cut),
+        cmocka_unit_test(set_fills),         cmocka_unit_test(wrap_keeps_code_and_fault),
+        cmocka_unit_test(null_is_allowed),   cmocka_unit_test(long_texts_are_cut),
         cmocka_unit_test(names_every_fault),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -77,7 +77,10 @@ ssize_t __wrap_write(int fd, const void *buf, size_t len)
 
 ssize_t __wrap_read(int fd, void *buf, size_t len)
 {
-    return interrupted() ? -1 : __real_read(fd, buf, calls.on && calls.write_most ? MIN(len, calls.write_most) : len);
+    return interrupted()
+               ? -1
+               : __real_read(fd, buf,
+                             calls.on && calls.write_most ? MIN(len, calls.write_most) : len);
 }
 
 static char dir[] = "/tmp/godwit-test-fd-XXXXXX";
@@ -146,7 +149,8 @@ static void replace_fails_cleanly_at_every_step(void **state)
         calls.on = true;
         calls.fail_at = step;
         calls.code = ENOSPC;
-        assert_int_equal(fd_replace_file(in_dir("state"), "newer", 5, &err), step < 3 ? -ENOSPC : -EINPROGRESS);
+        assert_int_equal(fd_replace_file(in_dir("state"), "newer", 5, &err),
+                         step < 3 ? -ENOSPC : -EINPROGRESS);
         assert_int_equal(err.code, ENOSPC);
         calls.on = false;
         assert_non_null(strstr(err.text, in_dir("state")));

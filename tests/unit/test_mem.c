@@ -33,8 +33,16 @@ static int drop(void **state)
 static void sizes_are_checked(void **state)
 {
     (void)state;
-    static const uint64_t bad[] = { 0, 1, 2 * MIB, 64 * MIB - 1, 64 * MIB + 1, 65 * MIB, 62 * MIB,
-                                    (UINT64_C(1) << 40) + 2 * MIB, UINT64_MAX, UINT64_MAX - 2 * MIB + 1 };
+    static const uint64_t bad[] = { 0,
+                                    1,
+                                    2 * MIB,
+                                    64 * MIB - 1,
+                                    64 * MIB + 1,
+                                    65 * MIB,
+                                    62 * MIB,
+                                    (UINT64_C(1) << 40) + 2 * MIB,
+                                    UINT64_MAX,
+                                    UINT64_MAX - 2 * MIB + 1 };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         struct mem mem;
         struct err err = { 0 };
@@ -48,7 +56,8 @@ static void sizes_are_checked(void **state)
 static void sizes_around_the_hole(void **state)
 {
     (void)state;
-    static const uint64_t sizes[] = { 64 * MIB, MEM_LOW_MAX - 2 * MIB, MEM_LOW_MAX, MEM_LOW_MAX + 2 * MIB, 64 * GIB };
+    static const uint64_t sizes[] = { 64 * MIB, MEM_LOW_MAX - 2 * MIB, MEM_LOW_MAX,
+                                      MEM_LOW_MAX + 2 * MIB, 64 * GIB };
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         struct mem mem;
         uint64_t index;
@@ -114,7 +123,8 @@ static void get_knows_the_edges(void **state)
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         void *at = mem_get(mem, gpa_of(cases[i].gpa), cases[i].len);
-        uint64_t low = cases[i].gpa < MEM_LOW_MAX ? cases[i].gpa : cases[i].gpa - MEM_HIGH_GPA + MEM_LOW_MAX;
+        uint64_t low =
+            cases[i].gpa < MEM_LOW_MAX ? cases[i].gpa : cases[i].gpa - MEM_HIGH_GPA + MEM_LOW_MAX;
         if (cases[i].ram)
             assert_ptr_equal(at, mem->host + low);
         else
@@ -156,7 +166,7 @@ static void marks_cover_exactly_the_pages_written(void **state)
         { MEM_HIGH_GPA, 1, MEM_LOW_MAX / 4096, 1 },
         { HIGH_END - 1, 1, SIZE / 4096 - 1, 1 },
         { 0, 0, 0, 0 },
-        { MEM_LOW_MAX, 1, 0, 0 },       /* no RAM: nothing, and no crash */
+        { MEM_LOW_MAX, 1, 0, 0 }, /* no RAM: nothing, and no crash */
         { MEM_LOW_MAX - 1, 2, 0, 0 },
         { UINT64_MAX, UINT64_MAX, 0, 0 },
     };

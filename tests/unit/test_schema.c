@@ -5,24 +5,24 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PART(F, T)      \
-    F(T, u16, id)       \
+#define PART(F, T) \
+    F(T, u16, id)  \
     F(T, text, label, 5)
 SCHEMA_STRUCT(part, PART);
 SCHEMA_DEFINE(part, 1, PART)
 
 /* Every kind of field there is, in three versions. */
-#define WHOLE_1(F, T)     \
-    F(T, u8, a)           \
-    F(T, u16, b)          \
-    F(T, u32, c)          \
-    F(T, u64, d)          \
-    F(T, u8s, as, 3)      \
-    F(T, u16s, bs, 2)     \
-    F(T, u32s, cs, 2)     \
-    F(T, u64s, ds, 2)     \
-    F(T, blob, bytes, 6)  \
-    F(T, text, name, 8)   \
+#define WHOLE_1(F, T)    \
+    F(T, u8, a)          \
+    F(T, u16, b)         \
+    F(T, u32, c)         \
+    F(T, u64, d)         \
+    F(T, u8s, as, 3)     \
+    F(T, u16s, bs, 2)    \
+    F(T, u32s, cs, 2)    \
+    F(T, u64s, ds, 2)    \
+    F(T, blob, bytes, 6) \
+    F(T, text, name, 8)  \
     F(T, list, parts, part, 3)
 #define WHOLE(F, T)       \
     WHOLE_1(F, T)         \
@@ -35,27 +35,43 @@ SCHEMA_STRUCT(whole, WHOLE);
 SCHEMA_DEFINE(whole, 3, WHOLE)
 
 static const struct whole sample = {
-    .a = 0x01, .b = 0x0302, .c = 0x07060504, .d = 0xf0e0d0c0b0a0908,
-    .as = { 1, 2, 3 }, .bs = { 4, 5 }, .cs = { 6, 7 }, .ds = { 8, UINT64_MAX },
-    .bytes_len = 4, .bytes = { 9, 8, 7, 6 }, .name = "web1",
-    .parts_count = 2, .parts = { { .id = 1, .label = "one" }, { .id = 2, .label = "four" } },
-    .later = 77, .latest = "abc", .last = 5,
+    .a = 0x01,
+    .b = 0x0302,
+    .c = 0x07060504,
+    .d = 0xf0e0d0c0b0a0908,
+    .as = { 1, 2, 3 },
+    .bs = { 4, 5 },
+    .cs = { 6, 7 },
+    .ds = { 8, UINT64_MAX },
+    .bytes_len = 4,
+    .bytes = { 9, 8, 7, 6 },
+    .name = "web1",
+    .parts_count = 2,
+    .parts = { { .id = 1, .label = "one" }, { .id = 2, .label = "four" } },
+    .later = 77,
+    .latest = "abc",
+    .last = 5,
 };
 
 static const uint8_t sample_1[] = {
-    0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, /* a-d */
-    1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7, 0, 0, 0,                                              /* as-cs */
-    8, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,                   /* ds */
-    4, 0, 0, 0, 9, 8, 7, 6,                                                                   /* bytes */
-    4, 0, 'w', 'e', 'b', '1',                                                                 /* name */
-    2, 0, 0, 0, 1, 0, 3, 0, 'o', 'n', 'e', 2, 0, 4, 0, 'f', 'o', 'u', 'r',                     /* parts */
+    0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a,
+    0x0b, 0x0c, 0x0d, 0x0e, 0x0f, /* a-d */
+    1,    2,    3,    4,    0,    5,    0,    6,    0,    0,
+    0,    7,    0,    0,    0, /* as-cs */
+    8,    0,    0,    0,    0,    0,    0,    0,    0xff, 0xff,
+    0xff, 0xff, 0xff, 0xff, 0xff, 0xff,          /* ds */
+    4,    0,    0,    0,    9,    8,    7,    6, /* bytes */
+    4,    0,    'w',  'e',  'b',  '1',           /* name */
+    2,    0,    0,    0,    1,    0,    3,    0,    'o',  'n',
+    'e',  2,    0,    4,    0,    'f',  'o',  'u',  'r', /* parts */
 };
 static const uint8_t sample_2_adds[] = { 77, 0, 0, 0 };
 static const uint8_t sample_3_adds[] = { 3, 0, 'a', 'b', 'c', 5 };
 
 enum { OFFSET_BLOB = 46, OFFSET_TEXT = OFFSET_BLOB + 8, OFFSET_LIST = OFFSET_TEXT + 6 };
 
-static int decode(uint16_t version, const void *bytes, size_t len, struct whole *ret, struct err *err)
+static int decode(uint16_t version, const void *bytes, size_t len, struct whole *ret,
+                  struct err *err)
 {
     struct cursor in = cursor_of(bytes, len);
     return schema_decode(&whole_schema, version, &in, ret, err);
@@ -153,7 +169,8 @@ static void hostile_counts_are_refused(void **state)
         { OFFSET_LIST, 4, 3, "whole.parts: more items than allowed" },
         { OFFSET_LIST + 6, 2, 4, "part.label: longer than allowed" },
     };
-    static const uint32_t extra[] = { 1, 2, 0x100, 0x7fff, 0xff00, 0x7fffffff, 0x80000000, 0xfffffff0 };
+    static const uint32_t extra[] = { 1,      2,          0x100,      0x7fff,
+                                      0xff00, 0x7fffffff, 0x80000000, 0xfffffff0 };
     for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
         for (size_t k = 0; k < ARRAY_LEN(extra); k++) {
             uint64_t count = (uint64_t)counts[i].most + extra[k];
@@ -212,7 +229,8 @@ static void prints_every_field(void **state)
     (void)state;
     json_t *json = schema_json(&whole_schema, &sample);
     char *text = json_dumps(json, JSON_COMPACT);
-    assert_string_equal(text,
+    assert_string_equal(
+        text,
         "{\"a\":1,\"b\":770,\"c\":117835012,\"d\":1084818905618843912,\"as\":\"010203\",\"bs\":[4,5],"
         "\"cs\":[6,7],\"ds\":[8,\"0xffffffffffffffff\"],\"bytes\":\"09080706\",\"name\":\"web1\",\"parts\":"
         "[{\"id\":1,\"label\":\"one\"},{\"id\":2,\"label\":\"four\"}],\"later\":77,\"latest\":\"abc\",\"last\":5}");

@@ -11,13 +11,13 @@ SCHEMA_DEFINE(thing, 2, THING)
 
 /* The bytes of version 1, for ever: a change here is a change of the format. */
 static const uint8_t golden_header[STREAM_HEADER_BYTES] = {
-    'g', 'o', 'd', 'w', 'i', 't', '\r', '\n', 1, 0, 1, 0, 62, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    0, 0, 0, 0, 0, 0, 0, 0, 0x46, 0x40, 0xc0, 0xeb, 0x8b, 0x3b, 0x50, 0xdf,
+    'g', 'o', 'd', 'w', 'i',  't',  '\r', '\n', 1,    0,    1,    0,    62, 0,
+    0,   0,   0,   0,   0,    0,    0,    0,    0,    0,    0,    0,    0,  0,
+    0,   0,   0,   0,   0x46, 0x40, 0xc0, 0xeb, 0x8b, 0x3b, 0x50, 0xdf,
 };
 static const uint8_t golden_section[STREAM_SECTION_BYTES + 8 + 3] = {
-    6, 0, 2, 0, 3, 0, 1, 0, 11, 0, 0, 0, 0xba, 0xd5, 0x58, 0x57,
-    0x7b, 0xdb, 0xa9, 0x3a, 0xb9, 0x56, 0x43, 0x9b,
-    5, 0, 0, 0, 3, 0, 0, 0, 'a', 'b', 'c',
+    6,    0,    2,    0,    3,    0,    1, 0, 11, 0, 0, 0, 0xba, 0xd5, 0x58, 0x57, 0x7b, 0xdb,
+    0xa9, 0x3a, 0xb9, 0x56, 0x43, 0x9b, 5, 0, 0,  0, 3, 0, 0,    0,    'a',  'b',  'c',
 };
 
 static void header_bytes_are_the_golden_ones(void **state)
@@ -134,7 +134,8 @@ static void section_damage_is_seen_at_every_bit(void **state)
                 assert_int_equal(got.length, 99);
             } else {
                 assert_int_equal(section_decode(bytes, &got, &err), 0);
-                assert_int_equal(section_check_body(&got, bytes + STREAM_SECTION_BYTES, &err), -EBADMSG);
+                assert_int_equal(section_check_body(&got, bytes + STREAM_SECTION_BYTES, &err),
+                                 -EBADMSG);
                 assert_string_equal(err.text, "section vcpu 3 damaged (checksum)");
             }
             assert_int_equal(err.fault, ERR_PEER);
@@ -161,7 +162,9 @@ static void section_length_is_bounded(void **state)
 static void section_get_names_the_section(void **state)
 {
     (void)state;
-    struct section section = { .type = SECTION_VIRTIO_NET, .instance = 1, .version = 3, .length = 4 };
+    struct section section = {
+        .type = SECTION_VIRTIO_NET, .instance = 1, .version = 3, .length = 4
+    };
     static const uint8_t body[4] = { 0 };
     struct thing thing;
     struct err err = { 0 };
