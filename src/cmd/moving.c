@@ -93,6 +93,8 @@ static int report(const struct cmd_args *args, const json_t *done)
         return status;
     reason_from_json(error, &err);
     status = cmd_fail(args, &err);
+    if (err.code == ECANCELED)
+        status = CMD_FAILED; /* the caller's doing, but no wrong use: a move had begun */
     return owner && strcmp(owner, "uncertain") == 0 ? CMD_UNCERTAIN : status;
 }
 
