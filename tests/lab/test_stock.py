@@ -30,6 +30,7 @@ VM = "web"
 LIMIT_S = 120           # against hanging only: no answer of an emulated host takes so long
 STALL_LIMIT_S = 5
 RUN = "/run/godwit"
+IDENTITY = "cat /proc/sys/kernel/random/boot_id /sys/devices/system/clocksource/clocksource0/current_clocksource"
 KERNEL_WORRIES = re.compile(r"lockup|stall|hung|blocked for|BUG|WARNING|Call Trace|Oops|unstable|marking|I/O error|"
                             r"timed? ?out|clocksource|NETDEV WATCHDOG", re.IGNORECASE)
 
@@ -246,9 +247,8 @@ def test_boot(stock):
     eventually(lambda: stock.lab.client(["curl", "-s", "-m", "5", url], capture_output=True).stdout == b"pong\n",
                "the guest serves")
     expect(stock.shell("grep -c ^processor /proc/cpuinfo").strip() == "2", "two processors")
-    stock.boot_id = stock.shell("cat /proc/sys/kernel/random/boot_id")
-    stock.clocksource = stock.shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
-    print(f"  clocksource: {stock.clocksource.strip()}", flush=True)
+    stock.boot_id, stock.clocksource = stock.shell(IDENTITY).split()
+    print(f"  clocksource: {stock.clocksource}", flush=True)
 
 
 def times(stock):
@@ -260,14 +260,14 @@ def times(stock):
 def expect_same_guest(stock, before):
     """Not a rebooted one, its clocks have moved on, and its kernel has nothing to complain of."""
     uptime, date, now = times(stock)
-    expect(stock.shell("cat /proc/sys/kernel/random/boot_id") == stock.boot_id, "it is still the same boot")
+    boot_id, source = stock.shell(IDENTITY).split()
+    expect(boot_id == stock.boot_id, "it is still the same boot")
     expect(uptime > before[0], f"the uptime went from {before[0]} to {uptime}")
     expect(date >= before[1], f"the date went from {before[1]} to {date}")
     gone = now - before[2]
     expect(uptime - before[0] < gone + 60 and date - before[1] < gone + 60,
            f"in {gone:.0f} s, the guest's uptime went from {before[0]} to {uptime} and its date from {before[1]} to {date}")
-    source = stock.shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource")
-    expect(source == stock.clocksource, f"the clocksource was {stock.clocksource.strip()} and is {source.strip()}")
+    expect(source == stock.clocksource, f"the clocksource was {stock.clocksource} and is {source}")
 
 
 def kernel_log(stock):
@@ -413,6 +413,7 @@ def test_power_cut(stock):
 
 def test_stop(stock):
     """The power button: the guest shuts down, and its monitor ends."""
+    stock.shell("true")
     said = bytearray()
     console = stock.here.start([stock.here.godwit, "console", VM], said.extend, said.extend)
     eventually(lambda: b"begin-" in said, "the console shows the past")
