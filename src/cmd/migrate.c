@@ -40,8 +40,7 @@ const struct command cmd_migrate = {
         "runs here again. If the connection is lost in the moment of commitment, neither side "
         "runs the guest until they have reached each other again, and the VM's state is "
         "'uncertain'.\n\n"
-        "SIGINT or SIGTERM cancel the move. Progress is shown on standard error: a bar on a "
-        "terminal, lines elsewhere.",
+        "SIGINT or SIGTERM cancel the move. Progress is shown on standard error.",
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
                "  godwit migrate web1 10.0.0.2:7000 --mode stop-copy --bill web1.json\n",
     .arguments =

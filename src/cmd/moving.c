@@ -15,6 +15,7 @@
 
 struct moving {
     struct progress progress;
+    bool shown; /* the progress is */
     json_t *done; /* the parameters of move.done */
 };
 
@@ -23,7 +24,8 @@ static void on_event(void *ctx, const char *event, const json_t *params)
     struct moving *moving = ctx;
 
     if (strcmp(event, "move.progress") == 0 && !moving->done) {
-        progress_event(&moving->progress, params);
+        if (moving->shown)
+            progress_event(&moving->progress, params);
     } else if (strcmp(event, "move.done") == 0 && !moving->done) {
         progress_end(&moving->progress);
         moving->done = json_deep_copy(params);
@@ -100,6 +102,16 @@ static int report(const struct cmd_args *args, const json_t *done)
     return owner && strcmp(owner, "uncertain") == 0 ? CMD_UNCERTAIN : CMD_FAILED;
 }
 
+static void begin_progress(const struct cmd_args *args, struct moving *moving)
+{
+    const char *form = cmd_text(args, "progress");
+    enum progress_form wanted = strcmp(form, "bar") == 0     ? PROGRESS_BAR
+                                : strcmp(form, "lines") == 0 ? PROGRESS_LINES
+                                                             : PROGRESS_AUTO;
+    progress_begin(&moving->progress, stderr, wanted, 0);
+    moving->shown = strcmp(form, "none") != 0;
+}
+
 int moving_run(const struct cmd_args *args, struct client *client, const char *method,
                json_t *params)
 {
@@ -114,7 +126,7 @@ int moving_run(const struct cmd_args *args, struct client *client, const char *m
     (void)sigprocmask(SIG_BLOCK, &set, &old);
     CLEANUP_FD int signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
 
-    progress_begin(&moving.progress, stderr, PROGRESS_AUTO, 0);
+    begin_progress(args, &moving);
     int rc = client_subscribe(client, on_event, &moving, &err);
     if (rc)
         json_decref(params);

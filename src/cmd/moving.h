@@ -6,6 +6,9 @@
 /* The options both have. */
 /* clang-format off */
 #define MOVING_OPTIONS                                                                             \
+    { .name = "progress", .kind = CMD_CHOICE, .value = "FORM", .choices = "auto|bar|lines|none",   \
+      .fallback = "auto",                                                                          \
+      .help = "how to show progress; auto is a bar on a terminal and lines elsewhere" },           \
     { .name = "json", .kind = CMD_FLAG, .help = "print the bill as JSON instead of a page" },      \
     { .name = "bill", .kind = CMD_FILE, .value = "FILE",                                           \
       .help = "write the bill as JSON into FILE too" }
