@@ -313,7 +313,7 @@ static void arrived(struct monitor *monitor, struct mover *mover)
         if (rc) {
             log_event(LOG_ERROR, "vm.restore", "%s", err.text);
             ready_report_failure(&monitor->ready_fd, &err);
-            monitor_end(monitor, 1, err.text);
+            monitor_end(monitor, err.fault == ERR_CALLER ? 2 : 1, err.text);
             return;
         }
         monitor->user_paused = monitor->options->paused;
