@@ -32,6 +32,7 @@
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define LINGER_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
+#define STATE_BYTES_MAX (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
 struct queued {
@@ -343,6 +344,11 @@ static int receive_pages(struct receiving *r, struct wire *wire, const struct se
 /* A section of the machine, other than pages: taken whole, offered to the engine, then kept or applied. */
 static int receive_section(struct receiving *r, struct wire *wire, const struct section *section, struct err *err)
 {
+    if (wire->conn != r->engine.conn)
+        return err_set(err, ERR_PEER, EBADMSG, "section %s on a connection that is not the move's",
+                       section_type_name(section->type));
+    if (section->length + STREAM_SECTION_BYTES > STATE_BYTES_MAX - r->state.len)
+        return err_set(err, ERR_PEER, EBADMSG, "more than %u MiB of device state", STATE_BYTES_MAX >> 20);
     CLEANUP_FREE uint8_t *body = malloc(section->length + 1u);
     if (!body)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot receive section %s", section_type_name(section->type));
@@ -351,7 +357,7 @@ static int receive_section(struct receiving *r, struct wire *wire, const struct 
         return rc;
     struct target_event event = { .kind = TARGET_SECTION, .conn = wire->conn, .section = section->type };
     rc = target_step(&r->engine, &event, clock_now_ns(), &r->actions, err);
-    if (!rc && wire->conn == r->engine.conn && section->type != SECTION_PAGES) {
+    if (!rc && section->type != SECTION_PAGES) {
         if (section->type == SECTION_MACHINE || section->type == SECTION_CPUID) {
             if (!r->arrival)
                 r->arrival = arrival_new(r->host);
