@@ -30,6 +30,7 @@
 #define CONNS_MAX 4
 #define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
+#define NEWCOMER_READ_NS (200 * CLOCK_MSEC) /* one that stops in the middle holds up the move so long */
 #define LINGER_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
@@ -379,6 +380,7 @@ static void receive(struct receiving *r, struct wire *wire)
     struct section section;
     struct err err = { 0 };
     uint32_t conn = wire->conn;
+    wire->link.stall_limit_ns = conn == r->engine.conn ? r->engine.config.stall_limit_ns : NEWCOMER_READ_NS;
     int rc = wire_recv_head(wire, &section, &err);
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
