@@ -229,6 +229,7 @@ static int report(const struct cmd_args *args, const struct launch *what, const 
 
 int launch(struct cmd_args *args, const struct launch *what)
 {
+    CLEANUP_FD int listen_fd = what->listen_fd;
     struct child child;
     struct err err = { 0 };
     int escape;
@@ -240,6 +241,7 @@ int launch(struct cmd_args *args, const struct launch *what)
         rc = err_set(&err, ERR_CALLER, EINVAL, "--json goes with --detach: without it standard output is the console");
     if (!rc)
         rc = start(args, what, &child, &err);
+    fd_close(&listen_fd); /* the monitor's alone: when it ends, the port closes */
     if (!rc)
         rc = await_ready(&child, &err);
     if (rc)

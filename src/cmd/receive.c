@@ -76,7 +76,7 @@ static int receive(struct cmd_args *args)
     (void)snprintf(what, sizeof(what), "waits for its guest on %s", address);
     json_t *facts = json_pack("{s:s}", "listen", address);
     int status = launch(args, &(struct launch){ .title = name ? name : "(receiving)", .options = options,
-                                                .listen_fd = listen_fd, .facts = facts, .what = what });
+                                                .listen_fd = TAKE_FD(listen_fd), .facts = facts, .what = what });
     json_decref(facts);
     json_decref(options);
     return status;
