@@ -104,7 +104,7 @@ class Download(threading.Thread):
         super().__init__(daemon=True)
         self.address, self.rate = address, rate
         self.got, self.total, self.error, self.sha256, self.want = 0, None, None, None, None
-        self.began, self.longest_gap = time.monotonic(), 0.0
+        self.longest_gap, self.got_when_told = 0.0, None
         self.done = threading.Event()
 
     def run(self):
@@ -142,8 +142,13 @@ class Download(threading.Thread):
             last = time.monotonic()
         self.sha256 = digest.hexdigest()
 
+    def finish(self, limit):
+        """From here on as fast as it goes."""
+        self.got_when_told, self.rate = self.got, 1e12
+        self.done.wait(limit)
+
     def report(self):
-        return {"bytes": self.got, "of": self.total, "complete": self.done.is_set() and self.got == self.total,
+        return {"bytes": self.got, "of": self.total, "bytes_when_told_to_end": self.got_when_told, "complete": self.done.is_set() and self.got == self.total,
                 "sha256_matches": self.sha256 is not None and self.sha256 == self.want, "connections": 1,
                 "longest_gap_ms": round(self.longest_gap * 1e3, 3), "error": self.error}
 
@@ -167,8 +172,7 @@ def main():
     # SIGTERM asks to end: the probe at once, the download when it is complete (it is what must survive).
     while not stop.wait(0.5) and time.monotonic() < end:
         pass
-    download.rate = 1e12
-    download.done.wait(max(0, end - time.monotonic()))
+    download.finish(max(0, end - time.monotonic()))
     time.sleep(0.2)
     report = {"probe": probe.report(), "download": download.report()}
     part = f"{args.report}.part"

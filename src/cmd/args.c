@@ -6,8 +6,11 @@
 #include <string.h>
 
 const struct cmd_option cmd_common_options[] = {
-    { .name = "runtime-dir", .kind = CMD_DIR, .value = "DIR",
-      .help = "where the VMs of this host are; $XDG_RUNTIME_DIR/godwit, for root /run/godwit, if not given" },
+    { .name = "runtime-dir",
+      .kind = CMD_DIR,
+      .value = "DIR",
+      .help = "where the VMs of this host are; $XDG_RUNTIME_DIR/godwit, for root /run/godwit, if "
+              "not given" },
     { .name = "help", .kind = CMD_FLAG, .help = "print how to use the command" },
     { 0 },
 };
@@ -20,7 +23,8 @@ static const struct cmd_option *find_in(const struct cmd_option *list, const cha
     return NULL;
 }
 
-static const struct cmd_option *find_option(const struct command *command, const char *name, size_t len)
+static const struct cmd_option *find_option(const struct command *command, const char *name,
+                                            size_t len)
 {
     const struct cmd_option *option = find_in(command->options, name, len);
     return option ? option : find_in(cmd_common_options, name, len);
@@ -38,26 +42,32 @@ static bool is_choice(const char *choices, const char *text)
     return false;
 }
 
-static int check_limits(const struct cmd_option *option, const char *text, uint64_t number, struct err *err)
+static int check_limits(const struct cmd_option *option, const char *text, uint64_t number,
+                        struct err *err)
 {
     if (option->max == 0 || (number >= option->min && number <= option->max)) {
         if (option->step == 0 || number % option->step == 0)
             return 0;
-        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want a multiple of %s", text, parse_show_size(option->step).text);
+        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want a multiple of %s", text,
+                       parse_show_size(option->step).text);
     }
     bool low = number < option->min;
     uint64_t limit = low ? option->min : option->max;
     const char *word = low ? "at least" : "at most";
 
     if (option->kind == CMD_SIZE)
-        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %s", text, word, parse_show_size(limit).text);
+        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %s", text, word,
+                       parse_show_size(limit).text);
     if (option->kind == CMD_DURATION)
-        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %s", text, word, parse_show_duration(limit).text);
-    return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %llu", text, word, (unsigned long long)limit);
+        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %s", text, word,
+                       parse_show_duration(limit).text);
+    return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %llu", text, word,
+                   (unsigned long long)limit);
 }
 
 /* Checks a value by its kind; *ret is its number, if it is one. */
-static int check_value(const struct cmd_option *option, const char *text, uint64_t *ret, struct err *err)
+static int check_value(const struct cmd_option *option, const char *text, uint64_t *ret,
+                       struct err *err)
 {
     char host[PARSE_HOST_MAX];
     uint16_t port;
@@ -81,9 +91,12 @@ static int check_value(const struct cmd_option *option, const char *text, uint64
     case CMD_CHOICE:
         return is_choice(option->choices, text)
                    ? 0
-                   : err_set(err, ERR_CALLER, EINVAL, "'%.80s': want one of %s", text, option->choices);
+                   : err_set(err, ERR_CALLER, EINVAL, "'%.80s': want one of %s", text,
+                             option->choices);
     case CMD_COMMAND:
-        return cmd_find(text) ? 0 : err_set(err, ERR_CALLER, EINVAL, "'%.80s' is no command: 'godwit help' lists them", text);
+        return cmd_find(text) ? 0
+                              : err_set(err, ERR_CALLER, EINVAL,
+                                        "'%.80s' is no command: 'godwit help' lists them", text);
     case CMD_FILE:
     case CMD_DIR:
         return text[0] ? 0 : err_set(err, ERR_CALLER, EINVAL, "an empty path");
@@ -103,12 +116,14 @@ static bool given(const struct cmd_args *args, const struct cmd_option *option)
     return false;
 }
 
-static int take(struct cmd_args *args, const struct cmd_option *option, const char *text, struct err *err)
+static int take(struct cmd_args *args, const struct cmd_option *option, const char *text,
+                struct err *err)
 {
     struct cmd_value value = { .option = option, .text = text };
 
     if (args->count == CMD_VALUES_MAX)
-        return err_set(err, ERR_CALLER, E2BIG, "more than %d options and arguments", CMD_VALUES_MAX);
+        return err_set(err, ERR_CALLER, E2BIG, "more than %d options and arguments",
+                       CMD_VALUES_MAX);
     int rc = text ? check_value(option, text, &value.number, err) : 0;
     if (!rc)
         args->value[args->count++] = value;
@@ -124,7 +139,8 @@ static int take_option(struct cmd_args *args, int argc, char **argv, struct err 
     const char *text = equals ? equals + 1 : NULL;
 
     if (!option)
-        return err_set(err, ERR_CALLER, EINVAL, "unknown option --%.*s: 'godwit %s --help' lists those there are",
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "unknown option --%.*s: 'godwit %s --help' lists those there are",
                        (int)(len < 80 ? len : 80), name, args->command->name);
     if (option->kind == CMD_FLAG && text)
         return err_set(err, ERR_CALLER, EINVAL, "--%s takes no value", option->name);
@@ -135,7 +151,8 @@ static int take_option(struct cmd_args *args, int argc, char **argv, struct err 
     if (option->kind != CMD_FLAG && !text) {
         /* What looks like the next option is more likely a forgotten value than a strange one. */
         if (argc < 2 || strncmp(argv[1], "--", 2) == 0)
-            return err_set(err, ERR_CALLER, EINVAL, "--%s wants a value: --%s %s", option->name, option->name, option->value);
+            return err_set(err, ERR_CALLER, EINVAL, "--%s wants a value: --%s %s", option->name,
+                           option->name, option->value);
         text = argv[1];
         words = 2;
     }
@@ -147,12 +164,16 @@ static int check_required(const struct cmd_args *args, struct err *err)
 {
     const struct command *command = args->command;
 
-    for (const struct cmd_option *argument = command->arguments; argument && argument->name; argument++)
+    for (const struct cmd_option *argument = command->arguments; argument && argument->name;
+         argument++)
         if ((argument->flags & CMD_REQUIRED) && !given(args, argument))
-            return err_set(err, ERR_CALLER, EINVAL, "%s is missing: 'godwit %s --help' shows the use", argument->name, command->name);
+            return err_set(err, ERR_CALLER, EINVAL,
+                           "%s is missing: 'godwit %s --help' shows the use", argument->name,
+                           command->name);
     for (const struct cmd_option *option = command->options; option && option->name; option++)
         if ((option->flags & CMD_REQUIRED) && !given(args, option))
-            return err_set(err, ERR_CALLER, EINVAL, "--%s %s is missing", option->name, option->value);
+            return err_set(err, ERR_CALLER, EINVAL, "--%s %s is missing", option->name,
+                           option->value);
     return 0;
 }
 
@@ -173,7 +194,8 @@ int cmd_args_read(struct cmd_args *args, const struct command *command, int argc
         } else if (!only_arguments && strncmp(argv[i], "--", 2) == 0) {
             rc = take_option(args, argc - i, argv + i, err);
         } else if (!only_arguments && argv[i][0] == '-' && argv[i][1]) {
-            rc = err_set(err, ERR_CALLER, EINVAL, "unknown option %.80s: 'godwit %s --help' lists those there are", argv[i],
+            rc = err_set(err, ERR_CALLER, EINVAL,
+                         "unknown option %.80s: 'godwit %s --help' lists those there are", argv[i],
                          command->name);
         } else if (!argument || !argument->name) {
             rc = err_set(err, ERR_CALLER, EINVAL, "'%.80s' is one argument too many", argv[i]);
@@ -192,7 +214,8 @@ int cmd_args_read(struct cmd_args *args, const struct command *command, int argc
     return rc ? rc : rundir_base(base ? base : runtime_dir, args->base, err);
 }
 
-/* ------------------------------------------------------------------------------------- looking up */
+/* ------------------------------------------------------------------------------------- looking
+ * up */
 
 static const struct cmd_value *find_value(const struct cmd_args *args, const char *name)
 {

@@ -1,11 +1,14 @@
 /*
- * The console's near end: one poll loop over the console, the terminal, signals and the control socket.
+ * The console's near end: one poll loop over the console, the terminal, signals and the control
+ * socket.
  *
- * Nothing here blocks, so the escape and signals work whatever the guest or the reader of stdout does. Each
- * direction has a buffer; its source is only polled while the buffer is empty. A terminal is the exception: it is
- * always read, since the escape may be in it, and what finds no room is dropped.
+ * Nothing here blocks, so the escape and signals work whatever the guest or the reader of stdout
+ * does. Each direction has a buffer; its source is only polled while the buffer is empty. A
+ * terminal is the exception: it is always read, since the escape may be in it, and what finds no
+ * room is dropped.
  *
- * Signals come through a descriptor, so no way out of the loop passes the restoring of the terminal by.
+ * Signals come through a descriptor, so no way out of the loop passes the restoring of the terminal
+ * by.
  */
 #include "cmd/attach.h"
 #include "base/clock.h"
@@ -41,8 +44,10 @@ int attach_read_escape(const char *text, int *ret, struct err *err)
         *ret = -1;
         return 0;
     }
-    if (text[0] != '^' || !text[1] || text[2] || toupper((unsigned char)text[1]) < '@' || toupper((unsigned char)text[1]) > '_')
-        return err_set(err, ERR_CALLER, EINVAL, "'%.40s' is no escape: want a control character, as in ^], or none", text);
+    if (text[0] != '^' || !text[1] || text[2] || toupper((unsigned char)text[1]) < '@' ||
+        toupper((unsigned char)text[1]) > '_')
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "'%.40s' is no escape: want a control character, as in ^], or none", text);
     *ret = toupper((unsigned char)text[1]) - '@';
     return 0;
 }
@@ -73,7 +78,9 @@ static void read_events(struct session *session)
 static bool typed(struct session *session, const char *bytes, size_t len)
 {
     struct flow *flow = &session->to_guest;
-    const char *escape = session->tty && session->attach->escape >= 0 ? memchr(bytes, session->attach->escape, len) : NULL;
+    const char *escape = session->tty && session->attach->escape >= 0
+                             ? memchr(bytes, session->attach->escape, len)
+                             : NULL;
 
     len = escape ? (size_t)(escape - bytes) : len;
     size_t room = MIN(len, sizeof(flow->bytes) - flow->len);
@@ -97,7 +104,8 @@ static bool read_user(struct session *session)
 
 static void read_guest(struct session *session)
 {
-    ssize_t n = recv(session->attach->console_fd, session->to_user.bytes, sizeof(session->to_user.bytes), MSG_DONTWAIT);
+    ssize_t n = recv(session->attach->console_fd, session->to_user.bytes,
+                     sizeof(session->to_user.bytes), MSG_DONTWAIT);
     if (n > 0)
         session->to_user.len = (size_t)n;
     else if (n == 0 || (errno != EAGAIN && errno != EINTR))
@@ -113,7 +121,8 @@ static void flow_taken(struct flow *flow, size_t n)
 static void write_guest(struct session *session)
 {
     struct flow *flow = &session->to_guest;
-    ssize_t n = send(session->attach->console_fd, flow->bytes, flow->len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t n =
+        send(session->attach->console_fd, flow->bytes, flow->len, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (n >= 0)
         flow_taken(flow, (size_t)n);
     else if (errno != EAGAIN && errno != EINTR)
@@ -136,14 +145,18 @@ enum { POLL_SIGNAL, POLL_CONSOLE, POLL_STDIN, POLL_STDOUT, POLL_CLIENT, POLL_COU
 static void prepare(const struct session *session, struct pollfd poll_fd[POLL_COUNT])
 {
     bool read_stdin = session->stdin_open && (session->tty || session->to_guest.len == 0);
-    short console = (short)((session->to_user.len == 0 ? POLLIN : 0) | (session->to_guest.len > 0 ? POLLOUT : 0));
+    short console = (short)((session->to_user.len == 0 ? POLLIN : 0) |
+                            (session->to_guest.len > 0 ? POLLOUT : 0));
 
     poll_fd[POLL_SIGNAL] = (struct pollfd){ .fd = session->signal_fd, .events = POLLIN };
-    poll_fd[POLL_CONSOLE] = (struct pollfd){ .fd = console ? session->attach->console_fd : -1, .events = console };
+    poll_fd[POLL_CONSOLE] =
+        (struct pollfd){ .fd = console ? session->attach->console_fd : -1, .events = console };
     poll_fd[POLL_STDIN] = (struct pollfd){ .fd = read_stdin ? STDIN_FILENO : -1, .events = POLLIN };
-    poll_fd[POLL_STDOUT] = (struct pollfd){ .fd = session->to_user.len > 0 ? STDOUT_FILENO : -1, .events = POLLOUT };
+    poll_fd[POLL_STDOUT] =
+        (struct pollfd){ .fd = session->to_user.len > 0 ? STDOUT_FILENO : -1, .events = POLLOUT };
     poll_fd[POLL_CLIENT] =
-        (struct pollfd){ .fd = session->client_open ? client_fd(session->attach->client) : -1, .events = POLLIN };
+        (struct pollfd){ .fd = session->client_open ? client_fd(session->attach->client) : -1,
+                         .events = POLLIN };
 }
 
 static int run(struct session *session, enum attach_end *ret, struct err *err)

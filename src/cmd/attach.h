@@ -12,16 +12,17 @@ enum attach_end {
 };
 
 struct attach {
-    int console_fd;        /* non-blocking; the caller's */
-    struct client *client; /* to learn why the VM ended, or NULL */
-    int escape;            /* the byte that detaches; -1 = none */
-    bool subscribed;       /* set here */
+    int console_fd;              /* non-blocking; the caller's */
+    struct client *client;       /* to learn why the VM ended, or NULL */
+    int escape;                  /* the byte that detaches; -1 = none */
+    bool subscribed;             /* set here */
     char state[32], reason[256]; /* out: the last vm.state event, if one came */
 };
 
 /* "^]", "^a", "none" into a byte or -1. -EINVAL. */
 int attach_read_escape(const char *text, int *ret, struct err *err) MUST_CHECK;
 
-/* Joins stdin and stdout to the console until one of the above. A terminal on stdin is raw meanwhile and always put
- * back. The end of a stdin that is no terminal does not end it. May be called again to go on. */
+/* Joins stdin and stdout to the console until one of the above. A terminal on stdin is raw
+ * meanwhile and always put back. The end of a stdin that is no terminal does not end it. May be
+ * called again to go on. */
 int attach_run(struct attach *attach, enum attach_end *ret, struct err *err) MUST_CHECK;

@@ -21,7 +21,8 @@ static int bill(struct cmd_args *args)
     }
     json_t *json = json_loadb(text, len, 0, &why);
     if (!json_is_object(json)) {
-        (void)err_set(&err, ERR_CALLER, EINVAL, "%s: no bill: %s", path, json ? "not a JSON object" : why.text);
+        (void)err_set(&err, ERR_CALLER, EINVAL, "%s: no bill: %s", path,
+                      json ? "not a JSON object" : why.text);
         json_decref(json);
         return cmd_fail(args, &err);
     }
@@ -35,12 +36,15 @@ static int bill(struct cmd_args *args)
 const struct command cmd_bill = {
     .name = "bill",
     .summary = "show a saved bill: what a move cost",
-    .text = "Prints a bill that migrate or checkpoint wrote with --bill or --json, for people. docs/bill.md explains every "
-            "figure and what its clock covers.",
+    .text = "Prints a bill that migrate or checkpoint wrote with --bill or --json, for people. "
+            "docs/bill.md explains every figure and what its clock covers.",
     .example = "  godwit migrate web1 10.0.0.2:7000 --bill web1.json && godwit bill web1.json\n",
-    .arguments = (const struct cmd_option[]){
-        { .name = "FILE", .kind = CMD_FILE, .flags = CMD_REQUIRED, .help = "the bill" }, { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "json", .kind = CMD_FLAG, .help = "print it as it is" }, { 0 } },
+    .arguments =
+        (const struct cmd_option[]){
+            { .name = "FILE", .kind = CMD_FILE, .flags = CMD_REQUIRED, .help = "the bill" },
+            { 0 } },
+    .options =
+        (const struct cmd_option[]){
+            { .name = "json", .kind = CMD_FLAG, .help = "print it as it is" }, { 0 } },
     .fn = bill,
 };

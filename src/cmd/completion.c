@@ -26,7 +26,8 @@ static void put_choices(const char *choices)
         (void)putchar(*choices == '|' ? ' ' : *choices);
 }
 
-/* ------------------------------------------------------------------------------------------- bash */
+/* -------------------------------------------------------------------------------------------
+ * bash */
 
 static void bash_values(const struct command *command, const struct cmd_option *option)
 {
@@ -51,7 +52,8 @@ static void bash_command(const struct command *command)
     for (const struct cmd_option *option = cmd_common_options; option->name; option++)
         (void)printf("%s--%s", option == cmd_common_options ? "" : " ", option->name);
     (void)printf("'; arguments=(");
-    for (const struct cmd_option *argument = command->arguments; argument && argument->name; argument++)
+    for (const struct cmd_option *argument = command->arguments; argument && argument->name;
+         argument++)
         if (argument->kind == CMD_CHOICE) {
             (void)printf(" 'words ");
             put_choices(argument->choices);
@@ -66,9 +68,12 @@ static void bash(void)
 {
     (void)puts("# bash completion of godwit\n"
                "_godwit_none() { COMPREPLY=(); }\n"
-               "_godwit_file() { compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- \"$cur\")); }\n"
-               "_godwit_dir() { compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- \"$cur\")); }\n"
-               "_godwit_vm() { COMPREPLY=($(compgen -W \"$(godwit ps --names 2>/dev/null)\" -- \"$cur\")); }\n"
+               "_godwit_file() { compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -f -- "
+               "\"$cur\")); }\n"
+               "_godwit_dir() { compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen -d -- "
+               "\"$cur\")); }\n"
+               "_godwit_vm() { COMPREPLY=($(compgen -W \"$(godwit ps --names 2>/dev/null)\" -- "
+               "\"$cur\")); }\n"
                "_godwit_words() { COMPREPLY=($(compgen -W \"$*\" -- \"$cur\")); }");
     (void)printf("_godwit_command() { COMPREPLY=($(compgen -W '");
     for (const struct command *const *command = cmd_table; *command; command++)
@@ -76,7 +81,8 @@ static void bash(void)
             (void)printf("%s ", (*command)->name);
     (void)puts("help' -- \"$cur\")); }\n"
                "_godwit() {\n"
-               "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command= options= word i\n"
+               "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} "
+               "command= options= word i\n"
                "    local -a arguments=()\n"
                "    local given=0\n"
                "    COMPREPLY=()\n"
@@ -85,7 +91,8 @@ static void bash(void)
                "        if [[ -z $command ]]; then\n"
                "            if [[ $word == --runtime-dir ]]; then ((i++))\n"
                "            elif [[ $word != -* ]]; then command=$word; fi\n"
-               "        elif [[ $word != -* && ${COMP_WORDS[i-1]} != --* ]]; then ((given++)); fi\n"
+               "        elif [[ $word != -* && ${COMP_WORDS[i-1]} != --* ]]; then ((given++)); "
+               "fi\n"
                "    done\n"
                "    if [[ -z $command ]]; then\n"
                "        case $prev in --runtime-dir) _godwit_dir; return;; esac\n"
@@ -95,7 +102,8 @@ static void bash(void)
                "    fi\n"
                "    case $command:$prev in");
     for (const struct command *const *command = cmd_table; *command; command++)
-        for (const struct cmd_option *option = (*command)->options; option && option->name; option++)
+        for (const struct cmd_option *option = (*command)->options; option && option->name;
+             option++)
             if (!(*command)->hidden)
                 bash_values(*command, option);
     for (const struct cmd_option *option = cmd_common_options; option->name; option++)
@@ -110,7 +118,8 @@ static void bash(void)
                "}\ncomplete -F _godwit godwit");
 }
 
-/* -------------------------------------------------------------------------------------------- zsh */
+/* --------------------------------------------------------------------------------------------
+ * zsh */
 
 /* Text inside a zsh _arguments specification inside single quotes. */
 static void zsh_text(const char *text)
@@ -164,7 +173,8 @@ static void zsh_command(const struct command *command)
         zsh_option(option);
     for (const struct cmd_option *option = cmd_common_options; option->name; option++)
         zsh_option(option);
-    for (const struct cmd_option *argument = command->arguments; argument && argument->name; argument++) {
+    for (const struct cmd_option *argument = command->arguments; argument && argument->name;
+         argument++) {
         (void)printf(" \\\n        ':%s:", argument->name);
         zsh_action(argument);
         (void)putchar('\'');
@@ -175,8 +185,10 @@ static void zsh_command(const struct command *command)
 static void zsh(void)
 {
     (void)puts("#compdef godwit\n"
-               "_godwit_vm() { local -a vms; vms=(${(f)\"$(godwit ps --names 2>/dev/null)\"}); compadd -a vms }\n"
-               "_godwit_command() {\n    local -a commands=(");
+               "_godwit_vm() { local -a vms; vms=(${(f)\"$(godwit ps --names 2>/dev/null)\"}); "
+               "compadd -a vms }\n"
+               "_godwit_command() {\n"
+               "    local -a commands=(");
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden) {
             (void)printf("        '%s:", (*command)->name);
@@ -186,7 +198,8 @@ static void zsh(void)
     (void)puts("    )\n    _describe command commands\n}\n"
                "_godwit() {\n"
                "    local context state line\n"
-               "    _arguments -C '--runtime-dir[where the VMs of this host are]:DIR:_files -/' \\\n"
+               "    _arguments -C '--runtime-dir[where the VMs of this host are]:DIR:_files -/' "
+               "\\\n"
                "        '--version[print the version]' '--help[print how to use godwit]' \\\n"
                "        '1:command:_godwit_command' '*::argument:->argument'\n"
                "    [[ $state == argument ]] || return\n"
@@ -195,7 +208,8 @@ static void zsh(void)
         if (!(*command)->hidden)
             zsh_command(*command);
     (void)puts("    help) _arguments '1:command:_godwit_command';;\n    esac\n}\n"
-               "if [[ $funcstack[1] == _godwit ]]; then _godwit \"$@\"; else compdef _godwit godwit; fi");
+               "if [[ $funcstack[1] == _godwit ]]; then _godwit \"$@\"; else compdef _godwit "
+               "godwit; fi");
 }
 
 static int completion(struct cmd_args *args)
@@ -210,9 +224,14 @@ static int completion(struct cmd_args *args)
 const struct command cmd_completion = {
     .name = "completion",
     .summary = "print the completion script of a shell",
-    .text = "Prints a script that teaches the shell to complete godwit's commands, options and the names of VMs.",
+    .text = "Prints a script that teaches the shell to complete godwit's commands, options and the "
+            "names of VMs.",
     .example = "  . <(godwit completion bash)\n",
-    .arguments = (const struct cmd_option[]){
-        { .name = "SHELL", .kind = CMD_CHOICE, .flags = CMD_REQUIRED, .choices = "bash|zsh", .help = "the shell" }, { 0 } },
+    .arguments = (const struct cmd_option[]){ { .name = "SHELL",
+                                                .kind = CMD_CHOICE,
+                                                .flags = CMD_REQUIRED,
+                                                .choices = "bash|zsh",
+                                                .help = "the shell" },
+                                              { 0 } },
     .fn = completion,
 };

@@ -27,7 +27,8 @@ static int console(struct cmd_args *args)
     if (rc)
         return cmd_fail(args, &err);
     if (end == ATTACH_ENDED)
-        cmd_note(args, "%s: %s%s%s", name, attach.state[0] ? attach.state : "the VM has ended or moved away",
+        cmd_note(args, "%s: %s%s%s", name,
+                 attach.state[0] ? attach.state : "the VM has ended or moved away",
                  attach.reason[0] ? ", " : "", attach.reason);
     return CMD_OK;
 }
@@ -35,15 +36,21 @@ static int console(struct cmd_args *args)
 const struct command cmd_console = {
     .name = "console",
     .summary = "attach to a VM's console",
-    .text = "Shows what the guest has written to its serial port, beginning with what the monitor has kept of the past (64 KiB), "
-            "and sends it what is typed. Several may be attached at once and all see the same. On a terminal, the escape "
-            "detaches; the VM runs on. The command ends when the VM does.\n\n"
-            "Standard input that is no terminal is sent to the guest up to its end, which does not end the command.",
+    .text =
+        "Shows what the guest has written to its serial port, beginning with what the monitor has "
+        "kept of the past (64 KiB), and sends it what is typed. Several may be attached at once "
+        "and all see the same. On a terminal, the escape detaches; the VM runs on. The command "
+        "ends when the VM does.\n\n"
+        "Standard input that is no terminal is sent to the guest up to its end, which does not "
+        "end the command.",
     .arguments = (const struct cmd_option[]){ VM_ARGUMENT, { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "escape", .kind = CMD_TEXT, .value = "^C", .fallback = "^]",
-          .help = "the control character that detaches, or none" },
-        { 0 } },
+    .options =
+        (const struct cmd_option[]){ { .name = "escape",
+                                       .kind = CMD_TEXT,
+                                       .value = "^C",
+                                       .fallback = "^]",
+                                       .help = "the control character that detaches, or none" },
+                                     { 0 } },
     .status_ok = "Detached, or the VM has ended",
     .fn = console,
 };

@@ -6,18 +6,20 @@
 #include <stdio.h>
 #include <string.h>
 
-static int copy(char *to, size_t size, const char *from, size_t len, const char *what, struct err *err)
+static int copy(char *to, size_t size, const char *from, size_t len, const char *what,
+                struct err *err)
 {
     if (len == 0 || len >= size)
-        return err_set(err, ERR_CALLER, EINVAL, "'%.*s': %s of 1 to %zu characters is wanted", (int)MIN(len, (size_t)80),
-                       from, what, size - 1);
+        return err_set(err, ERR_CALLER, EINVAL, "'%.*s': %s of 1 to %zu characters is wanted",
+                       (int)MIN(len, (size_t)80), from, what, size - 1);
     memcpy(to, from, len);
     to[len] = '\0';
     return 0;
 }
 
 /* Splits "ID=REST". */
-static int split(const char *text, const char *form, char *ret_id, size_t id_size, const char **ret_rest, struct err *err)
+static int split(const char *text, const char *form, char *ret_id, size_t id_size,
+                 const char **ret_rest, struct err *err)
 {
     const char *equals = strchr(text, '=');
     if (!equals || equals == text || !equals[1])
@@ -26,8 +28,9 @@ static int split(const char *text, const char *form, char *ret_id, size_t id_siz
     return copy(ret_id, id_size, text, (size_t)(equals - text), "an ID", err);
 }
 
-/* Takes ",name" or ",name=value" off the end of text[0..*len); a comma of the path itself stays. Returns the value
- * (empty for ",name"), whose length is *ret_len; NULL: the text ends otherwise. */
+/* Takes ",name" or ",name=value" off the end of text[0..*len); a comma of the path itself stays.
+ * Returns the value (empty for ",name"), whose length is *ret_len; NULL: the text ends
+ * otherwise. */
 static const char *take_suffix(const char *text, size_t *len, const char *name, size_t *ret_len)
 {
     size_t name_len = strlen(name), at = *len;
@@ -42,7 +45,8 @@ static const char *take_suffix(const char *text, size_t *len, const char *name, 
     return text + at + name_len;
 }
 
-int device_read_disk(const char *text, struct config_device *device, struct host_device *host, struct err *err)
+int device_read_disk(const char *text, struct config_device *device, struct host_device *host,
+                     struct err *err)
 {
     const char *rest, *serial;
     char path[sizeof(host->path)];
@@ -62,7 +66,8 @@ int device_read_disk(const char *text, struct config_device *device, struct host
         }
         serial = take_suffix(rest, &len, "serial=", &value_len);
         if (serial) {
-            rc = copy(device->serial, sizeof(device->serial), serial, value_len, "a serial number", err);
+            rc = copy(device->serial, sizeof(device->serial), serial, value_len, "a serial number",
+                      err);
             if (rc)
                 return rc;
             more = true;
@@ -84,8 +89,8 @@ static void mac_of_names(const char *vm_name, const char *id, uint8_t ret[6])
         ret[i] = (uint8_t)(sum >> (8 * i));
 }
 
-int device_read_net(const char *text, const char *vm_name, struct config_device *device, struct host_device *host,
-                    struct err *err)
+int device_read_net(const char *text, const char *vm_name, struct config_device *device,
+                    struct host_device *host, struct err *err)
 {
     const char *rest, *mac;
     char mac_text[32];
@@ -105,16 +110,18 @@ int device_read_net(const char *text, const char *vm_name, struct config_device 
     } else {
         mac_of_names(vm_name, device->id, device->mac);
     }
-    return rc ? rc : copy(host->tap, sizeof(host->tap), rest, len, "the name of a tap interface", err);
+    return rc ? rc
+              : copy(host->tap, sizeof(host->tap), rest, len, "the name of a tap interface", err);
 }
 
-int device_read_place(const char *text, bool is_disk, char *ret_id, size_t id_size, char *ret_where, size_t where_size,
-                      struct err *err)
+int device_read_place(const char *text, bool is_disk, char *ret_id, size_t id_size, char *ret_where,
+                      size_t where_size, struct err *err)
 {
     const char *rest;
     int rc = split(text, is_disk ? "ID=PATH" : "ID=TAP", ret_id, id_size, &rest, err);
     if (rc)
         return rc;
     return is_disk ? parse_path(rest, ret_where, where_size, err)
-                   : copy(ret_where, where_size, rest, strlen(rest), "the name of a tap interface", err);
+                   : copy(ret_where, where_size, rest, strlen(rest), "the name of a tap interface",
+                          err);
 }

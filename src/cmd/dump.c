@@ -1,3 +1,4 @@
+#include "state/dump.h"
 #include "cmd/cmd.h"
 #include "cost/bill.h"
 #include "dev/button.h"
@@ -7,7 +8,6 @@
 #include "dev/virtio_rng.h"
 #include "kvm/hv_state.h"
 #include "move/message.h"
-#include "state/dump.h"
 #include "state/pages.h"
 #include "vm/config.h"
 
@@ -17,11 +17,16 @@
 #define MESSAGES_MAX (SECTION_TYPE_MAX - SECTION_MESSAGE)
 
 static const struct dump_schema state_sections[] = {
-    { SECTION_END, &stream_end_schema },          { SECTION_MACHINE, &machine_config_schema },
-    { SECTION_CPUID, &hv_cpuid_schema },          { SECTION_VM, &hv_vm_state_schema },
-    { SECTION_VCPU, &hv_vcpu_state_schema },      { SECTION_SERIAL, &serial_state_schema },
-    { SECTION_VIRTIO_NET, &virtio_net_state_schema }, { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
-    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema }, { SECTION_BUTTON, &button_state_schema },
+    { SECTION_END, &stream_end_schema },
+    { SECTION_MACHINE, &machine_config_schema },
+    { SECTION_CPUID, &hv_cpuid_schema },
+    { SECTION_VM, &hv_vm_state_schema },
+    { SECTION_VCPU, &hv_vcpu_state_schema },
+    { SECTION_SERIAL, &serial_state_schema },
+    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
+    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
+    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_BUTTON, &button_state_schema },
 };
 
 /* All sections whose body is one object: of the state, and the messages of a recorded move. */
@@ -53,13 +58,19 @@ static int dump(struct cmd_args *args)
 const struct command cmd_dump = {
     .name = "dump",
     .summary = "show a checkpoint file or a recorded stream as JSON",
-    .text = "Decodes a stream into JSON: its header, every section with its checksum and contents, totals, and a list of what is "
-            "damaged. Page contents are checked and counted, not shown. It reads any file, however damaged, and needs no VM.",
+    .text =
+        "Decodes a stream into JSON: its header, every section with its checksum and contents, "
+        "totals, and a list of what is damaged. Page contents are checked and counted, not shown. "
+        "It reads any file, however damaged, and needs no VM.",
     .example = "  godwit dump web1.godwit | jq .sections[0]\n",
-    .arguments = (const struct cmd_option[]){
-        { .name = "FILE", .kind = CMD_FILE, .flags = CMD_REQUIRED, .help = "the file, or - for standard input" }, { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "json", .kind = CMD_FLAG, .help = "print JSON; it always does" }, { 0 } },
+    .arguments = (const struct cmd_option[]){ { .name = "FILE",
+                                                .kind = CMD_FILE,
+                                                .flags = CMD_REQUIRED,
+                                                .help = "the file, or - for standard input" },
+                                              { 0 } },
+    .options =
+        (const struct cmd_option[]){
+            { .name = "json", .kind = CMD_FLAG, .help = "print JSON; it always does" }, { 0 } },
     .status_ok = "The stream is sound and complete",
     .fn = dump,
 };

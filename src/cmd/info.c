@@ -30,10 +30,13 @@ static void print_device(const json_t *device, const json_t *places)
     char text[512];
 
     if (strcmp(kind, "blk") == 0)
-        (void)snprintf(text, sizeof(text), "%s disk, %s%s, %s", id, show_bytes(512 * number_of(device, "sectors")).text,
-                       json_is_true(json_object_get(device, "read_only")) ? " read-only" : "", text_of(place, "path"));
+        (void)snprintf(text, sizeof(text), "%s disk, %s%s, %s", id,
+                       show_bytes(512 * number_of(device, "sectors")).text,
+                       json_is_true(json_object_get(device, "read_only")) ? " read-only" : "",
+                       text_of(place, "path"));
     else if (strcmp(kind, "net") == 0)
-        (void)snprintf(text, sizeof(text), "%s network, %s, %s", id, text_of(device, "mac"), text_of(place, "tap"));
+        (void)snprintf(text, sizeof(text), "%s network, %s, %s", id, text_of(device, "mac"),
+                       text_of(place, "tap"));
     else
         (void)snprintf(text, sizeof(text), "%s %s", id, kind);
     line("device", text);
@@ -41,8 +44,10 @@ static void print_device(const json_t *device, const json_t *places)
 
 static void print_facts(const json_t *facts)
 {
-    const json_t *config = json_object_get(facts, "config"), *machine = json_object_get(config, "machine");
-    const json_t *host = json_object_get(config, "host"), *devices = json_object_get(machine, "devices");
+    const json_t *config = json_object_get(facts, "config"),
+                 *machine = json_object_get(config, "machine");
+    const json_t *host = json_object_get(config, "host"),
+                 *devices = json_object_get(machine, "devices");
     char number[24];
 
     line("name", text_of(facts, "name"));
@@ -88,9 +93,13 @@ static int info(struct cmd_args *args)
 const struct command cmd_info = {
     .name = "info",
     .summary = "show what is known of a VM",
-    .text = "Shows a VM's state, its machine as the guest sees it, and where its parts are on this host.",
+    .text = "Shows a VM's state, its machine as the guest sees it, and where its parts are on this "
+            "host.",
     .arguments = (const struct cmd_option[]){ VM_ARGUMENT, { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "json", .kind = CMD_FLAG, .help = "print the monitor's answer to vm.info as it is" }, { 0 } },
+    .options =
+        (const struct cmd_option[]){ { .name = "json",
+                                       .kind = CMD_FLAG,
+                                       .help = "print the monitor's answer to vm.info as it is" },
+                                     { 0 } },
     .fn = info,
 };

@@ -44,8 +44,9 @@ static int kill_vm(struct cmd_args *args)
 const struct command cmd_kill = {
     .name = "kill",
     .summary = "end a VM at once",
-    .text = "Ends the VM as pulling the plug of a machine would: what the guest has not written to its disks is lost. It is "
-            "also the way to remove what a monitor that died has left behind. When the command returns, the name is free.",
+    .text = "Ends the VM as pulling the plug of a machine would: what the guest has not written to "
+            "its disks is lost. It is also the way to remove what a monitor that died has left "
+            "behind. When the command returns, the name is free.",
     .arguments = (const struct cmd_option[]){ VM_ARGUMENT, { 0 } },
     .status_ok = "The VM is gone",
     .fn = kill_vm,

@@ -24,11 +24,13 @@ struct child {
 
 json_t *launch_options(const struct cmd_args *args, const char *start, const char *name)
 {
-    return json_pack("{s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base, "name", name ? name : "", "fake",
-                     cmd_flag(args, "fake"), "begun_ns", (json_int_t)clock_now_ns());
+    return json_pack("{s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base, "name",
+                     name ? name : "", "fake", cmd_flag(args, "fake"), "begun_ns",
+                     (json_int_t)clock_now_ns());
 }
 
-static int add_places(const struct cmd_args *args, const char *option, bool is_disk, json_t *places, struct err *err)
+static int add_places(const struct cmd_args *args, const char *option, bool is_disk, json_t *places,
+                      struct err *err)
 {
     const char *text;
     struct vmm_place place;
@@ -36,10 +38,12 @@ static int add_places(const struct cmd_args *args, const char *option, bool is_d
     for (unsigned at = 0; (text = cmd_next(args, option, &at));) {
         if (json_array_size(places) >= CONFIG_DEVICES_MAX)
             return err_set(err, ERR_CALLER, E2BIG, "more than %d devices", CONFIG_DEVICES_MAX);
-        int rc = device_read_place(text, is_disk, place.id, sizeof(place.id), place.where, sizeof(place.where), err);
+        int rc = device_read_place(text, is_disk, place.id, sizeof(place.id), place.where,
+                                   sizeof(place.where), err);
         if (rc)
             return err_wrap(err, rc, "--%s", option);
-        if (json_array_append_new(places, json_pack("{s:s, s:s}", "id", place.id, "where", place.where)))
+        if (json_array_append_new(places,
+                                  json_pack("{s:s, s:s}", "id", place.id, "where", place.where)))
             return err_set(err, ERR_CALLER, EINVAL, "--%s '%.80s' is no UTF-8 text", option, text);
     }
     return 0;
@@ -55,7 +59,8 @@ int launch_places(const struct cmd_args *args, json_t *options, struct err *err)
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------- the process */
+/* ------------------------------------------------------------------------------------- the
+ * process */
 
 /* A memfd with the options, to be read from its start. */
 static int options_fd(const json_t *options, int *ret, struct err *err)
@@ -67,18 +72,21 @@ static int options_fd(const json_t *options, int *ret, struct err *err)
     if (!rc && lseek(fd, 0, SEEK_SET) < 0)
         rc = -errno;
     if (rc)
-        return err_errno(err, rc == -EINVAL ? ERR_CALLER : ERR_HOST, -rc, "cannot hand the options to the monitor");
+        return err_errno(err, rc == -EINVAL ? ERR_CALLER : ERR_HOST, -rc,
+                         "cannot hand the options to the monitor");
     *ret = TAKE_FD(fd);
     return 0;
 }
 
 /* In the child: becomes the monitor, or reports why not. */
-NORETURN static void become_monitor(char *const argv[], const int *fds, unsigned fd_count, int ready_fd)
+NORETURN static void become_monitor(char *const argv[], const int *fds, unsigned fd_count,
+                                    int ready_fd)
 {
     struct err err = { 0 };
     sigset_t none;
     int null_fd = open("/dev/null", O_RDONLY);
-    bool good = null_fd >= 0 && dup2(null_fd, STDIN_FILENO) == STDIN_FILENO && setsid() >= 0 && chdir("/") == 0;
+    bool good = null_fd >= 0 && dup2(null_fd, STDIN_FILENO) == STDIN_FILENO && setsid() >= 0 &&
+                chdir("/") == 0;
 
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
@@ -91,7 +99,8 @@ NORETURN static void become_monitor(char *const argv[], const int *fds, unsigned
     _exit(CMD_FAILED);
 }
 
-static int start(const struct cmd_args *args, const struct launch *what, struct child *child, struct err *err)
+static int start(const struct cmd_args *args, const struct launch *what, struct child *child,
+                 struct err *err)
 {
     CLEANUP_FD int config_fd = -1, ready_in = -1, ready_out = -1, console_in = -1, console_out = -1;
     int pair[2];
@@ -112,7 +121,8 @@ static int start(const struct cmd_args *args, const struct launch *what, struct 
 
     static const char *const names[] = { "config", "ready", "listen", "console" };
     int fds[] = { config_fd, ready_out, what->listen_fd, console_out };
-    char program[] = "godwit", command[] = "vmm", *title = strdupa(what->title), words[ARRAY_LEN(fds)][32];
+    char program[] = "godwit", command[] = "vmm", *title = strdupa(what->title),
+         words[ARRAY_LEN(fds)][32];
     char *argv[3 + ARRAY_LEN(fds) + 1] = { program, command, title };
     for (unsigned i = 0, word = 3; i < ARRAY_LEN(fds); i++)
         if (fds[i] >= 0) {
@@ -126,7 +136,9 @@ static int start(const struct cmd_args *args, const struct launch *what, struct 
         return err_errno(err, ERR_HOST, errno, "cannot start the monitor");
     if (pid == 0)
         become_monitor(argv, fds, ARRAY_LEN(fds), ready_out);
-    *child = (struct child){ .pid = pid, .ready_fd = TAKE_FD(ready_in), .console_fd = TAKE_FD(console_in) };
+    *child = (struct child){ .pid = pid,
+                             .ready_fd = TAKE_FD(ready_in),
+                             .console_fd = TAKE_FD(console_in) };
     return 0;
 }
 
@@ -150,7 +162,8 @@ static int await_ready(struct child *child, struct err *err)
     (void)sigprocmask(SIG_BLOCK, &set, &old);
     CLEANUP_FD int signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
 
-    struct pollfd poll_fd[] = { { .fd = child->ready_fd, .events = POLLIN }, { .fd = signal_fd, .events = POLLIN } };
+    struct pollfd poll_fd[] = { { .fd = child->ready_fd, .events = POLLIN },
+                                { .fd = signal_fd, .events = POLLIN } };
     int n;
     do
         n = poll(poll_fd, ARRAY_LEN(poll_fd), -1);
@@ -158,7 +171,8 @@ static int await_ready(struct child *child, struct err *err)
     bool signalled = n > 0 && poll_fd[1].revents;
     struct signalfd_siginfo info;
     if (signalled)
-        (void)!read(signal_fd, &info, sizeof(info)); /* taken, or it would end us once it is unblocked */
+        /* taken, or it would end us once it is unblocked */
+        (void)!read(signal_fd, &info, sizeof(info));
     int rc = n < 0 || signalled ? err_set(err, ERR_HOST, EINTR, "interrupted while starting")
                                 : ready_wait(child->ready_fd, child->name, err);
     (void)sigprocmask(SIG_SETMASK, &old, NULL);
@@ -171,7 +185,8 @@ static int await_ready(struct child *child, struct err *err)
     return rc;
 }
 
-/* ---------------------------------------------------------------------------- staying with the VM */
+/* ---------------------------------------------------------------------------- staying with the
+ * VM */
 
 static int ended(const struct cmd_args *args, struct child *child, const struct attach *attach)
 {
@@ -202,7 +217,8 @@ static int follow(const struct cmd_args *args, struct child *child)
         /* Our output is broken, not the VM: as after a detach, it runs on. */
         status = cmd_fail(args, &err);
     } else if (end == ATTACH_DETACHED) {
-        cmd_note(args, "detached from %s, which runs on: 'godwit console %s' attaches again", child->name, child->name);
+        cmd_note(args, "detached from %s, which runs on: 'godwit console %s' attaches again",
+                 child->name, child->name);
         status = CMD_OK;
     } else {
         fd_close(&child->console_fd);
@@ -237,7 +253,8 @@ int launch(struct cmd_args *args, const struct launch *what)
     if (rc)
         (void)err_wrap(&err, rc, "--escape");
     if (!rc && cmd_flag(args, "json") && !cmd_flag(args, "detach"))
-        rc = err_set(&err, ERR_CALLER, EINVAL, "--json goes with --detach: without it standard output is the console");
+        rc = err_set(&err, ERR_CALLER, EINVAL,
+                     "--json goes with --detach: without it standard output is the console");
     if (!rc)
         rc = start(args, what, &child, &err);
     if (!rc)
@@ -251,7 +268,8 @@ int launch(struct cmd_args *args, const struct launch *what)
     return status;
 }
 
-/* --------------------------------------------------------------------------------- the monitor's side */
+/* --------------------------------------------------------------------------------- the monitor's
+ * side */
 
 static int read_places(const json_t *list, struct vmm_options *options, struct err *err)
 {
@@ -262,7 +280,8 @@ static int read_places(const json_t *list, struct vmm_options *options, struct e
         struct vmm_place *place = &options->place[i];
         const char *id = json_string_value(json_object_get(json_array_get(list, i), "id"));
         const char *where = json_string_value(json_object_get(json_array_get(list, i), "where"));
-        if (!id || !where || strlen(id) >= sizeof(place->id) || strlen(where) >= sizeof(place->where))
+        if (!id || !where || strlen(id) >= sizeof(place->id) ||
+            strlen(where) >= sizeof(place->where))
             return err_set(err, ERR_CALLER, EINVAL, "place %zu is incomplete", i);
         memcpy(place->id, id, strlen(id) + 1);
         memcpy(place->where, where, strlen(where) + 1);
@@ -281,16 +300,20 @@ static int copy_text(char *to, size_t size, const char *from, const char *what, 
 
 static int read_object(json_t *json, struct vmm_options *options, struct err *err)
 {
-    static const char *const starts[VMM_START_MAX] = { [VMM_BOOT] = "boot", [VMM_RECEIVE] = "receive", [VMM_RESTORE] = "restore" };
+    static const char *const starts[VMM_START_MAX] = {
+        [VMM_BOOT] = "boot", [VMM_RECEIVE] = "receive", [VMM_RESTORE] = "restore"
+    };
     json_error_t where;
     const char *start, *base, *name, *file = "";
     json_t *config = NULL, *places = NULL;
     int paused = 0, once = 0, fake = 0;
     json_int_t begun_ns = 0;
 
-    if (json_unpack_ex(json, &where, JSON_STRICT, "{s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:o, s?:b, s?:I}", "start", &start,
-                       "runtime_dir", &base, "name", &name, "config", &config, "file", &file, "paused", &paused, "once",
-                       &once, "places", &places, "fake", &fake, "begun_ns", &begun_ns))
+    if (json_unpack_ex(json, &where, JSON_STRICT,
+                       "{s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:o, s?:b, s?:I}", "start", &start,
+                       "runtime_dir", &base, "name", &name, "config", &config, "file", &file,
+                       "paused", &paused, "once", &once, "places", &places, "fake", &fake,
+                       "begun_ns", &begun_ns))
         return err_set(err, ERR_CALLER, EINVAL, "options: %s", where.text);
     for (unsigned i = 1; i < VMM_START_MAX; i++)
         if (strcmp(start, starts[i]) == 0)

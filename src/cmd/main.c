@@ -1,11 +1,11 @@
 #include "cmd/cmd.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <fcntl.h>
 
 static int usage_error(const char *what, const char *text)
 {
@@ -27,7 +27,8 @@ static int help(int argc, char **argv)
     return fflush(stdout) ? CMD_FAILED : CMD_OK;
 }
 
-static int run_command(const struct command *command, int argc, char **argv, const char *runtime_dir)
+static int run_command(const struct command *command, int argc, char **argv,
+                       const char *runtime_dir)
 {
     struct err err = { 0 };
     struct cmd_args *args = malloc(sizeof(*args));

@@ -1,6 +1,6 @@
 /*
- * `godwit man`: manual pages in mdoc, from the same descriptions as the help. The build writes one file a
- * command with it (src/cmd/meson.build).
+ * `godwit man`: manual pages in mdoc, from the same descriptions as the help. The build writes one
+ * file a command with it (src/cmd/meson.build).
  */
 #include "cmd/cmd.h"
 
@@ -8,7 +8,8 @@
 
 #define MAN_DATE "November 21, 2026" /* of the last change of what commands do */
 
-/* Text as it is into roff: a line must not begin with a control character, nor hold a bare backslash. */
+/* Text as it is into roff: a line must not begin with a control character, nor hold a bare
+ * backslash. */
 static void put_literal(FILE *out, const char *text, size_t len)
 {
     bool start = true;
@@ -63,7 +64,8 @@ static void put_synopsis(FILE *out, const struct cmd_option *option, bool argume
         return;
     const char *macro = option->flags & CMD_REQUIRED ? "." : ".Op ";
     if (argument)
-        (void)fprintf(out, "%sAr %s%s\n", macro, option->name, option->flags & CMD_REPEATED ? " ..." : "");
+        (void)fprintf(out, "%sAr %s%s\n", macro, option->name,
+                      option->flags & CMD_REPEATED ? " ..." : "");
     else if (!option->value)
         (void)fprintf(out, "%sFl \\-%s\n", macro, option->name);
     else
@@ -94,7 +96,8 @@ static void put_item(FILE *out, const struct cmd_option *option, bool argument)
 static void put_options(FILE *out, const struct command *command)
 {
     (void)fputs(".Bl -tag -width Ds\n", out);
-    for (const struct cmd_option *argument = command->arguments; argument && argument->name; argument++)
+    for (const struct cmd_option *argument = command->arguments; argument && argument->name;
+         argument++)
         put_item(out, argument, true);
     for (const struct cmd_option *option = command->options; option && option->name; option++)
         put_item(out, option, false);
@@ -111,7 +114,8 @@ static void put_statuses(FILE *out, const struct command *command)
     (void)fputs(".\n", out);
     (void)fputs(".It 1\nIt failed; the reason is on standard error.\n", out);
     (void)fputs(".It 2\nWrong use or wrong input: nothing was begun.\n", out);
-    for (const struct cmd_status *status = command ? command->statuses : NULL; status && status->meaning; status++) {
+    for (const struct cmd_status *status = command ? command->statuses : NULL;
+         status && status->meaning; status++) {
         (void)fprintf(out, ".It %d\n", status->status);
         put_text(out, status->meaning);
         (void)fputs(".\n", out);
@@ -127,7 +131,8 @@ static void put_page(FILE *out, const struct command *command)
     (void)fprintf(out, " 1\n.Os godwit\n.Sh NAME\n.Nm godwit-%s\n.Nd ", command->name);
     put_text(out, command->summary);
     (void)fprintf(out, "\n.Sh SYNOPSIS\n.Nm godwit %s\n", command->name);
-    for (const struct cmd_option *argument = command->arguments; argument && argument->name; argument++)
+    for (const struct cmd_option *argument = command->arguments; argument && argument->name;
+         argument++)
         put_synopsis(out, argument, true);
     for (const struct cmd_option *option = command->options; option && option->name; option++)
         put_synopsis(out, option, false);
@@ -146,10 +151,22 @@ static void put_page(FILE *out, const struct command *command)
 static void put_main_page(FILE *out)
 {
     (void)fputs(".Dd " MAN_DATE "\n.Dt GODWIT 1\n.Os godwit\n.Sh NAME\n.Nm godwit\n"
-                ".Nd virtual machines that move while they run\n.Sh SYNOPSIS\n.Nm\n"
-                ".Op Fl \\-runtime\\-dir Ar DIR\n.Ar COMMAND\n.Op Ar ARGUMENT ...\n.Nm\n.Fl \\-version\n.Sh DESCRIPTION\n"
-                ".Nm\nruns each virtual machine in a process of its own, the monitor,\n"
-                "and talks to it over a control socket.\nThere is no daemon.\n.Pp\nEach command has a page of its own.\n.Bl -tag -width Ds\n",
+                ".Nd virtual machines that move while they run\n"
+                ".Sh SYNOPSIS\n"
+                ".Nm\n"
+                ".Op Fl \\-runtime\\-dir Ar DIR\n"
+                ".Ar COMMAND\n"
+                ".Op Ar ARGUMENT ...\n"
+                ".Nm\n"
+                ".Fl \\-version\n"
+                ".Sh DESCRIPTION\n"
+                ".Nm\n"
+                "runs each virtual machine in a process of its own, the monitor,\n"
+                "and talks to it over a control socket.\n"
+                "There is no daemon.\n"
+                ".Pp\n"
+                "Each command has a page of its own.\n"
+                ".Bl -tag -width Ds\n",
                 out);
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden) {
@@ -157,12 +174,27 @@ static void put_main_page(FILE *out)
             put_text(out, (*command)->summary);
             (void)fputs(".\n", out);
         }
-    (void)fputs(".El\n.Pp\nSizes are written with K, M, G or T, powers of 1024, as in 256M; durations with\n"
+    (void)fputs(".El\n"
+                ".Pp\n"
+                "Sizes are written with K, M, G or T, powers of 1024, as in 256M; durations with\n"
                 "ns, us, ms, s, m or h, as in 300ms.\n"
-                ".Sh FILES\n.Bl -tag -width Ds\n.It Pa /run/godwit/NAME/\n"
-                "The runtime directory of a VM, for root; for others it is\n.Pa $XDG_RUNTIME_DIR/godwit/NAME/ .\n"
-                "It holds the control socket\n.Pa control.sock ,\nthe console's socket\n.Pa console.sock ,\n"
-                "the owner record\n.Pa owner.json ,\nthe monitor's\n.Pa lock\nand\n.Pa log .\n.El\n", out);
+                ".Sh FILES\n"
+                ".Bl -tag -width Ds\n"
+                ".It Pa /run/godwit/NAME/\n"
+                "The runtime directory of a VM, for root; for others it is\n"
+                ".Pa $XDG_RUNTIME_DIR/godwit/NAME/ .\n"
+                "It holds the control socket\n"
+                ".Pa control.sock ,\n"
+                "the console's socket\n"
+                ".Pa console.sock ,\n"
+                "the owner record\n"
+                ".Pa owner.json ,\n"
+                "the monitor's\n"
+                ".Pa lock\n"
+                "and\n"
+                ".Pa log .\n"
+                ".El\n",
+                out);
     put_statuses(out, NULL);
 }
 
@@ -185,11 +217,17 @@ static int man(struct cmd_args *args)
 const struct command cmd_man = {
     .name = "man",
     .summary = "print a manual page in mdoc",
-    .text = "Prints the manual page of a command, or of godwit itself, for man(1) or mandoc(1) to format.",
-    .arguments = (const struct cmd_option[]){
-        { .name = "COMMAND", .kind = CMD_COMMAND, .help = "the command the page is about" }, { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "list", .kind = CMD_FLAG, .help = "print the names of the commands that have a page" }, { 0 } },
+    .text = "Prints the manual page of a command, or of godwit itself, for man(1) or mandoc(1) to "
+            "format.",
+    .arguments =
+        (const struct cmd_option[]){
+            { .name = "COMMAND", .kind = CMD_COMMAND, .help = "the command the page is about" },
+            { 0 } },
+    .options =
+        (const struct cmd_option[]){ { .name = "list",
+                                       .kind = CMD_FLAG,
+                                       .help = "print the names of the commands that have a page" },
+                                     { 0 } },
     .hidden = true,
     .fn = man,
 };

@@ -11,17 +11,19 @@ static int migrate(struct cmd_args *args)
     bool cancel = cmd_flag(args, "cancel");
 
     if (!to == !cancel) {
-        (void)err_set(&err, ERR_CALLER, EINVAL, cancel ? "--cancel takes no HOST:PORT" : "HOST:PORT is missing: where to?");
+        (void)err_set(&err, ERR_CALLER, EINVAL,
+                      cancel ? "--cancel takes no HOST:PORT" : "HOST:PORT is missing: where to?");
         return cmd_fail(args, &err);
     }
     if (cancel)
         return vm_call(args, "vm.migrate_cancel");
     if (vm_open(args, &client, &err))
         return cmd_fail(args, &err);
-    int status = moving_run(args, client, "vm.migrate",
-                            json_pack("{s:s, s:s, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"), "max_downtime_ns",
-                                      (json_int_t)cmd_number(args, "max-downtime"), "stall_limit_ns",
-                                      (json_int_t)cmd_number(args, "stall-limit")));
+    int status =
+        moving_run(args, client, "vm.migrate",
+                   json_pack("{s:s, s:s, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
+                             "max_downtime_ns", (json_int_t)cmd_number(args, "max-downtime"),
+                             "stall_limit_ns", (json_int_t)cmd_number(args, "stall-limit")));
     client_close(client);
     return status;
 }
@@ -30,30 +32,56 @@ const struct command cmd_migrate = {
     .name = "migrate",
     .summary = "move a VM to another host while it runs",
     .text =
-        "Moves a VM to the monitor that 'godwit receive' has started at HOST:PORT, and prints the bill: what the move cost. "
-        "Network connections of the guest survive if the other host is on the same network.\n\n"
-        "At every moment exactly one side owns the guest. Until the move is committed, whatever goes wrong leaves the VM running "
-        "here as if nothing had happened; afterwards it never runs here again. If the connection is lost in the moment of "
-        "commitment, neither side runs the guest until they have reached each other again, and the VM's state is 'uncertain'.\n\n"
-        "SIGINT or SIGTERM cancel the move. Progress is shown on standard error: a bar on a terminal, lines elsewhere.",
+        "Moves a VM to the monitor that 'godwit receive' has started at HOST:PORT, and prints the "
+        "bill: what the move cost. Network connections of the guest survive if the other host is "
+        "on the same network.\n\n"
+        "At every moment exactly one side owns the guest. Until the move is committed, whatever "
+        "goes wrong leaves the VM running here as if nothing had happened; afterwards it never "
+        "runs here again. If the connection is lost in the moment of commitment, neither side "
+        "runs the guest until they have reached each other again, and the VM's state is "
+        "'uncertain'.\n\n"
+        "SIGINT or SIGTERM cancel the move. Progress is shown on standard error.",
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
                "  godwit migrate web1 10.0.0.2:7000 --mode stop-copy --bill web1.json\n",
-    .arguments = (const struct cmd_option[]){
-        VM_ARGUMENT,
-        { .name = "HOST:PORT", .kind = CMD_ADDRESS, .help = "where the other side waits" },
-        { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "mode", .kind = CMD_CHOICE, .value = "MODE", .choices = "pre-copy|stop-copy", .fallback = "pre-copy",
-          .help = "pre-copy sends memory while the guest runs, stop-copy after stopping it" },
-        { .name = "max-downtime", .kind = CMD_DURATION, .value = "TIME", .fallback = "300ms", .min = 1, .max = UINT64_C(3600000000000),
-          .help = "how long the guest may stand still; pre-copy goes on until it expects to keep this" },
-        { .name = "stall-limit", .kind = CMD_DURATION, .value = "TIME", .fallback = "10s", .min = 100000000,
-          .max = UINT64_C(3600000000000), .help = "give up when nothing moves for so long" },
-        { .name = "cancel", .kind = CMD_FLAG, .help = "cancel the move that is under way instead" },
-        MOVING_OPTIONS,
-        { 0 } },
-    .statuses = (const struct cmd_status[]){
-        { CMD_UNCERTAIN, "Nobody here knows yet who owns the guest; it will show once the two sides reach each other" }, { 0 } },
+    .arguments =
+        (const struct cmd_option[]){
+            VM_ARGUMENT,
+            { .name = "HOST:PORT", .kind = CMD_ADDRESS, .help = "where the other side waits" },
+            { 0 } },
+    .options =
+        (const struct cmd_option[]){
+            { .name = "mode",
+              .kind = CMD_CHOICE,
+              .value = "MODE",
+              .choices = "pre-copy|stop-copy",
+              .fallback = "pre-copy",
+              .help = "pre-copy sends memory while the guest runs, stop-copy after stopping it" },
+            { .name = "max-downtime",
+              .kind = CMD_DURATION,
+              .value = "TIME",
+              .fallback = "300ms",
+              .min = 1,
+              .max = UINT64_C(3600000000000),
+              .help = "how long the guest may stand still; pre-copy goes on until it expects to "
+                      "keep this" },
+            { .name = "stall-limit",
+              .kind = CMD_DURATION,
+              .value = "TIME",
+              .fallback = "10s",
+              .min = 100000000,
+              .max = UINT64_C(3600000000000),
+              .help = "give up when nothing moves for so long" },
+            { .name = "cancel",
+              .kind = CMD_FLAG,
+              .help = "cancel the move that is under way instead" },
+            MOVING_OPTIONS,
+            { 0 } },
+    .statuses =
+        (const struct cmd_status[]){
+            { CMD_UNCERTAIN,
+              "Nobody here knows yet who owns the guest; it will show once the two sides reach "
+              "each other" },
+            { 0 } },
     .status_ok = "The guest runs at the other side; with --cancel: the move will end",
     .fn = migrate,
 };

@@ -15,6 +15,7 @@
 
 struct moving {
     struct progress progress;
+    bool shown; /* the progress is */
     json_t *done; /* the parameters of move.done */
 };
 
@@ -23,7 +24,8 @@ static void on_event(void *ctx, const char *event, const json_t *params)
     struct moving *moving = ctx;
 
     if (strcmp(event, "move.progress") == 0 && !moving->done) {
-        progress_event(&moving->progress, params);
+        if (moving->shown)
+            progress_event(&moving->progress, params);
     } else if (strcmp(event, "move.done") == 0 && !moving->done) {
         progress_end(&moving->progress);
         moving->done = json_deep_copy(params);
@@ -31,7 +33,8 @@ static void on_event(void *ctx, const char *event, const json_t *params)
 }
 
 /* Lets events come until the move is done. -EINTR: told to stop waiting. */
-static int wait_done(const struct cmd_args *args, struct client *client, struct moving *moving, int signal_fd, struct err *err)
+static int wait_done(const struct cmd_args *args, struct client *client, struct moving *moving,
+                     int signal_fd, struct err *err)
 {
     bool cancelled = false;
 
@@ -41,7 +44,8 @@ static int wait_done(const struct cmd_args *args, struct client *client, struct 
             continue;
         if (rc != -ETIMEDOUT)
             return rc;
-        struct pollfd poll_fd[] = { { .fd = client_fd(client), .events = POLLIN }, { .fd = signal_fd, .events = POLLIN } };
+        struct pollfd poll_fd[] = { { .fd = client_fd(client), .events = POLLIN },
+                                    { .fd = signal_fd, .events = POLLIN } };
         struct signalfd_siginfo info;
         if (poll(poll_fd, ARRAY_LEN(poll_fd), -1) < 0 || !poll_fd[1].revents)
             continue;
@@ -49,7 +53,8 @@ static int wait_done(const struct cmd_args *args, struct client *client, struct 
             continue;
         progress_end(&moving->progress);
         if (cancelled)
-            return err_set(err, ERR_HOST, EINTR, "not waiting any longer: the move goes on, or is about to be cancelled");
+            return err_set(err, ERR_HOST, EINTR,
+                           "not waiting any longer: the move goes on, or is about to be cancelled");
         cancelled = true;
         cmd_note(args, "cancelling; a second signal only stops the waiting");
         rc = client_call(client, "vm.migrate_cancel", NULL, VM_ANSWER_NS, NULL, err);
@@ -65,7 +70,8 @@ static int save_bill(const struct cmd_args *args, const json_t *bill, struct err
     if (!path)
         return 0;
     char *text = json_dumps(bill, JSON_INDENT(2));
-    int rc = text ? fd_replace_file(path, text, strlen(text), err) : err_errno(err, ERR_HOST, ENOMEM, "%s", path);
+    int rc = text ? fd_replace_file(path, text, strlen(text), err)
+                  : err_errno(err, ERR_HOST, ENOMEM, "%s", path);
     free(text);
     return rc;
 }
@@ -96,7 +102,18 @@ static int report(const struct cmd_args *args, const json_t *done)
     return owner && strcmp(owner, "uncertain") == 0 ? CMD_UNCERTAIN : CMD_FAILED;
 }
 
-int moving_run(const struct cmd_args *args, struct client *client, const char *method, json_t *params)
+static void begin_progress(const struct cmd_args *args, struct moving *moving)
+{
+    const char *form = cmd_text(args, "progress");
+    enum progress_form wanted = strcmp(form, "bar") == 0     ? PROGRESS_BAR
+                                : strcmp(form, "lines") == 0 ? PROGRESS_LINES
+                                                             : PROGRESS_AUTO;
+    progress_begin(&moving->progress, stderr, wanted, 0);
+    moving->shown = strcmp(form, "none") != 0;
+}
+
+int moving_run(const struct cmd_args *args, struct client *client, const char *method,
+               json_t *params)
 {
     struct moving moving = { 0 };
     struct err err = { 0 };
@@ -109,7 +126,7 @@ int moving_run(const struct cmd_args *args, struct client *client, const char *m
     (void)sigprocmask(SIG_BLOCK, &set, &old);
     CLEANUP_FD int signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
 
-    progress_begin(&moving.progress, stderr, PROGRESS_AUTO, 0);
+    begin_progress(args, &moving);
     int rc = client_subscribe(client, on_event, &moving, &err);
     if (rc)
         json_decref(params);
@@ -124,7 +141,9 @@ int moving_run(const struct cmd_args *args, struct client *client, const char *m
     } else {
         status = cmd_fail(args, &err);
         if (begun && rc == -ECONNRESET) {
-            cmd_note(args, "it died in the move: look for the VM at the other side before starting it again");
+            cmd_note(
+                args,
+                "it died in the move: look for the VM at the other side before starting it again");
             status = CMD_UNCERTAIN;
         }
     }

@@ -15,18 +15,27 @@ struct unit {
 
 static const struct unit size_units[] = {
     { "", 1 },
-    { "K", UINT64_C(1) << 10 }, { "KiB", UINT64_C(1) << 10 },
-    { "M", UINT64_C(1) << 20 }, { "MiB", UINT64_C(1) << 20 },
-    { "G", UINT64_C(1) << 30 }, { "GiB", UINT64_C(1) << 30 },
-    { "T", UINT64_C(1) << 40 }, { "TiB", UINT64_C(1) << 40 },
+    { "K", UINT64_C(1) << 10 },
+    { "KiB", UINT64_C(1) << 10 },
+    { "M", UINT64_C(1) << 20 },
+    { "MiB", UINT64_C(1) << 20 },
+    { "G", UINT64_C(1) << 30 },
+    { "GiB", UINT64_C(1) << 30 },
+    { "T", UINT64_C(1) << 40 },
+    { "TiB", UINT64_C(1) << 40 },
 };
 
 static const struct unit duration_units[] = {
-    { "ns", 1 }, { "us", 1000 }, { "ms", 1000000 }, { "s", UINT64_C(1000000000) },
-    { "m", UINT64_C(60000000000) }, { "h", UINT64_C(3600000000000) },
+    { "ns", 1 },
+    { "us", 1000 },
+    { "ms", 1000000 },
+    { "s", UINT64_C(1000000000) },
+    { "m", UINT64_C(60000000000) },
+    { "h", UINT64_C(3600000000000) },
 };
 
-/* Reads decimal digits; *ret_rest is what follows. -EINVAL: none; -ERANGE: more than 64 bits hold. */
+/* Reads decimal digits; *ret_rest is what follows. -EINVAL: none; -ERANGE: more than 64 bits
+ * hold. */
 static int digits(const char *text, uint64_t *ret, const char **ret_rest)
 {
     uint64_t value = 0;
@@ -66,7 +75,8 @@ int parse_size(const char *text, uint64_t *ret_bytes, struct err *err)
     if (rc == -ERANGE)
         return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is too large", text);
     if (rc)
-        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is no size: want a number with K, M, G or T, as in 256M", text);
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "'%.80s' is no size: want a number with K, M, G or T, as in 256M", text);
     return 0;
 }
 
@@ -80,8 +90,9 @@ int parse_duration(const char *text, uint64_t *ret_ns, struct err *err)
     if (rc == -ERANGE)
         return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is too long", text);
     if (rc)
-        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is no duration: want a number with ns, us, ms, s, m or h, as in 300ms",
-                       text);
+        return err_set(
+            err, ERR_CALLER, EINVAL,
+            "'%.80s' is no duration: want a number with ns, us, ms, s, m or h, as in 300ms", text);
     return 0;
 }
 
@@ -96,7 +107,8 @@ int parse_count(const char *text, uint64_t *ret, struct err *err)
     return 0;
 }
 
-int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret_port, struct err *err)
+int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret_port,
+                  struct err *err)
 {
     const char *host = text, *colon = strrchr(text, ':'), *rest = "";
     uint64_t port = 0;
@@ -111,7 +123,8 @@ int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret
         good = false; /* an IPv6 address without brackets: its port would be a guess */
     }
     if (!good || len >= PARSE_HOST_MAX || strcspn(host, " \t/[]") < len)
-        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is no address: want HOST:PORT or [IPV6]:PORT", text);
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "'%.80s' is no address: want HOST:PORT or [IPV6]:PORT", text);
     memcpy(ret_host, host, len);
     ret_host[len] = '\0';
     *ret_port = (uint16_t)port;
@@ -137,10 +150,13 @@ int parse_mac(const char *text, uint8_t ret[6], struct err *err)
         mac[i] = (uint8_t)(high * 16 + low);
     }
     if (!good)
-        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is no MAC address: want six pairs of hex digits, as in 02:00:5e:10:00:01",
-                       text);
+        return err_set(
+            err, ERR_CALLER, EINVAL,
+            "'%.80s' is no MAC address: want six pairs of hex digits, as in 02:00:5e:10:00:01",
+            text);
     if (mac[0] & 1)
-        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is a multicast address: the first byte must be even", text);
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "'%.80s' is a multicast address: the first byte must be even", text);
     memcpy(ret, mac, sizeof(mac));
     return 0;
 }
@@ -153,9 +169,11 @@ int parse_path(const char *text, char *ret, size_t size, struct err *err)
         return err_set(err, ERR_CALLER, EINVAL, "an empty path");
     if (text[0] != '/' && !getcwd(here, sizeof(here)))
         return err_errno(err, ERR_HOST, errno, "working directory");
-    int n = text[0] == '/' ? snprintf(ret, size, "%s", text) : snprintf(ret, size, "%s/%s", here, text);
+    int n =
+        text[0] == '/' ? snprintf(ret, size, "%s", text) : snprintf(ret, size, "%s/%s", here, text);
     if (n < 0 || (size_t)n >= size)
-        return err_set(err, ERR_CALLER, ENAMETOOLONG, "'%.80s...': longer than %zu bytes", text, size - 1);
+        return err_set(err, ERR_CALLER, ENAMETOOLONG, "'%.80s...': longer than %zu bytes", text,
+                       size - 1);
     return 0;
 }
 

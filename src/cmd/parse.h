@@ -1,6 +1,7 @@
 /*
- * Numbers and places as people write them on a command line. Each refuses what it does not fully understand
- * with a text that says what it wanted (ERR_CALLER, -EINVAL), and never rounds or wraps around.
+ * Numbers and places as people write them on a command line. Each refuses what it does not fully
+ * understand with a text that says what it wanted (ERR_CALLER, -EINVAL), and never rounds or wraps
+ * around.
  */
 #pragma once
 #include "base/compiler.h"
@@ -8,7 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* "256M": a number with K, M, G, T (powers of 1024; "KiB" etc. mean the same), or bytes without one. */
+/* "256M": a number with K, M, G, T (powers of 1024; "KiB" etc. mean the same), or bytes without
+ * one. */
 int parse_size(const char *text, uint64_t *ret_bytes, struct err *err) MUST_CHECK;
 
 /* "300ms": a number with ns, us, ms, s, m or h. Zero needs no unit. */
@@ -19,7 +21,8 @@ int parse_count(const char *text, uint64_t *ret, struct err *err) MUST_CHECK;
 
 /* "HOST:PORT", "[IPV6]:PORT" or ":PORT" (host becomes empty: any). Nothing is resolved. */
 #define PARSE_HOST_MAX 256
-int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret_port, struct err *err) MUST_CHECK;
+int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret_port,
+                  struct err *err) MUST_CHECK;
 
 /* "02:00:5e:10:00:01" */
 int parse_mac(const char *text, uint8_t ret[6], struct err *err) MUST_CHECK;

@@ -22,7 +22,9 @@ static json_t *facts_of(const struct cmd_args *args, const struct rundir_entry *
             client_close(client);
         }
     }
-    return facts ? facts : json_pack("{s:s, s:s, s:i}", "name", entry->name, "state", state, "pid", (int)entry->pid);
+    return facts ? facts
+                 : json_pack("{s:s, s:s, s:i}", "name", entry->name, "state", state, "pid",
+                             (int)entry->pid);
 }
 
 static void print_line(const json_t *facts)
@@ -40,8 +42,8 @@ static void print_line(const json_t *facts)
         (void)snprintf(pid_text, sizeof(pid_text), "%lld", (long long)pid);
     if (machine)
         (void)snprintf(vcpus_text, sizeof(vcpus_text), "%lld", (long long)vcpus);
-    (void)printf("%-20s %-13s %8s %5s %10s %8s\n", name ? name : "?", state ? state : "?", pid_text, vcpus_text,
-                 machine ? show_bytes((uint64_t)memory).text : "-",
+    (void)printf("%-20s %-13s %8s %5s %10s %8s\n", name ? name : "?", state ? state : "?", pid_text,
+                 vcpus_text, machine ? show_bytes((uint64_t)memory).text : "-",
                  uptime_ns > 0 ? show_duration((uint64_t)uptime_ns).text : "-");
 }
 
@@ -64,7 +66,8 @@ static int ps(struct cmd_args *args)
     if (cmd_flag(args, "json") && !cmd_flag(args, "names"))
         return cmd_print_json(args, all);
     if (!cmd_flag(args, "names"))
-        (void)printf("%-20s %-13s %8s %5s %10s %8s\n", "NAME", "STATE", "PID", "CPUS", "MEMORY", "UP");
+        (void)printf("%-20s %-13s %8s %5s %10s %8s\n", "NAME", "STATE", "PID", "CPUS", "MEMORY",
+                     "UP");
     for (size_t i = 0; i < json_array_size(all); i++)
         print_line(json_array_get(all, i));
     json_decref(all);
@@ -74,13 +77,18 @@ static int ps(struct cmd_args *args)
 const struct command cmd_ps = {
     .name = "ps",
     .summary = "list the VMs of this host",
-    .text = "Lists the VMs below the runtime directory. A state of 'dead' means that the monitor ended without cleaning up: its "
-            "log is still there, and 'godwit kill' or a new VM of that name removes it. 'unresponsive' means that the monitor "
-            "lives but did not answer within a second.",
-    .options = (const struct cmd_option[]){
-        { .name = "names", .kind = CMD_FLAG, .help = "print names only, one a line" },
-        { .name = "json", .kind = CMD_FLAG, .help = "print a list of what 'godwit info --json' prints of each" },
-        { 0 } },
+    .text =
+        "Lists the VMs below the runtime directory. A state of 'dead' means that the monitor "
+        "ended without cleaning up: its log is still there, and 'godwit kill' or a new VM of that "
+        "name removes it. 'unresponsive' means that the monitor lives but did not answer within a "
+        "second.",
+    .options =
+        (const struct cmd_option[]){
+            { .name = "names", .kind = CMD_FLAG, .help = "print names only, one a line" },
+            { .name = "json",
+              .kind = CMD_FLAG,
+              .help = "print a list of what 'godwit info --json' prints of each" },
+            { 0 } },
     .status_ok = "The list was printed, even if it is empty",
     .fn = ps,
 };

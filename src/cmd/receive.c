@@ -8,12 +8,14 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* A listening socket on HOST:PORT. The monitor inherits it, so whether it can be had is known here. */
+/* A listening socket on HOST:PORT. The monitor inherits it, so whether it can be had is known
+ * here. */
 static int listen_on(const char *text, int *ret_fd, struct err *err)
 {
     char host[PARSE_HOST_MAX], service[8];
     uint16_t port;
-    struct addrinfo *list, hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
+    struct addrinfo *list, hints = { .ai_family = AF_UNSPEC,
+                                     .ai_socktype = SOCK_STREAM,
                                      .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 
     int rc = parse_address(text, host, &port, err);
@@ -75,8 +77,11 @@ static int receive(struct cmd_args *args)
     show_address(listen_fd, address, sizeof(address));
     (void)snprintf(what, sizeof(what), "waits for its guest on %s", address);
     json_t *facts = json_pack("{s:s}", "listen", address);
-    int status = launch(args, &(struct launch){ .title = name ? name : "(receiving)", .options = options,
-                                                .listen_fd = listen_fd, .facts = facts, .what = what });
+    int status = launch(args, &(struct launch){ .title = name ? name : "(receiving)",
+                                                .options = options,
+                                                .listen_fd = listen_fd,
+                                                .facts = facts,
+                                                .what = what });
     json_decref(facts);
     json_decref(options);
     return status;
@@ -86,19 +91,33 @@ const struct command cmd_receive = {
     .name = "receive",
     .summary = "wait for a VM that moves to this host",
     .text =
-        "Starts a monitor without a guest that waits for one to be moved here by 'godwit migrate'. Before anything is "
-        "promised to the other side, it checks that this host can run the machine: processor features, memory, the places of "
-        "its disks and network cards, and its name. The guest's console follows as with 'godwit run'.\n\n"
-        "The stream is neither encrypted nor authenticated: listen only on a network that is trusted.",
-    .example = "  godwit receive --listen 10.0.0.2:7000 --disk root=/srv/web1.raw --net lan=tap0 --detach\n",
-    .options = (const struct cmd_option[]){
-        { .name = "listen", .kind = CMD_ADDRESS, .flags = CMD_REQUIRED, .value = "HOST:PORT",
-          .help = "the address to wait on; port 0 takes a free one" },
-        { .name = "name", .kind = CMD_NAME, .value = "NAME", .help = "the VM's name on this host; the one it comes with, if not given" },
-        LAUNCH_PLACE_OPTIONS,
-        { .name = "once", .kind = CMD_FLAG, .help = "end after a move that failed, instead of waiting for the next" },
-        LAUNCH_OPTIONS,
-        { 0 } },
-    .status_ok = "The guest came, and then switched itself off or moved on; with --detach, or after the escape: it waits or runs",
+        "Starts a monitor without a guest that waits for one to be moved here by 'godwit "
+        "migrate'. Before anything is promised to the other side, it checks that this host can "
+        "run the machine: processor features, memory, the places of its disks and network cards, "
+        "and its name. The guest's console follows as with 'godwit run'.\n\n"
+        "The stream is neither encrypted nor authenticated: listen only on a network that is "
+        "trusted.",
+    .example = "  godwit receive --listen 10.0.0.2:7000 --disk root=/srv/web1.raw --net lan=tap0 "
+               "--detach\n",
+    .options =
+        (const struct cmd_option[]){
+            { .name = "listen",
+              .kind = CMD_ADDRESS,
+              .flags = CMD_REQUIRED,
+              .value = "HOST:PORT",
+              .help = "the address to wait on; port 0 takes a free one" },
+            { .name = "name",
+              .kind = CMD_NAME,
+              .value = "NAME",
+              .help = "the VM's name on this host; the one it comes with, if not given" },
+            LAUNCH_PLACE_OPTIONS,
+            { .name = "once",
+              .kind = CMD_FLAG,
+              .help = "end after a move that failed, instead of waiting for the next" },
+            LAUNCH_OPTIONS,
+            { 0 } },
+    .status_ok =
+        "The guest came, and then switched itself off or moved on; with --detach, or after the "
+        "escape: it waits or runs",
     .fn = receive,
 };

@@ -36,18 +36,23 @@ static int stop_open(struct cmd_args *args, struct client *client)
     if (rc != -ETIMEDOUT)
         return cmd_fail(args, &err);
     if (!cmd_flag(args, "force")) {
-        cmd_note(args, "%s has not switched itself off within %s and runs on: 'godwit kill %s' ends it at once", name,
-                 parse_show_duration(limit_ns).text, name);
+        cmd_note(
+            args,
+            "%s has not switched itself off within %s and runs on: 'godwit kill %s' ends it at "
+            "once",
+            name, parse_show_duration(limit_ns).text, name);
         return CMD_FAILED;
     }
     rc = client_call(client, "vm.kill", NULL, VM_ANSWER_NS, NULL, &err);
     if (rc && rc != -ECONNRESET) /* it may have ended by itself just now */
         return cmd_fail(args, &err);
     if (await_end(client, 5 * CLOCK_SECOND, &err)) {
-        cmd_note(args, "the monitor of %s does not end: 'godwit kill %s' ends it by force", name, name);
+        cmd_note(args, "the monitor of %s does not end: 'godwit kill %s' ends it by force", name,
+                 name);
         return CMD_FAILED;
     }
-    cmd_note(args, "%s has not switched itself off within %s and was ended", name, parse_show_duration(limit_ns).text);
+    cmd_note(args, "%s has not switched itself off within %s and was ended", name,
+             parse_show_duration(limit_ns).text);
     return CMD_OK;
 }
 
@@ -66,13 +71,19 @@ static int stop(struct cmd_args *args)
 const struct command cmd_stop = {
     .name = "stop",
     .summary = "ask a VM's guest to switch itself off",
-    .text = "Presses the power button of the machine and waits until the guest has shut down and the VM has ended. A guest that "
-            "does not listen to the button, or is paused, stays as it is.",
+    .text =
+        "Presses the power button of the machine and waits until the guest has shut down and the "
+        "VM has ended. A guest that does not listen to the button, or is paused, stays as it is.",
     .arguments = (const struct cmd_option[]){ VM_ARGUMENT, { 0 } },
-    .options = (const struct cmd_option[]){
-        { .name = "timeout", .kind = CMD_DURATION, .value = "TIME", .fallback = "30s", .help = "how long to wait for it" },
-        { .name = "force", .kind = CMD_FLAG, .help = "end the VM when the time is over" },
-        { 0 } },
+    .options =
+        (const struct cmd_option[]){
+            { .name = "timeout",
+              .kind = CMD_DURATION,
+              .value = "TIME",
+              .fallback = "30s",
+              .help = "how long to wait for it" },
+            { .name = "force", .kind = CMD_FLAG, .help = "end the VM when the time is over" },
+            { 0 } },
     .status_ok = "The VM is gone",
     .fn = stop,
 };

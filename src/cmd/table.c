@@ -3,11 +3,26 @@
 #include <string.h>
 
 const struct command *const cmd_table[] = {
-    &cmd_run, &cmd_ps, &cmd_info, &cmd_console, &cmd_pause, &cmd_resume, &cmd_stop, &cmd_kill,
-    &cmd_migrate, &cmd_receive, &cmd_checkpoint, &cmd_restore, &cmd_resolve, &cmd_bill,
-    &cmd_dump, &cmd_check, &cmd_completion,
+    &cmd_run,
+    &cmd_ps,
+    &cmd_info,
+    &cmd_console,
+    &cmd_pause,
+    &cmd_resume,
+    &cmd_stop,
+    &cmd_kill,
+    &cmd_migrate,
+    &cmd_receive,
+    &cmd_checkpoint,
+    &cmd_restore,
+    &cmd_resolve,
+    &cmd_bill,
+    &cmd_dump,
+    &cmd_check,
+    &cmd_completion,
     /* hidden */
-    &cmd_man, &cmd_vmm,
+    &cmd_man,
+    &cmd_vmm,
     NULL,
 };
 

@@ -54,11 +54,11 @@ static void print_option(FILE *out, const struct cmd_option *option, bool argume
 
     if (option->flags & CMD_HIDDEN)
         return;
-    (void)snprintf(left, sizeof(left), "%s%s%s%s", argument ? "" : "--", option->name, option->value ? " " : "",
-                   option->value ? option->value : "");
-    (void)snprintf(text, sizeof(text), "%s%s%s%s%s%s%s", option->help,
-                   option->choices ? ": " : "", option->choices ? option->choices : "",
-                   option->fallback ? " [" : "", option->fallback ? option->fallback : "", option->fallback ? "]" : "",
+    (void)snprintf(left, sizeof(left), "%s%s%s%s", argument ? "" : "--", option->name,
+                   option->value ? " " : "", option->value ? option->value : "");
+    (void)snprintf(text, sizeof(text), "%s%s%s%s%s%s%s", option->help, option->choices ? ": " : "",
+                   option->choices ? option->choices : "", option->fallback ? " [" : "",
+                   option->fallback ? option->fallback : "", option->fallback ? "]" : "",
                    option->flags & CMD_REPEATED ? "; may be repeated" : "");
     print_item(out, left, text);
 }
@@ -66,7 +66,8 @@ static void print_option(FILE *out, const struct cmd_option *option, bool argume
 void cmd_usage(const struct command *command, FILE *out)
 {
     (void)fprintf(out, "usage: godwit %s", command->name);
-    for (const struct cmd_option *argument = command->arguments; argument && argument->name; argument++) {
+    for (const struct cmd_option *argument = command->arguments; argument && argument->name;
+         argument++) {
         (void)fputc(' ', out);
         cmd_show_option(argument, true, out);
     }
@@ -93,9 +94,12 @@ void cmd_usage(const struct command *command, FILE *out)
 void cmd_usage_all(FILE *out)
 {
     (void)fputs("usage: godwit [--runtime-dir DIR] COMMAND [ARGUMENT]... [OPTION]...\n"
-                "\nVirtual machines that move while they run.\n\ncommands:\n", out);
+                "\nVirtual machines that move while they run.\n\ncommands:\n",
+                out);
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden)
             print_item(out, (*command)->name, (*command)->summary);
-    (void)fputs("\n'godwit COMMAND --help' shows the use of one; 'godwit --version' prints the version.\n", out);
+    (void)fputs(
+        "\n'godwit COMMAND --help' shows the use of one; 'godwit --version' prints the version.\n",
+        out);
 }

@@ -12,4 +12,7 @@ int vm_open(const struct cmd_args *args, struct client **ret, struct err *err) M
 int vm_call(const struct cmd_args *args, const char *method);
 
 /* The argument NAME, for all commands that have it. */
-#define VM_ARGUMENT { .name = "NAME", .kind = CMD_VM, .flags = CMD_REQUIRED, .help = "the VM" }
+#define VM_ARGUMENT                                                             \
+    {                                                                           \
+        .name = "NAME", .kind = CMD_VM, .flags = CMD_REQUIRED, .help = "the VM" \
+    }

@@ -38,21 +38,28 @@ static int vmm(struct cmd_args *args)
     return status;
 }
 
-#define FD_OPTION(text, flag, what) \
-    { .name = text, .kind = CMD_COUNT, .flags = flag, .value = "FD", .min = 3, .max = 1 << 20, .help = what }
+#define FD_OPTION(text, flag, what)                                                              \
+    {                                                                                            \
+        .name = text, .kind = CMD_COUNT, .flags = flag, .value = "FD", .min = 3, .max = 1 << 20, \
+        .help = what                                                                             \
+    }
 
 const struct command cmd_vmm = {
     .name = "vmm",
     .summary = "be the monitor of a VM",
     .text = "Started by run, receive and restore, not by hand.",
-    .arguments = (const struct cmd_option[]){
-        { .name = "TITLE", .kind = CMD_TEXT, .flags = CMD_REQUIRED, .help = "what a list of processes shows" }, { 0 } },
-    .options = (const struct cmd_option[]){
-        FD_OPTION("config-fd", CMD_REQUIRED, "where the options are read from"),
-        FD_OPTION("ready-fd", CMD_REQUIRED, "the pipe to report on"),
-        FD_OPTION("listen-fd", 0, "a listening socket to receive on"),
-        FD_OPTION("console-fd", 0, "a socket that watches the console"),
-        { 0 } },
+    .arguments = (const struct cmd_option[]){ { .name = "TITLE",
+                                                .kind = CMD_TEXT,
+                                                .flags = CMD_REQUIRED,
+                                                .help = "what a list of processes shows" },
+                                              { 0 } },
+    .options =
+        (const struct cmd_option[]){
+            FD_OPTION("config-fd", CMD_REQUIRED, "where the options are read from"),
+            FD_OPTION("ready-fd", CMD_REQUIRED, "the pipe to report on"),
+            FD_OPTION("listen-fd", 0, "a listening socket to receive on"),
+            FD_OPTION("console-fd", 0, "a socket that watches the console"),
+            { 0 } },
     .hidden = true,
     .fn = vmm,
 };

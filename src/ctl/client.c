@@ -15,7 +15,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define LINE_BYTES_MAX (16u << 20) /* far beyond any answer: a monitor gone mad must not eat our memory */
+/* far beyond any answer: a monitor gone mad must not eat our memory */
+#define LINE_BYTES_MAX (16u << 20)
 #define READ_BYTES (64u << 10)
 
 struct client {
@@ -85,8 +86,8 @@ int client_fd(const struct client *client)
 int client_kill(const struct client *client, struct err *err)
 {
     if (client->pid_fd < 0 || syscall(SYS_pidfd_send_signal, client->pid_fd, SIGKILL, NULL, 0) < 0)
-        return err_errno(err, ERR_HOST, client->pid_fd < 0 ? EPERM : errno, "cannot end the monitor of VM %s",
-                         client->name);
+        return err_errno(err, ERR_HOST, client->pid_fd < 0 ? EPERM : errno,
+                         "cannot end the monitor of VM %s", client->name);
     return 0;
 }
 
@@ -107,7 +108,8 @@ static int wait_ready(int fd, short events, uint64_t until_ns)
     struct pollfd pfd = { .fd = fd, .events = events };
     uint64_t now = clock_now_ns();
     uint64_t left_ns = until_ns > now ? until_ns - now : 0;
-    struct timespec limit = { .tv_sec = (time_t)(left_ns / CLOCK_SECOND), .tv_nsec = (long)(left_ns % CLOCK_SECOND) };
+    struct timespec limit = { .tv_sec = (time_t)(left_ns / CLOCK_SECOND),
+                              .tv_nsec = (long)(left_ns % CLOCK_SECOND) };
 
     int n = ppoll(&pfd, 1, until_ns == CLOCK_NEVER ? NULL : &limit, NULL);
     if (n < 0)
@@ -133,7 +135,8 @@ static int take_message(struct client *client, json_t **ret, struct err *err)
 {
     if (client->in.len == client->searched)
         return -EAGAIN;
-    const uint8_t *end = memchr(client->in.data + client->searched, '\n', client->in.len - client->searched);
+    const uint8_t *end =
+        memchr(client->in.data + client->searched, '\n', client->in.len - client->searched);
     client->searched = client->in.len;
     if (!end)
         return -EAGAIN;
@@ -144,7 +147,8 @@ static int take_message(struct client *client, json_t **ret, struct err *err)
     client->searched = 0;
     if (!json_is_object(message)) {
         json_decref(message);
-        return err_set(err, ERR_BUG, EPROTO, "the monitor of VM %s sent what is no JSON-RPC", client->name);
+        return err_set(err, ERR_BUG, EPROTO, "the monitor of VM %s sent what is no JSON-RPC",
+                       client->name);
     }
     *ret = message;
     return 0;
@@ -162,7 +166,8 @@ static int next_message(struct client *client, uint64_t until_ns, json_t **ret, 
             return rc;
         uint8_t *room = client->in.len < LINE_BYTES_MAX ? buf_grow(&client->in, READ_BYTES) : NULL;
         if (!room)
-            return err_set(err, ERR_BUG, EPROTO, "an endless answer from the monitor of VM %s", client->name);
+            return err_set(err, ERR_BUG, EPROTO, "an endless answer from the monitor of VM %s",
+                           client->name);
         ssize_t n = recv(client->fd, room, READ_BYTES, MSG_DONTWAIT);
         int code = errno;
         client->in.len -= READ_BYTES - (size_t)(n > 0 ? n : 0);
@@ -180,14 +185,16 @@ static bool take_event(struct client *client, const json_t *message)
     return event;
 }
 
-static int send_all(struct client *client, const char *bytes, size_t len, uint64_t until_ns, struct err *err)
+static int send_all(struct client *client, const char *bytes, size_t len, uint64_t until_ns,
+                    struct err *err)
 {
     while (len > 0) {
         ssize_t n = send(client->fd, bytes, len, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EAGAIN) {
             int rc = wait_ready(client->fd, POLLOUT, until_ns);
             if (rc == -ETIMEDOUT)
-                return err_set(err, ERR_HOST, ETIMEDOUT, "the monitor of VM %s does not take requests", client->name);
+                return err_set(err, ERR_HOST, ETIMEDOUT,
+                               "the monitor of VM %s does not take requests", client->name);
             continue;
         }
         if (n < 0 && errno == EINTR)
@@ -210,14 +217,14 @@ static int answered_error(const json_t *error, struct err *err)
     return err_set(err, reason.fault, reason.code, "%s", text ? text : reason.text);
 }
 
-int client_call(struct client *client, const char *method, json_t *params, uint64_t limit_ns, json_t **ret,
-                struct err *err)
+int client_call(struct client *client, const char *method, json_t *params, uint64_t limit_ns,
+                json_t **ret, struct err *err)
 {
     uint64_t until_ns = deadline(limit_ns);
     json_int_t id = ++client->last_id;
 
-    json_t *request = json_pack("{s:s, s:I, s:s, s:o}", "jsonrpc", "2.0", "id", id, "method", method, "params",
-                                params ? params : json_object());
+    json_t *request = json_pack("{s:s, s:I, s:s, s:o}", "jsonrpc", "2.0", "id", id, "method",
+                                method, "params", params ? params : json_object());
     char *line = json_dumps(request, JSON_COMPACT);
     json_decref(request);
     if (!line)
@@ -231,8 +238,8 @@ int client_call(struct client *client, const char *method, json_t *params, uint6
         json_t *message;
         rc = next_message(client, until_ns, &message, err);
         if (rc == -ETIMEDOUT)
-            return err_set(err, ERR_HOST, ETIMEDOUT, "no answer to %s from the monitor of VM %s", method,
-                           client->name);
+            return err_set(err, ERR_HOST, ETIMEDOUT, "no answer to %s from the monitor of VM %s",
+                           method, client->name);
         if (rc == -EINTR) {
             rc = 0;
             continue;
@@ -240,9 +247,11 @@ int client_call(struct client *client, const char *method, json_t *params, uint6
         if (rc)
             return rc;
         const json_t *answer_id = json_object_get(message, "id");
-        bool ours = !take_event(client, message) && json_is_integer(answer_id) && json_integer_value(answer_id) == id;
+        bool ours = !take_event(client, message) && json_is_integer(answer_id) &&
+                    json_integer_value(answer_id) == id;
         const json_t *error = json_object_get(message, "error");
-        /* An error without an id is about a line of ours that could not be read, or about our connection. */
+        /* An error without an id is about a line of ours that could not be read, or about our
+         * connection. */
         if (error && (ours || json_is_null(answer_id)))
             rc = answered_error(error, err);
         else if (ours && ret)

@@ -1,13 +1,14 @@
 /*
  * The console hub: see console.h.
  *
- * The ring is addressed by the count of all bytes ever written: byte n is at n modulo the ring's size, and
- * those from head - CONSOLE_SCROLLBACK on are still there. A watcher is therefore just a count. The lock is
- * held for one memcpy at a time, so the guest's vCPU never waits for a socket or a file; an eventfd tells the
- * loop that the ring has moved on, or that the serial port takes input again.
+ * The ring is addressed by the count of all bytes ever written: byte n is at n modulo the ring's
+ * size, and those from head - CONSOLE_SCROLLBACK on are still there. A watcher is therefore just a
+ * count. The lock is held for one memcpy at a time, so the guest's vCPU never waits for a socket or
+ * a file; an eventfd tells the loop that the ring has moved on, or that the serial port takes input
+ * again.
  *
- * Input typed by clients is gathered in one small buffer. While it is not empty no client is read, so what
- * the guest does not take stays in the clients' sockets.
+ * Input typed by clients is gathered in one small buffer. While it is not empty no client is read,
+ * so what the guest does not take stays in the clients' sockets.
  */
 #include "ctl/console.h"
 #include "base/fd.h"
@@ -58,7 +59,8 @@ static uint64_t oldest(uint64_t head)
 }
 
 /* Copies what is next for a watcher; *ret_lost is what it missed before. */
-static size_t ring_copy(struct console *console, uint64_t *at, uint8_t *out, size_t max, uint64_t *ret_lost)
+static size_t ring_copy(struct console *console, uint64_t *at, uint8_t *out, size_t max,
+                        uint64_t *ret_lost)
 {
     pthread_mutex_lock(&console->lock);
     uint64_t first = MAX(*at, oldest(console->head));
@@ -106,7 +108,8 @@ void console_input_ready(struct console *console)
     wake(console);
 }
 
-/* --------------------------------------------------------------------------------------- watchers */
+/* ---------------------------------------------------------------------------------------
+ * watchers */
 
 static void watcher_free(struct watcher *watcher)
 {
@@ -127,7 +130,8 @@ static void watcher_free(struct watcher *watcher)
     free(watcher);
 }
 
-/* What a client is waited for: room to send, and its input unless the guest has not taken the last. */
+/* What a client is waited for: room to send, and its input unless the guest has not taken the
+ * last. */
 static int watch(struct watcher *watcher)
 {
     uint32_t events = watcher->blocked ? EPOLLOUT : 0;
@@ -158,8 +162,10 @@ static bool feed(struct watcher *watcher)
             return true;
         if (lost > 0) {
             char note[64];
-            int n = snprintf(note, sizeof(note), "\r\n[godwit: %llu bytes lost]\r\n", (unsigned long long)lost);
-            (void)!put(watcher, (uint8_t *)note, (size_t)n); /* no room for it: the gap is then unmarked */
+            int n = snprintf(note, sizeof(note), "\r\n[godwit: %llu bytes lost]\r\n",
+                             (unsigned long long)lost);
+            /* no room for it: the gap is then unmarked */
+            (void)!put(watcher, (uint8_t *)note, (size_t)n);
         }
         ssize_t n = put(watcher, bytes, len);
         if (n < 0 && (errno == EAGAIN || errno == EINTR) && !watcher->is_log) {
@@ -183,7 +189,8 @@ static void feed_all(struct console *console)
     }
 }
 
-/* ------------------------------------------------------------------------------------------ input */
+/* ------------------------------------------------------------------------------------------
+ * input */
 
 static void push_input(struct console *console)
 {
@@ -232,7 +239,8 @@ static void on_wake(struct loop_source *source, uint32_t events)
     feed_all(console);
 }
 
-/* ----------------------------------------------------------------------------------------- console */
+/* -----------------------------------------------------------------------------------------
+ * console */
 
 /* Takes `fd` over on success. */
 static int watcher_new(struct console *console, int fd, bool is_log)
@@ -240,7 +248,9 @@ static int watcher_new(struct console *console, int fd, bool is_log)
     struct watcher *watcher = calloc(1, sizeof(*watcher));
     if (!watcher)
         return -ENOMEM;
-    *watcher = (struct watcher){ .console = console, .next = console->watchers, .fd = fd, .is_log = is_log };
+    *watcher = (struct watcher){
+        .console = console, .next = console->watchers, .fd = fd, .is_log = is_log
+    };
     int rc = is_log ? 0 : loop_add(console->loop, &watcher->source, fd, EPOLLIN, on_client);
     if (rc) {
         free(watcher);
@@ -262,7 +272,8 @@ static void on_accept(struct loop_source *source, uint32_t events)
 
     CLEANUP_FD int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
-        if ((errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) && console->client_count > 0)
+        if ((errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) &&
+            console->client_count > 0)
             (void)!loop_change(source, 0); /* do not spin on it */
         return;
     }
@@ -320,7 +331,9 @@ int console_new(struct loop *loop, int listen_fd, int log_fd, console_input_fn *
     console->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     (void)pthread_mutex_init(&console->lock, NULL);
 
-    int rc = console->wake_fd < 0 ? -errno : loop_add(loop, &console->wake, console->wake_fd, EPOLLIN, on_wake);
+    int rc = console->wake_fd < 0
+                 ? -errno
+                 : loop_add(loop, &console->wake, console->wake_fd, EPOLLIN, on_wake);
     if (!rc && listen_fd >= 0)
         rc = loop_add(loop, &console->listen, listen_fd, EPOLLIN, on_accept);
     if (!rc && log_fd >= 0)

@@ -12,7 +12,8 @@
 
 #define LINE_BYTES_MAX 4096
 
-/* Writes the line and closes. Takes `json`. The monitor ignores SIGPIPE, as every network server must. */
+/* Writes the line and closes. Takes `json`. The monitor ignores SIGPIPE, as every network server
+ * must. */
 static int report(int *fd, json_t *json)
 {
     if (*fd < 0) {

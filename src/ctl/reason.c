@@ -36,14 +36,15 @@ json_t *reason_to_json(const struct err *err)
     char text[sizeof(err->text)];
     (void)snprintf(text, sizeof(text), "%s", err->text);
 
-    /* Bytes of a peer or a file name need not be UTF-8, and a text cut short may end inside a character. */
+    /* Bytes of a peer or a file name need not be UTF-8, and a text cut short may end inside a
+     * character. */
     json_t *check = json_string(text);
     for (size_t i = 0; !check && text[i]; i++)
         if (!isascii(text[i]))
             text[i] = '?';
     json_decref(check);
-    return json_pack("{s:s, s:s, s:i, s:s}", "text", text, "errno", reason_errno_name(err->code), "code", err->code,
-                     "fault", err_fault_name(err->fault));
+    return json_pack("{s:s, s:s, s:i, s:s}", "text", text, "errno", reason_errno_name(err->code),
+                     "code", err->code, "fault", err_fault_name(err->fault));
 }
 
 void reason_from_json(const json_t *json, struct err *ret)

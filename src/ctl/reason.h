@@ -11,8 +11,8 @@
 /* A new object; NULL when out of memory. */
 json_t *reason_to_json(const struct err *err);
 
-/* Fills *ret from such an object. What is missing or odd in it becomes EPROTO and ERR_BUG: the result is
- * always an error. */
+/* Fills *ret from such an object. What is missing or odd in it becomes EPROTO and ERR_BUG: the
+ * result is always an error. */
 void reason_from_json(const json_t *json, struct err *ret);
 
 /* The errno of a name ("ENOENT"), 0 when unknown; and the name, "EUNKNOWN" when there is none. */

@@ -1,10 +1,11 @@
 /*
  * The RPC server: requests to methods, answers and events to connections.
  *
- * Answers and events come from any thread, so both go through one queue under a lock, which an eventfd makes
- * the loop empty. They are encoded where they are made; the loop only hands lines to connections. A call is
- * known to its connection until answered, so a client that goes away just clears call->conn. The server's
- * memory is counted by its owner and its open calls, because a method may answer after the server was closed.
+ * Answers and events come from any thread, so both go through one queue under a lock, which an
+ * eventfd makes the loop empty. They are encoded where they are made; the loop only hands lines to
+ * connections. A call is known to its connection until answered, so a client that goes away just
+ * clears call->conn. The server's memory is counted by its owner and its open calls, because a
+ * method may answer after the server was closed.
  */
 #include "base/fd.h"
 #include "base/log.h"
@@ -24,7 +25,8 @@ static const char subscribe_method[] = "events.subscribe";
 static const char no_memory_line[] =
     "{\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32603,\"message\":\"out of memory\"}}";
 
-/* ------------------------------------------------------------------------------------------ lines */
+/* ------------------------------------------------------------------------------------------
+ * lines */
 
 char *rpc_error_line(const json_t *id, enum rpc_code code, const struct err *err)
 {
@@ -32,8 +34,8 @@ char *rpc_error_line(const json_t *id, enum rpc_code code, const struct err *err
     json_t *text = json_incref(json_object_get(data, "text"));
     (void)json_object_del(data, "text"); /* it is the message */
     json_t *line = json_pack("{s:s, s:o, s:{s:i, s:o, s:o}}", "jsonrpc", "2.0", "id",
-                             id ? json_deep_copy(id) : json_null(), "error", "code", (int)code, "message", text,
-                             "data", data);
+                             id ? json_deep_copy(id) : json_null(), "error", "code", (int)code,
+                             "message", text, "data", data);
     char *bytes = json_dumps(line, JSON_COMPACT);
     json_decref(line);
     return bytes ? bytes : strdup(no_memory_line);
@@ -41,13 +43,15 @@ char *rpc_error_line(const json_t *id, enum rpc_code code, const struct err *err
 
 static char *result_line(const json_t *id, json_t *result)
 {
-    json_t *line = json_pack("{s:s, s:o, s:o}", "jsonrpc", "2.0", "id", json_deep_copy(id), "result", result);
+    json_t *line =
+        json_pack("{s:s, s:o, s:o}", "jsonrpc", "2.0", "id", json_deep_copy(id), "result", result);
     char *bytes = json_dumps(line, JSON_COMPACT);
     json_decref(line);
     return bytes ? bytes : strdup(no_memory_line);
 }
 
-/* ------------------------------------------------------------------------------------------ queue */
+/* ------------------------------------------------------------------------------------------
+ * queue */
 
 struct event {
     struct rpc_item item;
@@ -79,7 +83,8 @@ static bool make_room(struct rpc_server *server, const struct rpc_item *item)
     return false;
 }
 
-/* Hands an item to the loop. False: the server is closed, or too many events wait; the item is the caller's. */
+/* Hands an item to the loop. False: the server is closed, or too many events wait; the item is the
+ * caller's. */
 static bool enqueue(struct rpc_server *server, struct rpc_item *item)
 {
     bool taken;
@@ -158,7 +163,8 @@ static void on_wake(struct loop_source *source, uint32_t events)
     }
 }
 
-/* ----------------------------------------------------------------------------- answers and events */
+/* ----------------------------------------------------------------------------- answers and
+ * events */
 
 static void answer(struct rpc_call *call, char *line)
 {
@@ -193,7 +199,11 @@ void rpc_fail(struct rpc_call *call, const struct err *err)
 int rpc_unpack(struct rpc_call *call, const json_t *params, const char *fmt, ...)
 {
     json_error_t reason;
-    union { const json_t *in; json_t *out; } cast = { .in = params }; /* json_vunpack_ex() only reads */
+    /* json_vunpack_ex() only reads */
+    union {
+        const json_t *in;
+        json_t *out;
+    } cast = { .in = params };
     va_list ap;
 
     va_start(ap, fmt);
@@ -231,7 +241,8 @@ void rpc_post_event(struct rpc_server *server, const char *event, json_t *params
         event_free(&queued->item);
 }
 
-/* --------------------------------------------------------------------------------------- requests */
+/* ---------------------------------------------------------------------------------------
+ * requests */
 
 static bool good_id(const json_t *id)
 {
@@ -247,7 +258,8 @@ static void subscribe(struct rpc_conn *conn, struct rpc_call *call)
     rpc_reply(call, NULL);
 }
 
-static void dispatch(struct rpc_conn *conn, struct rpc_call *call, const char *name, const json_t *params)
+static void dispatch(struct rpc_conn *conn, struct rpc_call *call, const char *name,
+                     const json_t *params)
 {
     const struct rpc_server *server = conn->server;
     struct err err = { 0 };
@@ -277,7 +289,9 @@ static void start_call(struct rpc_conn *conn, json_t *id, const char *name, json
         rpc_conn_answer(conn, NULL, no_memory_line);
         return;
     }
-    *call = (struct rpc_call){ .server = conn->server, .conn = conn, .next = conn->calls, .id = json_incref(id) };
+    *call = (struct rpc_call){
+        .server = conn->server, .conn = conn, .next = conn->calls, .id = json_incref(id)
+    };
     atomic_fetch_add(&conn->server->refs, 1);
     conn->calls = call;
     conn->call_count++;
@@ -305,11 +319,13 @@ void rpc_handle_line(struct rpc_conn *conn, const char *line, size_t len)
         code = RPC_PARSE_ERROR;
         (void)err_set(&err, ERR_CALLER, EBADMSG, "no JSON: %s", reason.text);
     } else if (json_is_array(request))
-        (void)err_set(&err, ERR_CALLER, EOPNOTSUPP, "batches are not served: send one request a line");
+        (void)err_set(&err, ERR_CALLER, EOPNOTSUPP,
+                      "batches are not served: send one request a line");
     else if (!json_is_object(request))
         (void)err_set(&err, ERR_CALLER, EINVAL, "a request is an object");
     else if (!good_id(id)) {
-        (void)err_set(&err, ERR_CALLER, EINVAL, "'id' must be a number or a string of at most %d bytes", ID_BYTES_MAX);
+        (void)err_set(&err, ERR_CALLER, EINVAL,
+                      "'id' must be a number or a string of at most %d bytes", ID_BYTES_MAX);
         id = NULL;
     } else if (!version || strcmp(version, "2.0") != 0)
         (void)err_set(&err, ERR_CALLER, EINVAL, "'jsonrpc' must be \"2.0\"");
@@ -328,12 +344,14 @@ void rpc_handle_line(struct rpc_conn *conn, const char *line, size_t len)
     json_decref(request);
 }
 
-/* ----------------------------------------------------------------------------------------- server */
+/* -----------------------------------------------------------------------------------------
+ * server */
 
 static void refuse_client(int fd)
 {
     struct err err = { 0 };
-    (void)err_set(&err, ERR_HOST, EBUSY, "%d clients are connected: no more are served", RPC_CLIENTS_MAX);
+    (void)err_set(&err, ERR_HOST, EBUSY, "%d clients are connected: no more are served",
+                  RPC_CLIENTS_MAX);
     char *line = rpc_error_line(NULL, RPC_FAILED, &err);
     if (line) {
         /* One line into an empty socket buffer; if even that fails the client sees it closed. */
@@ -350,8 +368,10 @@ static void on_accept(struct loop_source *source, uint32_t events)
 
     CLEANUP_FD int fd = accept4(source->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0) {
-        /* Out of descriptors or memory: do not spin on it; a connection that ends turns this on again. */
-        if ((errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) && server->conns)
+        /* Out of descriptors or memory: do not spin on it; a connection that ends turns this on
+         * again. */
+        if ((errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) &&
+            server->conns)
             (void)!loop_change(source, 0);
         return;
     }
@@ -361,8 +381,8 @@ static void on_accept(struct loop_source *source, uint32_t events)
         fd = -1; /* the connection's now */
 }
 
-int rpc_server_new(struct loop *loop, int listen_fd, const struct rpc_method *methods, size_t method_count,
-                   void *ctx, struct rpc_server **ret, struct err *err)
+int rpc_server_new(struct loop *loop, int listen_fd, const struct rpc_method *methods,
+                   size_t method_count, void *ctx, struct rpc_server **ret, struct err *err)
 {
     CLEANUP_FD int owned_fd = listen_fd;
     CLEANUP_FD int wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -371,8 +391,13 @@ int rpc_server_new(struct loop *loop, int listen_fd, const struct rpc_method *me
         free(server);
         return err_errno(err, ERR_HOST, wake_fd < 0 ? errno : ENOMEM, "control socket");
     }
-    *server = (struct rpc_server){ .refs = 1, .loop = loop, .methods = methods, .method_count = method_count,
-                                   .ctx = ctx, .wake_fd = wake_fd, .listen_fd = listen_fd };
+    *server = (struct rpc_server){ .refs = 1,
+                                   .loop = loop,
+                                   .methods = methods,
+                                   .method_count = method_count,
+                                   .ctx = ctx,
+                                   .wake_fd = wake_fd,
+                                   .listen_fd = listen_fd };
     server->tail = &server->head;
     server->listen.fd = -1;
     (void)pthread_mutex_init(&server->lock, NULL);

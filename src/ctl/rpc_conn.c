@@ -1,10 +1,11 @@
 /*
  * One connection of the RPC server: bytes in, lines out, and the limits between them.
  *
- * Input is handled only while the client keeps to its side: fewer than RPC_CALLS_MAX calls unanswered and
- * less than RPC_BACKLOG_MAX bytes unread. Otherwise it is not read either, so the client's own sends stop.
- * Replies are therefore bounded by the calls that were let in, and only events could grow `out`: progress is
- * held back in a place of one line, anything else past the limit ends the connection.
+ * Input is handled only while the client keeps to its side: fewer than RPC_CALLS_MAX calls
+ * unanswered and less than RPC_BACKLOG_MAX bytes unread. Otherwise it is not read either, so the
+ * client's own sends stop. Replies are therefore bounded by the calls that were let in, and only
+ * events could grow `out`: progress is held back in a place of one line, anything else past the
+ * limit ends the connection.
  */
 #include "base/fd.h"
 #include "ctl/rpc_internal.h"
@@ -99,13 +100,15 @@ static void release_progress(struct rpc_conn *conn)
 
 void rpc_conn_event(struct rpc_conn *conn, const struct rpc_item *item)
 {
-    bool same = conn->progress && item->progress && strcmp(conn->progress_name, item->progress) == 0;
+    bool same =
+        conn->progress && item->progress && strcmp(conn->progress_name, item->progress) == 0;
 
     if (same)
         free(TAKE_PTR(conn->progress));
     else
         release_progress(conn); /* order is kept between different events */
-    if (!item->progress || backlog(conn) == 0 || strlen(item->progress) >= sizeof(conn->progress_name)) {
+    if (!item->progress || backlog(conn) == 0 ||
+        strlen(item->progress) >= sizeof(conn->progress_name)) {
         conn->overrun = backlog(conn) >= RPC_BACKLOG_MAX;
         put_line(conn, item->line);
         return;
@@ -126,7 +129,8 @@ int rpc_conn_flush(struct rpc_conn *conn)
         }
         if (buf_status(&conn->out))
             return -ENOMEM;
-        ssize_t n = send(conn->fd, conn->out.data + conn->out_sent, backlog(conn), MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n = send(conn->fd, conn->out.data + conn->out_sent, backlog(conn),
+                         MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -217,7 +221,8 @@ static void on_ready(struct loop_source *source, uint32_t events)
     struct rpc_conn *conn = CONTAINER_OF(source, struct rpc_conn, source);
 
     if (events & (EPOLLHUP | EPOLLERR)) {
-        /* Closed in both directions: no answer can arrive, but what was asked before is still done. */
+        /* Closed in both directions: no answer can arrive, but what was asked before is still
+         * done. */
         while (receive(conn) > 0)
             (void)handle_input(conn);
         rpc_conn_free(conn);

@@ -17,9 +17,10 @@ enum rpc_code {
 /* A line on its way from any thread to the loop's. */
 struct rpc_item {
     struct rpc_item *next;
-    struct rpc_call *call; /* the call this answers and is part of; NULL: an event, allocated by itself */
-    char *line;            /* without the newline */
-    const char *progress;  /* an event that may be replaced: its name */
+    /* the call this answers and is part of; NULL: an event, allocated by itself */
+    struct rpc_call *call;
+    char *line;           /* without the newline */
+    const char *progress; /* an event that may be replaced: its name */
 };
 
 struct rpc_call {
@@ -35,18 +36,18 @@ struct rpc_conn {
     struct rpc_conn *next;
     struct loop_source source;
     int fd;
-    struct buf in;           /* received, not yet handled */
-    size_t in_searched;      /* of these hold no newline */
-    struct buf out;          /* to be sent from out_sent on */
+    struct buf in;      /* received, not yet handled */
+    size_t in_searched; /* of these hold no newline */
+    struct buf out;     /* to be sent from out_sent on */
     size_t out_sent;
-    char *progress;          /* a line held back while `out` is not empty, and the event it is of */
+    char *progress; /* a line held back while `out` is not empty, and the event it is of */
     char progress_name[48];
-    struct rpc_call *calls;  /* unanswered */
+    struct rpc_call *calls; /* unanswered */
     unsigned call_count;
-    bool skipping;           /* until the newline of an oversized line */
-    bool ended;              /* the client will send no more */
+    bool skipping; /* until the newline of an oversized line */
+    bool ended;    /* the client will send no more */
     bool subscribed;
-    bool overrun;            /* a subscriber too slow to be kept */
+    bool overrun; /* a subscriber too slow to be kept */
 };
 
 struct rpc_server {
@@ -70,7 +71,8 @@ struct rpc_server {
     unsigned queued_events;
 };
 
-/* rpc_conn.c; loop's thread. `call` and `line` may be NULL: a line that answers no call, a call without a line. rpc_conn_free() also takes it off the server's list. */
+/* rpc_conn.c; loop's thread. `call` and `line` may be NULL: a line that answers no call, a call
+ * without a line. rpc_conn_free() also takes it off the server's list. */
 int rpc_conn_new(struct rpc_server *server, int fd);
 void rpc_conn_free(struct rpc_conn *conn);
 void rpc_conn_answer(struct rpc_conn *conn, struct rpc_call *call, const char *line);

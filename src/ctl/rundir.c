@@ -1,10 +1,11 @@
 /*
  * Runtime directories: see rundir.h.
  *
- * Two locks, both of the open-file-description kind, so that they end with the process and can be tested
- * without being taken. BASE/.lock is held for the moments in which directories appear, change their name or
- * vanish. BASE/NAME/lock is held by the monitor for its life; holding it is what owning the name means. A
- * reader (ps, rundir_open) takes neither, and so never makes a claim fail.
+ * Two locks, both of the open-file-description kind, so that they end with the process and can be
+ * tested without being taken. BASE/.lock is held for the moments in which directories appear,
+ * change their name or vanish. BASE/NAME/lock is held by the monitor for its life; holding it is
+ * what owning the name means. A reader (ps, rundir_open) takes neither, and so never makes a claim
+ * fail.
  */
 #include "ctl/rundir.h"
 #include "base/fd.h"
@@ -37,10 +38,11 @@ int rundir_base(const char *given, char ret[RUNDIR_BASE_MAX], struct err *err)
     else if (xdg && xdg[0] == '/')
         n = snprintf(ret, RUNDIR_BASE_MAX, "%s/godwit", xdg);
     else
-        return err_set(err, ERR_CALLER, ENOENT, "XDG_RUNTIME_DIR is not set: set it or give --runtime-dir");
+        return err_set(err, ERR_CALLER, ENOENT,
+                       "XDG_RUNTIME_DIR is not set: set it or give --runtime-dir");
     if (n < 0 || n >= RUNDIR_BASE_MAX)
-        return err_set(err, ERR_CALLER, ENAMETOOLONG, "runtime directory: path longer than %d bytes",
-                       RUNDIR_BASE_MAX - 1);
+        return err_set(err, ERR_CALLER, ENAMETOOLONG,
+                       "runtime directory: path longer than %d bytes", RUNDIR_BASE_MAX - 1);
     return 0;
 }
 
@@ -53,11 +55,13 @@ int rundir_check_name(const char *name, struct err *err)
     if (good)
         return 0;
     return err_set(err, ERR_CALLER, EINVAL,
-                   "'%.80s' is no VM name: 1 to %d letters, digits, '-', '_', '.', not '.' or '-' first",
+                   "'%.80s' is no VM name: 1 to %d letters, digits, '-', '_', '.', not '.' or '-' "
+                   "first",
                    name, CONFIG_NAME_MAX - 1);
 }
 
-/* ------------------------------------------------------------------------------------------ locks */
+/* ------------------------------------------------------------------------------------------
+ * locks */
 
 static struct flock whole_file(short type)
 {
@@ -77,7 +81,8 @@ static int lock_take(int fd, bool wait)
     return 0;
 }
 
-/* Who holds the lock of a directory: returns whether anyone does; *ret_pid is what the file says. */
+/* Who holds the lock of a directory: returns whether anyone does; *ret_pid is what the file
+ * says. */
 static bool lock_held(int dir_fd, pid_t *ret_pid)
 {
     *ret_pid = 0;
@@ -105,7 +110,8 @@ static int base_lock(const char *base, int *ret, int *ret_lock, struct err *err)
         return err_errno(err, ERR_HOST, errno, "runtime directory %s", base);
     /* Whoever can write here can put a socket of his own in a VM's place. */
     if (st.st_uid != geteuid() || (st.st_mode & (S_IWGRP | S_IWOTH)))
-        return err_set(err, ERR_HOST, EPERM, "runtime directory %s must be yours and writable by you alone", base);
+        return err_set(err, ERR_HOST, EPERM,
+                       "runtime directory %s must be yours and writable by you alone", base);
     CLEANUP_FD int lock = openat(fd, ".lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     int rc = lock < 0 ? -errno : lock_take(lock, true);
     if (rc)
@@ -117,7 +123,8 @@ static int base_lock(const char *base, int *ret, int *ret_lock, struct err *err)
 
 /* ---------------------------------------------------------------------------------- directory */
 
-/* Removes the plain entries of a directory but the lock, and the owner record if asked to keep it. */
+/* Removes the plain entries of a directory but the lock, and the owner record if asked to keep
+ * it. */
 static void remove_entries(int dir_fd, bool keep_record)
 {
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -127,7 +134,8 @@ static void remove_entries(int dir_fd, bool keep_record)
         return;
     }
     for (struct dirent *entry; (entry = readdir(dir));) {
-        if (strcmp(entry->d_name, LOCK_FILE) == 0 || (keep_record && strcmp(entry->d_name, OWNER_FILE) == 0))
+        if (strcmp(entry->d_name, LOCK_FILE) == 0 ||
+            (keep_record && strcmp(entry->d_name, OWNER_FILE) == 0))
             continue;
         (void)unlinkat(dir_fd, entry->d_name, 0); /* "." and ".." refuse by themselves */
     }
@@ -139,7 +147,8 @@ static bool has_record(int dir_fd)
     return faccessat(dir_fd, OWNER_FILE, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-/* Removes what can be; with the base locked and the directory's own lock held or its holder dead. */
+/* Removes what can be; with the base locked and the directory's own lock held or its holder
+ * dead. */
 static void remove_directory(int base_fd, int dir_fd, const char *name, bool keep_record)
 {
     remove_entries(dir_fd, keep_record);
@@ -151,8 +160,9 @@ static void remove_directory(int base_fd, int dir_fd, const char *name, bool kee
 
 static int in_use(const char *name, pid_t pid, struct err *err)
 {
-    return err_set(err, ERR_CALLER, EEXIST, "the name %s is in use by process %d: choose another or 'godwit kill %s'",
-                   name, (int)pid, name);
+    return err_set(err, ERR_CALLER, EEXIST,
+                   "the name %s is in use by process %d: choose another or 'godwit kill %s'", name,
+                   (int)pid, name);
 }
 
 int rundir_claim(const char *base, const char *name, struct rundir *ret, struct err *err)
@@ -205,8 +215,10 @@ static int replace_dead(int base_fd, const struct rundir *dir, const char *name,
         return err_errno(err, ERR_HOST, errno, "%s/%s", dir->base, name);
     if (lock_held(old_fd, &pid))
         return in_use(name, pid, err);
-    if (has_record(old_fd) && !has_record(dir->dir_fd) && renameat(old_fd, OWNER_FILE, dir->dir_fd, OWNER_FILE) < 0)
-        return err_errno(err, ERR_HOST, errno, "cannot take over %s/%s/" OWNER_FILE, dir->base, name);
+    if (has_record(old_fd) && !has_record(dir->dir_fd) &&
+        renameat(old_fd, OWNER_FILE, dir->dir_fd, OWNER_FILE) < 0)
+        return err_errno(err, ERR_HOST, errno, "cannot take over %s/%s/" OWNER_FILE, dir->base,
+                         name);
     remove_directory(base_fd, old_fd, name, false);
     return 0;
 }
@@ -226,7 +238,8 @@ int rundir_rename(struct rundir *dir, const char *name, struct err *err)
     if (rc)
         return rc;
     if (renameat2(base_fd, dir->name, base_fd, name, RENAME_NOREPLACE) < 0)
-        return err_errno(err, ERR_HOST, errno, "cannot rename %s/%s to %s", dir->base, dir->name, name);
+        return err_errno(err, ERR_HOST, errno, "cannot rename %s/%s to %s", dir->base, dir->name,
+                         name);
     (void)snprintf(dir->name, sizeof(dir->name), "%s", name);
     return 0;
 }
@@ -242,7 +255,8 @@ void rundir_release(struct rundir *dir, bool keep_record)
     CLEANUP_FD int base_fd = -1, base_lock_fd = -1;
 
     /* A base that cannot be locked any more: leave the directory to the next claim. */
-    if (dir->lock_fd >= 0 && dir->dir_fd >= 0 && base_lock(dir->base, &base_fd, &base_lock_fd, NULL) == 0)
+    if (dir->lock_fd >= 0 && dir->dir_fd >= 0 &&
+        base_lock(dir->base, &base_fd, &base_lock_fd, NULL) == 0)
         remove_directory(base_fd, dir->dir_fd, dir->name, keep_record);
     rundir_close(dir);
 }
@@ -258,11 +272,13 @@ int rundir_open(const char *base, const char *name, struct rundir *ret, struct e
     (void)snprintf(path, sizeof(path), "%s/%s", base, name);
     CLEANUP_FD int dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (dir_fd < 0 && errno == ENOENT)
-        return err_set(err, ERR_CALLER, ENOENT, "no VM named %s: 'godwit ps' lists those there are", name);
+        return err_set(err, ERR_CALLER, ENOENT, "no VM named %s: 'godwit ps' lists those there are",
+                       name);
     if (dir_fd < 0)
         return err_errno(err, ERR_HOST, errno, "%s", path);
     if (!lock_held(dir_fd, &pid))
-        return err_set(err, ERR_HOST, ENOENT, "the monitor of %s has died; its log is %s/" RUNDIR_LOG, name, path);
+        return err_set(err, ERR_HOST, ENOENT,
+                       "the monitor of %s has died; its log is %s/" RUNDIR_LOG, name, path);
     *ret = (struct rundir){ .dir_fd = TAKE_FD(dir_fd), .lock_fd = -1 };
     (void)snprintf(ret->base, sizeof(ret->base), "%s", base);
     (void)snprintf(ret->name, sizeof(ret->name), "%s", name);
@@ -304,7 +320,8 @@ int rundir_list(const char *base, struct rundir_entry **ret, size_t *ret_count, 
     for (struct dirent *entry; dir && (entry = readdir(dir));) {
         if (rundir_check_name(entry->d_name, NULL))
             continue;
-        CLEANUP_FD int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        CLEANUP_FD int fd =
+            openat(dirfd(dir), entry->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0)
             continue; /* a file of someone else's, or gone since */
         struct rundir_entry *grown = reallocarray(list, count + 1, sizeof(*list));
@@ -334,14 +351,16 @@ int rundir_path(const struct rundir *dir, const char *file, char *ret, size_t si
     return n < 0 || (size_t)n >= size ? -ENAMETOOLONG : 0;
 }
 
-/* ---------------------------------------------------------------------------------------- sockets */
+/* ----------------------------------------------------------------------------------------
+ * sockets */
 
 /* The address of a socket in the directory. A path too long for one goes through the descriptor. */
 static void socket_address(const struct rundir *dir, const char *file, struct sockaddr_un *ret)
 {
     *ret = (struct sockaddr_un){ .sun_family = AF_UNIX };
     if (rundir_path(dir, file, ret->sun_path, sizeof(ret->sun_path)))
-        (void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/%s", dir->dir_fd, file);
+        (void)snprintf(ret->sun_path, sizeof(ret->sun_path), "/proc/self/fd/%d/%s", dir->dir_fd,
+                       file);
 }
 
 int rundir_listen(const struct rundir *dir, const char *file, int *ret_fd, struct err *err)
@@ -353,7 +372,8 @@ int rundir_listen(const struct rundir *dir, const char *file, int *ret_fd, struc
     (void)unlinkat(dir->dir_fd, file, 0);
     if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
         fchmodat(dir->dir_fd, file, 0600, 0) < 0 || listen(fd, 64) < 0)
-        return err_errno(err, ERR_HOST, errno, "cannot listen on %s/%s/%s", dir->base, dir->name, file);
+        return err_errno(err, ERR_HOST, errno, "cannot listen on %s/%s/%s", dir->base, dir->name,
+                         file);
     *ret_fd = TAKE_FD(fd);
     return 0;
 }
@@ -365,12 +385,14 @@ int rundir_connect(const struct rundir *dir, const char *file, int *ret_fd, stru
 
     CLEANUP_FD int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
-        return err_errno(err, ERR_HOST, errno, "cannot connect to %s/%s/%s", dir->base, dir->name, file);
+        return err_errno(err, ERR_HOST, errno, "cannot connect to %s/%s/%s", dir->base, dir->name,
+                         file);
     *ret_fd = TAKE_FD(fd);
     return 0;
 }
 
-/* ----------------------------------------------------------------------------------- owner record */
+/* ----------------------------------------------------------------------------------- owner
+ * record */
 
 int rundir_owner_write(const struct rundir *dir, const json_t *record, struct err *err)
 {

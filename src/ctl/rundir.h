@@ -1,14 +1,14 @@
 /*
  * The runtime directory of a VM: BASE/NAME/, where its monitor is found.
  *
- *     lock           held (flock) by the monitor for as long as it lives; holds its process number
+ *     lock           locked by the monitor for as long as it lives; holds its process number
  *     control.sock   JSON-RPC: ctl/rpc.h          console.sock   the console: ctl/console.h
  *     owner.json     the owner record: who may run this guest, durable   log   the monitor's log
  *
- * BASE is /run/godwit for root and $XDG_RUNTIME_DIR/godwit for others. A name belongs to whoever holds
- * its lock, so a monitor that died, however it died, holds nothing: its directory is taken over by the
- * next claim of the name. Claim, rename and release exclude one another by a lock on BASE. Blocking
- * file calls on local tmpfs; any thread, one at a time per rundir.
+ * BASE is /run/godwit for root and $XDG_RUNTIME_DIR/godwit for others. A name belongs to whoever
+ * holds its lock, so a monitor that died, however it died, holds nothing: its directory is taken
+ * over by the next claim of the name. Claim, rename and release exclude one another by a lock on
+ * BASE. Blocking file calls on local tmpfs; any thread, one at a time per rundir.
  */
 #pragma once
 #include "base/compiler.h"
@@ -38,22 +38,26 @@ int rundir_base(const char *given, char ret[RUNDIR_BASE_MAX], struct err *err) M
 /* 0, or -EINVAL with the rule: letters, digits, '-', '_', '.', not first '.' or '-', at most 63. */
 int rundir_check_name(const char *name, struct err *err) MUST_CHECK;
 
-/* Claims `name` for this process, creating what is missing. What a dead monitor left is removed, except
- * its owner record: read that (rundir_owner_read) before writing the first of one's own.
- * -EEXIST: a live process holds the name; the text gives both. On failure nothing is left behind. */
-int rundir_claim(const char *base, const char *name, struct rundir *ret, struct err *err) MUST_CHECK;
+/* Claims `name` for this process, creating what is missing. What a dead monitor left is removed,
+ * except its owner record: read that (rundir_owner_read) before writing the first of one's own.
+ * -EEXIST: a live process holds the name; the text gives both. On failure nothing is left
+ * behind. */
+int rundir_claim(const char *base, const char *name, struct rundir *ret,
+                 struct err *err) MUST_CHECK;
 
 /* Moves a claimed directory to another name, for a receiver that learns its guest's name late. Its
- * sockets stay reachable under the new one. A record that a dead monitor of that name left comes along, so
- * rename before writing one's own. -EEXIST as for rundir_claim; the old name then stays. */
+ * sockets stay reachable under the new one. A record that a dead monitor of that name left comes
+ * along, so rename before writing one's own. -EEXIST as for rundir_claim; the old name then
+ * stays. */
 int rundir_rename(struct rundir *dir, const char *name, struct err *err) MUST_CHECK;
 
-/* Gives a claimed name up: removes the directory, or all but the owner record with `keep_record` (for
- * a state that must still be known when the monitor has gone). For an opened one, only closes. */
+/* Gives a claimed name up: removes the directory, or all but the owner record with `keep_record`
+ * (for a state that must still be known when the monitor has gone). For an opened one, only
+ * closes. */
 void rundir_release(struct rundir *dir, bool keep_record);
 
-/* Opens the directory of a VM to talk to its monitor. -ENOENT: no VM of this name, or its monitor died
- * (the text tells which). */
+/* Opens the directory of a VM to talk to its monitor. -ENOENT: no VM of this name, or its monitor
+ * died (the text tells which). */
 int rundir_open(const char *base, const char *name, struct rundir *ret, struct err *err) MUST_CHECK;
 void rundir_close(struct rundir *dir);
 
@@ -66,18 +70,23 @@ struct rundir_entry {
     bool alive; /* someone holds the lock */
 };
 
-/* Everything under BASE, sorted by name; no BASE is an empty list. *ret is the caller's to free(). */
-int rundir_list(const char *base, struct rundir_entry **ret, size_t *ret_count, struct err *err) MUST_CHECK;
+/* Everything under BASE, sorted by name; no BASE is an empty list. *ret is the caller's to
+ * free(). */
+int rundir_list(const char *base, struct rundir_entry **ret, size_t *ret_count,
+                struct err *err) MUST_CHECK;
 
 /* The path of a file in the directory, for messages and open(2). -ENAMETOOLONG. */
 int rundir_path(const struct rundir *dir, const char *file, char *ret, size_t size) MUST_CHECK;
 
 /* A listening, or a connected, Unix stream socket in the directory: non-blocking and blocking,
  * respectively, close-on-exec, mode 0600. Not bound by the 107 bytes of a socket's path. */
-int rundir_listen(const struct rundir *dir, const char *file, int *ret_fd, struct err *err) MUST_CHECK;
-int rundir_connect(const struct rundir *dir, const char *file, int *ret_fd, struct err *err) MUST_CHECK;
+int rundir_listen(const struct rundir *dir, const char *file, int *ret_fd,
+                  struct err *err) MUST_CHECK;
+int rundir_connect(const struct rundir *dir, const char *file, int *ret_fd,
+                   struct err *err) MUST_CHECK;
 
-/* The owner record, replaced so that a crash leaves the old or the new one whole. Reading gives -ENOENT
- * when there is none and -EBADMSG for one that is no JSON object. *ret is a new reference. */
+/* The owner record, replaced so that a crash leaves the old or the new one whole. Reading gives
+ * -ENOENT when there is none and -EBADMSG for one that is no JSON object. *ret is a new
+ * reference. */
 int rundir_owner_write(const struct rundir *dir, const json_t *record, struct err *err) MUST_CHECK;
 int rundir_owner_read(const struct rundir *dir, json_t **ret, struct err *err) MUST_CHECK;

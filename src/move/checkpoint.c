@@ -240,14 +240,15 @@ static int create_when_known(struct arrival *arrival, const char *name, struct b
     return arrival_create(arrival, err);
 }
 
-static int read_all(struct arrival *arrival, struct link *link, const char *name, struct bill *bill, struct err *err)
+static int read_all(const struct move_env *env, struct arrival *arrival, struct link *link, const char *name,
+                    struct bill *bill, struct err *err)
 {
     struct stream_end counted = { 0 };
     int rc = read_header(link, err);
     while (!rc) {
         struct section section;
         bool handled;
-        rc = link_recv_head(link, &section, err);
+        rc = cancelled(env) ? err_set(err, ERR_CALLER, ECANCELED, "cancelled") : link_recv_head(link, &section, err);
         if (rc)
             break;
         if (section.type == SECTION_END)
@@ -283,7 +284,7 @@ int checkpoint_read(const struct move_env *env, const struct arrival_host *host,
     meter_span_begin(env->meter, &span);
 
     int rc = 0;
-    CLEANUP_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+    CLEANUP_FD int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* of a FIFO: do not wait for a writer */
     struct arrival *arrival = arrival_new(host);
     if (fd < 0)
         rc = err_errno(&reason, ERR_CALLER, errno, "cannot open %s", path);
@@ -291,7 +292,8 @@ int checkpoint_read(const struct move_env *env, const struct arrival_host *host,
         rc = err_errno(&reason, ERR_HOST, ENOMEM, "cannot restore %s", path);
     if (!rc) {
         link_adopt_file(&link, fd);
-        rc = read_all(arrival, &link, name, bill, &reason);
+        link.cancel_fd = env->cancel_fd;
+        rc = read_all(env, arrival, &link, name, bill, &reason);
         if (rc)
             rc = err_wrap(&reason, rc, "cannot restore %s", path);
     }

@@ -51,8 +51,12 @@ static int wait_for(struct link *link, short events, int timeout_ms)
 
 static int stall_ms(const struct link *link)
 {
-    uint64_t ms = link->stall_limit_ns / CLOCK_MSEC;
-    return link->stall_limit_ns == 0 || ms > INT32_MAX ? -1 : (int)ms;
+    uint64_t ms = link->stall_limit_ns == 0 ? UINT64_MAX : link->stall_limit_ns / CLOCK_MSEC;
+    if (link->until_ns) {
+        uint64_t now = clock_now_ns();
+        ms = MIN(ms, now < link->until_ns ? (link->until_ns - now) / CLOCK_MSEC + 1 : 0);
+    }
+    return ms > INT32_MAX ? -1 : (int)ms;
 }
 
 static int explain(struct link *link, int rc, const char *doing, struct err *err)

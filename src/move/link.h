@@ -17,6 +17,7 @@ struct link {
     int fd;         /* owned; -1 = not connected */
     int cancel_fd;  /* borrowed; readable = stop waiting; -1 = none */
     uint64_t stall_limit_ns;
+    uint64_t until_ns; /* on the monotonic clock: nothing is waited for any longer; 0 = no such limit */
     uint64_t sent_bytes, received_bytes;
     bool file;
     bool mid_section; /* a send was interrupted: nothing more can be said on this connection */

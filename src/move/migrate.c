@@ -536,6 +536,15 @@ static int configure(struct migration *m, struct err *err)
     return 0;
 }
 
+/* Whose the guest is as the move ends. While withdrawing it runs here again and the record says so: ending
+ * then leaves nothing open on this side. */
+static enum migrate_outcome outcome_of(enum source_state state)
+{
+    if (state == SOURCE_DONE)
+        return MIGRATE_MOVED;
+    return state == SOURCE_FAILED || state == SOURCE_WITHDRAWING ? MIGRATE_STAYED : MIGRATE_LEFT_UNCERTAIN;
+}
+
 static void finish_bill(struct migration *m)
 {
     const struct source *engine = &m->engine;
@@ -548,9 +557,10 @@ static void finish_bill(struct migration *m)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
     if (engine->state != SOURCE_DONE)
         bill_fail(m->bill, &engine->err);
-    bill_end(m->bill, engine->state == SOURCE_DONE     ? BILL_OWNER_TARGET
-                      : engine->state == SOURCE_FAILED ? BILL_OWNER_SOURCE
-                                                       : BILL_OWNER_UNCERTAIN, clock_now_ns());
+    enum migrate_outcome outcome = outcome_of(engine->state);
+    bill_end(m->bill, outcome == MIGRATE_MOVED    ? BILL_OWNER_TARGET
+                      : outcome == MIGRATE_STAYED ? BILL_OWNER_SOURCE
+                                                  : BILL_OWNER_UNCERTAIN, clock_now_ns());
 }
 
 int migrate_run(const struct move_env *env, const struct migrate_request *request, struct bill *bill,
@@ -584,10 +594,8 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     while (m->queue_count > 0 || (!source_state_ended(m->engine.state) && !m->end_now))
         run_once(m);
 
-    if (m->engine.state == SOURCE_DONE) {
-        *ret = MIGRATE_MOVED;
-    } else {
-        *ret = m->engine.state == SOURCE_FAILED ? MIGRATE_STAYED : MIGRATE_LEFT_UNCERTAIN;
+    *ret = outcome_of(m->engine.state);
+    if (*ret != MIGRATE_MOVED) {
         *err = m->engine.err;
         rc = err->code ? -err->code : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }

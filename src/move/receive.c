@@ -30,8 +30,10 @@
 #define CONNS_MAX 4
 #define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
+#define NEWCOMER_READ_NS CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
 #define LINGER_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
+#define STATE_BYTES_MAX (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
 struct queued {
@@ -235,8 +237,9 @@ static void close_conn(struct receiving *r, uint32_t conn)
     struct wire *wire = find(r, conn);
     if (!wire)
         return;
+    bool guest_waits = r->engine.conn && r->engine.conn != conn;
     if (!r->arrived) /* the peer may still be sending: let it read why before it sees a reset */
-        link_linger(&wire->link, LINGER_NS);
+        link_linger(&wire->link, guest_waits ? LINGER_NS / 10 : LINGER_NS);
     wire_close(wire);
 }
 
@@ -343,6 +346,11 @@ static int receive_pages(struct receiving *r, struct wire *wire, const struct se
 /* A section of the machine, other than pages: taken whole, offered to the engine, then kept or applied. */
 static int receive_section(struct receiving *r, struct wire *wire, const struct section *section, struct err *err)
 {
+    if (wire->conn != r->engine.conn)
+        return err_set(err, ERR_PEER, EBADMSG, "section %s on a connection that is not the move's",
+                       section_type_name(section->type));
+    if (section->length + STREAM_SECTION_BYTES > STATE_BYTES_MAX - r->state.len)
+        return err_set(err, ERR_PEER, EBADMSG, "more than %u MiB of device state", STATE_BYTES_MAX >> 20);
     CLEANUP_FREE uint8_t *body = malloc(section->length + 1u);
     if (!body)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot receive section %s", section_type_name(section->type));
@@ -351,7 +359,7 @@ static int receive_section(struct receiving *r, struct wire *wire, const struct 
         return rc;
     struct target_event event = { .kind = TARGET_SECTION, .conn = wire->conn, .section = section->type };
     rc = target_step(&r->engine, &event, clock_now_ns(), &r->actions, err);
-    if (!rc && wire->conn == r->engine.conn && section->type != SECTION_PAGES) {
+    if (!rc && section->type != SECTION_PAGES) {
         if (section->type == SECTION_MACHINE || section->type == SECTION_CPUID) {
             if (!r->arrival)
                 r->arrival = arrival_new(r->host);
@@ -379,9 +387,11 @@ static void receive(struct receiving *r, struct wire *wire)
     struct section section;
     struct err err = { 0 };
     uint32_t conn = wire->conn;
+    wire->link.until_ns = conn == r->engine.conn ? 0 : clock_now_ns() + NEWCOMER_READ_NS;
     int rc = wire_recv_head(wire, &section, &err);
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
+        wire->link.until_ns = 0; /* the answer has its own time */
         if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && r->arrival)
             rc = page_sink_drain(&r->arrival->sink, &err); /* the engine says the round is applied: be sure */
         if (!rc) {
@@ -390,7 +400,7 @@ static void receive(struct receiving *r, struct wire *wire)
                 event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.resolve.token);
             else if (r->incoming.type == MESSAGE_HELLO)
                 event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
-            if (r->incoming.type == MESSAGE_HELLO)
+            if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
                 meter_span_begin(r->env->meter, &r->span);
             deliver(r, &event);
         }
@@ -520,8 +530,8 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
 
     for (;;) {
         int rc = run_once(r);
-        if (rc == -ECANCELED && r->arrived)
-            return 0;
+        if (rc && r->arrived)
+            return 0; /* the guest runs, whatever becomes of who answers for it */
         if (rc)
             return err_set(err, ERR_CALLER, -rc, "told to end");
         if (r->queue_count > 0)

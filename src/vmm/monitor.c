@@ -37,8 +37,8 @@ const char *monitor_state_name(enum monitor_state state)
 
 void monitor_set_state(struct monitor *monitor, enum monitor_state state, const char *reason)
 {
-    if (monitor->state == state)
-        return;
+    if (monitor->state == state || monitor->state == MONITOR_ENDED)
+        return; /* what was still under way then may report, but nothing follows an end */
     const char *previous = monitor_state_name(monitor->state);
     monitor->state = state;
     log_event(LOG_INFO, "vm.state", "%s -> %s%s%s", previous, monitor_state_name(state), reason ? ": " : "",
@@ -51,6 +51,9 @@ void monitor_set_state(struct monitor *monitor, enum monitor_state state, const 
 
 void monitor_end(struct monitor *monitor, int exit_status, const char *reason)
 {
+    if (monitor->ending)
+        return; /* the first reason stays: a signal sees a guest off that had left by itself */
+    monitor->ending = true;
     monitor->exit_status = exit_status;
     if (monitor->state != MONITOR_MOVED)
         monitor_set_state(monitor, MONITOR_ENDED, reason);
@@ -294,9 +297,12 @@ int vmm_main(struct vmm_options *options)
         rc = options->start == VMM_BOOT ? start_new(monitor, &err) : start_moved(monitor, &err);
     if (!rc && options->start != VMM_RESTORE) /* a restore is ready when its guest is */
         rc = ready_report(&monitor->ready_fd, monitor->dir.name);
-    if (!rc)
+    if (!rc) {
         rc = loop_run(&monitor->loop);
-    else
+        if (rc)
+            (void)err_errno(&err, ERR_HOST, -rc, "the event loop failed");
+    }
+    if (rc)
         monitor->exit_status = err.fault == ERR_CALLER ? 2 : 1;
     if (err.code && monitor->ready_fd >= 0)
         ready_report_failure(&monitor->ready_fd, &err); /* whoever started it prints the reason */

@@ -71,6 +71,7 @@ struct monitor {
     enum machine_end end;
     char end_why[200];
     int exit_status;
+    bool ending; /* exit_status stands */
     bool keep_record; /* a source may still ask for it */
 };
 
@@ -79,7 +80,7 @@ const char *monitor_state_name(enum monitor_state state);
 /* Changes the state and posts vm.state; `reason` may be NULL. Main thread. */
 void monitor_set_state(struct monitor *monitor, enum monitor_state state, const char *reason);
 
-/* Leaves the loop with this exit status. Main thread. */
+/* Leaves the loop with this exit status; the first call counts. Main thread. */
 void monitor_end(struct monitor *monitor, int exit_status, const char *reason);
 
 /* Any thread. */

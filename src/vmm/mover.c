@@ -52,9 +52,21 @@ static struct mover *mover_of(void *ctx)
     return ctx;
 }
 
+/* With the vCPUs parked no end can be noted any more: a guest that has ended by now must not be carried
+ * elsewhere, where it would be run again as if it had not. */
 static int hook_pause(void *ctx, struct err *err)
 {
-    return monitor_pause_machine(mover_of(ctx)->monitor, err);
+    struct monitor *monitor = mover_of(ctx)->monitor;
+    int rc = monitor_pause_machine(monitor, err);
+    if (rc)
+        return rc;
+    (void)pthread_mutex_lock(&monitor->end_lock);
+    if (monitor->end)
+        rc = err_set(err, ERR_HOST, ESRCH, "the guest has ended: %s", monitor->end_why);
+    (void)pthread_mutex_unlock(&monitor->end_lock);
+    if (rc)
+        monitor_resume_machine(monitor);
+    return rc;
 }
 
 static void hook_resume(void *ctx)
@@ -301,7 +313,7 @@ static void arrived(struct monitor *monitor, struct mover *mover)
         if (rc) {
             log_event(LOG_ERROR, "vm.restore", "%s", err.text);
             ready_report_failure(&monitor->ready_fd, &err);
-            monitor_end(monitor, 1, err.text);
+            monitor_end(monitor, err.fault == ERR_CALLER ? 2 : 1, err.text);
             return;
         }
         monitor->user_paused = monitor->options->paused;

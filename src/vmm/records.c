@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #define STORE_FILE ".store"
+#define WRITER_MAX 48
 #define PAST_MAX 64 /* moves of one guest through this host that may still be asked about */
 
 static void to_hex(const uint8_t *bytes, size_t count, char *ret)
@@ -85,17 +86,56 @@ static int read_record(const char *base, const char *name, json_t **ret, struct 
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot read %s", path) : 0;
 }
 
+/* One process of this boot: its id, and when it began, since ids come round again (at once, in a container).
+ * Empty when there is no such process. */
+static void writer_of(pid_t pid, char ret[WRITER_MAX])
+{
+    char path[64];
+    CLEANUP_FREE char *text = NULL;
+    size_t len;
+    unsigned long long began;
+    ret[0] = '\0';
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    if (fd_read_file(path, 4096, &text, &len))
+        return;
+    const char *rest = strrchr(text, ')'); /* proc(5): the name in brackets may hold anything; began is field 22 */
+    if (rest && sscanf(rest + 1, " %*c%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%llu", &began) == 1)
+        (void)snprintf(ret, WRITER_MAX, "%d:%llu", (int)pid, began);
+}
+
+static bool is_text(const json_t *json, const char *wanted)
+{
+    const char *text = json_string_value(json);
+    return text && wanted[0] && strcmp(text, wanted) == 0;
+}
+
+/* The tokens of guests whose monitor died as their owner, perhaps before they ran here: whoever has the name now,
+ * it is not them. */
+static json_t *lost_tokens(const json_t *old, const char *writer)
+{
+    json_t *lost = json_array();
+    const json_t *before = json_object_get(old, "lost"), *last = json_object_get(old, "token");
+    for (size_t i = 0; i < json_array_size(before); i++)
+        (void)json_array_append(lost, json_array_get(before, i));
+    if (json_is_string(last) && is_text(json_object_get(old, "owner"), "here") &&
+        !is_text(json_object_get(old, "writer"), writer))
+        (void)json_array_append(lost, json_object_get(old, "token"));
+    while (json_array_size(lost) > PAST_MAX)
+        (void)json_array_remove(lost, 0);
+    return lost;
+}
+
 /* The tokens by which this host came to own the guest, oldest first: a source that lost the answer may ask
  * for one after the guest has moved on from here. */
-static json_t *past_tokens(const json_t *old, const char *now)
+static json_t *past_tokens(const json_t *old, const char *writer, const char *now)
 {
     json_t *past = json_array();
-    const char *owner = json_string_value(json_object_get(old, "owner"));
-    const json_t *before = json_object_get(old, "past"), *last = json_object_get(old, "token");
+    const json_t *before = json_object_get(old, "past");
     for (size_t i = 0; i < json_array_size(before); i++)
         (void)json_array_append(past, json_array_get(before, i));
-    const char *token = json_string_value(last);
-    if (owner && token && strcmp(owner, "here") == 0 && (!now || strcmp(token, now) != 0))
+    const char *token = json_string_value(json_object_get(old, "token"));
+    if (token && is_text(json_object_get(old, "owner"), "here") && is_text(json_object_get(old, "writer"), writer) &&
+        (!now || strcmp(token, now) != 0))
         (void)json_array_append_new(past, json_string(token));
     while (json_array_size(past) > PAST_MAX)
         (void)json_array_remove(past, 0);
@@ -105,7 +145,7 @@ static json_t *past_tokens(const json_t *old, const char *now)
 int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token, const uint8_t *store,
                   const char *peer, struct err *err)
 {
-    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1];
+    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1], writer[WRITER_MAX];
     json_t *old;
     if (token)
         to_hex(token, MOVE_TOKEN_BYTES, token_hex);
@@ -114,9 +154,12 @@ int records_write(const struct rundir *dir, enum move_record record, const uint8
     int rc = read_record(dir->base, dir->name, &old, err);
     if (rc)
         return rc;
-    json_t *json = json_pack("{s:s, s:s?, s:s?, s:s?, s:o, s:I}", "owner", record == RECORD_HERE ? "here" : "handed-over",
-                             "token", token ? token_hex : NULL, "store", store ? store_hex : NULL, "peer", peer, "past",
-                             past_tokens(old, token ? token_hex : NULL), "wall_ns", (json_int_t)clock_wall_ns());
+    writer_of(getpid(), writer);
+    json_t *json = json_pack("{s:s, s:s?, s:s?, s:s?, s:s, s:o, s:o, s:I}",
+                             "owner", record == RECORD_HERE ? "here" : "handed-over", "token", token ? token_hex : NULL,
+                             "store", store ? store_hex : NULL, "peer", peer, "writer", writer,
+                             "past", past_tokens(old, writer, token ? token_hex : NULL),
+                             "lost", lost_tokens(old, writer), "wall_ns", (json_int_t)clock_wall_ns());
     json_decref(old);
     if (!json)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot write the owner record");
@@ -125,21 +168,27 @@ int records_write(const struct rundir *dir, enum move_record record, const uint8
     return rc;
 }
 
-static bool is_token(const json_t *json, const char *hex)
+static bool holds(const json_t *tokens, const char *hex)
 {
-    const char *text = json_string_value(json);
-    return text && strcmp(text, hex) == 0;
+    for (size_t i = 0; i < json_array_size(tokens); i++)
+        if (is_text(json_array_get(tokens, i), hex))
+            return true;
+    return false;
 }
 
-/* Whether a record says that the guest came to be here by that token, now or before it moved on. */
-static bool names(const json_t *record, const char *hex)
+/* What a record says of a token. That the guest is here counts for as long as who wrote it lives: a monitor that
+ * has claimed the name since has the record too, and not the guest. */
+static enum move_knows knows_of(const json_t *record, const struct rundir_entry *entry, const char *hex)
 {
-    const char *owner = json_string_value(json_object_get(record, "owner"));
-    const json_t *past = json_object_get(record, "past");
-    bool found = owner && strcmp(owner, "here") == 0 && is_token(json_object_get(record, "token"), hex);
-    for (size_t i = 0; i < json_array_size(past); i++)
-        found = found || is_token(json_array_get(past, i), hex);
-    return found;
+    char writer[WRITER_MAX];
+    bool here = is_text(json_object_get(record, "owner"), "here") && is_text(json_object_get(record, "token"), hex);
+    if (holds(json_object_get(record, "lost"), hex))
+        return KNOWS_DIED;
+    if (!here && !holds(json_object_get(record, "past"), hex))
+        return KNOWS_NOTHING;
+    writer_of(entry->pid, writer);
+    bool written_by_it = is_text(json_object_get(record, "writer"), writer);
+    return entry->alive && (written_by_it || !here) ? KNOWS_COMMITTED : KNOWS_DIED;
 }
 
 int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret, struct err *err)
@@ -153,8 +202,9 @@ int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum
     for (size_t i = 0; i < count && !rc; i++) {
         json_t *record;
         rc = read_record(base, entry[i].name, &record, err);
-        if (!rc && names(record, hex))
-            *ret = entry[i].alive ? KNOWS_COMMITTED : KNOWS_DIED;
+        enum move_knows knows = rc ? KNOWS_NOTHING : knows_of(record, &entry[i], hex);
+        if (knows != KNOWS_NOTHING && *ret != KNOWS_COMMITTED)
+            *ret = knows;
         json_decref(record);
     }
     return rc;

@@ -22,24 +22,31 @@ struct vmm_place {
 
 struct vmm_options {
     enum vmm_start start;
-    char base[1024];           /* rundir_base() */
+    char base[1024];            /* rundir_base() */
     char name[CONFIG_NAME_MAX]; /* empty: the machine's own */
     struct machine_config machine;
     struct host_config host;
-    int listen_fd;             /* VMM_RECEIVE: a listening TCP socket, non-blocking; else -1. The monitor's. */
-    bool once;                 /* VMM_RECEIVE: end after a move that failed, instead of waiting for the next */
-    char file[4096];           /* VMM_RESTORE: absolute */
-    bool paused;               /* VMM_RESTORE: do not run the guest before vm.resume */
+    /* VMM_RECEIVE: a listening TCP socket, non-blocking; else -1. The monitor's. */
+    int listen_fd;
+    /* VMM_RECEIVE: end after a move that failed, instead of waiting for the next */
+    bool once;
+    char file[4096]; /* VMM_RESTORE: absolute */
+    bool paused;     /* VMM_RESTORE: do not run the guest before vm.resume */
     struct vmm_place place[CONFIG_DEVICES_MAX];
     unsigned place_count;
-    bool fake;                 /* the fake hypervisor: tests of everything above it, without /dev/kvm */
-    uint64_t begun_ns;         /* CLOCK_MONOTONIC just before the monitor's process was made; 0 = not known */
-    int console_fd;            /* a socket of whoever started it, to watch the console with; -1 = none. The monitor's. */
-    int ready_fd;              /* ctl/ready.h: the monitor must report on it exactly once; the monitor's */
+    /* the fake hypervisor: tests of everything above it, without /dev/kvm */
+    bool fake;
+    /* CLOCK_MONOTONIC just before the monitor's process was made; 0 = not known */
+    uint64_t begun_ns;
+    /* a socket of whoever started it, to watch the console with; -1 = none. The monitor's. */
+    int console_fd;
+    /* ctl/ready.h: the monitor must report on it exactly once; the monitor's */
+    int ready_fd;
 };
 
-/* Runs the monitor on the calling thread until its VM has ended, moved away or could not be started.
- * stdin is /dev/null, stdout and stderr are what they were at `run` until the monitor claims its name and
- * puts its log there. Returns the process's exit status: 0 the VM ended or moved, 1 a failure (reported on
- * ready_fd if before readiness, in the log after), 2 wrong input. */
+/* Runs the monitor on the calling thread until its VM has ended, moved away or could not be
+ * started. stdin is /dev/null, stdout and stderr are what they were at `run` until the monitor
+ * claims its name and puts its log there. Returns the process's exit status: 0 the VM ended or
+ * moved, 1 a failure (reported on ready_fd if before readiness, in the log after), 2 wrong
+ * input. */
 int vmm_main(struct vmm_options *options) MUST_CHECK;

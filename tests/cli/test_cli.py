@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from harness import GODWIT, Failed, Host, free_port, run_tests, wait_for  # noqa: E402
 
 COMMANDS = ["run", "ps", "info", "console", "pause", "resume", "stop", "kill", "migrate", "receive", "checkpoint",
-            "restore", "bill", "dump", "check", "completion"]
+            "restore", "resolve", "bill", "dump", "check", "completion"]
 
 
 def godwit(*args, **kwargs):
@@ -94,6 +94,8 @@ def test_man_pages():
         print("# mandoc is not installed: the pages' form is not checked")
     for page in [None, *pages]:
         text = godwit("man", *([page] if page else [])).stdout
+        built = os.path.join(os.path.dirname(GODWIT), f"godwit-{page}.1" if page else "godwit.1")
+        expect(os.path.exists(built) and open(built).read() == text, f"{built} is not this page: see src/cmd/meson.build")
         for option in re.findall(r"^  --([a-z-]+)", godwit(page, "--help").stdout if page else "", re.M):
             expect(f".It Fl \\-{option.replace('-', chr(92) + '-')}" in text or f".It Fl \\-{option}" in text,
                    f"{page}: --{option} is not in the manual")

@@ -1,12 +1,13 @@
 /* The table of commands: complete and consistent, and read as it says. */
-#include "test.h"
 #include "cmd/cmd.h"
+#include "test.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <string.h>
 
-static void check_option(const struct command *command, const struct cmd_option *option, bool argument)
+static void check_option(const struct command *command, const struct cmd_option *option,
+                         bool argument)
 {
     const char *where = option->name;
     if (!option->help || !option->help[0])
@@ -48,7 +49,8 @@ static void table(void **state)
         for (const struct cmd_option *o = command->arguments; o && o->name; o++) {
             check_option(command, o, true);
             if (optional && (o->flags & CMD_REQUIRED))
-                fail_msg("%s %s: a required argument after an optional one", command->name, o->name);
+                fail_msg("%s %s: a required argument after an optional one", command->name,
+                         o->name);
             optional = !(o->flags & CMD_REQUIRED);
             assert_int_equal(occurrences(command->options, o->name), 0);
         }
@@ -63,7 +65,8 @@ static void table(void **state)
 }
 
 /* Reads a command line given as words; all but the name of the command. */
-static int read_words(struct cmd_args *args, const char *command, struct err *err, const char *const *words)
+static int read_words(struct cmd_args *args, const char *command, struct err *err,
+                      const char *const *words)
 {
     char *argv[CMD_VALUES_MAX * 2];
     int argc = 0;
@@ -72,7 +75,8 @@ static int read_words(struct cmd_args *args, const char *command, struct err *er
     assert_non_null(cmd_find(command));
     return cmd_args_read(args, cmd_find(command), argc, argv, "/tmp/base", err);
 }
-#define READ(args, command, err, ...) read_words(args, command, err, (const char *const[]){ __VA_ARGS__, NULL })
+#define READ(args, command, err, ...) \
+    read_words(args, command, err, (const char *const[]){ __VA_ARGS__, NULL })
 
 /* Every fallback passes the check that a user's value must pass. */
 static void fallbacks(void **state)
@@ -87,7 +91,8 @@ static void fallbacks(void **state)
             (void)snprintf(word, sizeof(word), "--%s=%s", o->name, o->fallback);
             char *argv[] = { word };
             struct err err = { 0 };
-            /* What else the command requires is missing; the value itself must not be the complaint. */
+            /* What else the command requires is missing; the value itself must not be the
+             * complaint. */
             int rc = cmd_args_read(&args, *at, 1, argv, "/tmp", &err);
             if (rc && !strstr(err.text, "missing"))
                 fail_msg("%s %s: %s", (*at)->name, word, err.text);
@@ -103,7 +108,9 @@ static void good_lines(void **state)
     (void)state;
     struct cmd_args args;
     struct err err = { 0 };
-    assert_int_equal(READ(&args, "run", &err, "--name", "a", "--kernel=/k", "--memory", "1G", "--disk", "x=/1", "--detach", "--disk=y=/2"), 0);
+    assert_int_equal(READ(&args, "run", &err, "--name", "a", "--kernel=/k", "--memory", "1G",
+                          "--disk", "x=/1", "--detach", "--disk=y=/2"),
+                     0);
     assert_string_equal(cmd_text(&args, "name"), "a");
     assert_string_equal(cmd_text(&args, "kernel"), "/k");
     assert_string_equal(cmd_text(&args, "cmdline"), "console=ttyS0");
@@ -118,7 +125,9 @@ static void good_lines(void **state)
     assert_string_equal(cmd_next(&args, "disk", &at), "y=/2");
     assert_null(cmd_next(&args, "disk", &at));
 
-    assert_int_equal(READ(&args, "migrate", &err, "--mode", "stop-copy", "vm", "h:1", "--runtime-dir", "/else"), 0);
+    assert_int_equal(READ(&args, "migrate", &err, "--mode", "stop-copy", "vm", "h:1",
+                          "--runtime-dir", "/else"),
+                     0);
     assert_string_equal(cmd_text(&args, "NAME"), "vm");
     assert_string_equal(cmd_text(&args, "HOST:PORT"), "h:1");
     assert_string_equal(cmd_text(&args, "mode"), "stop-copy");
@@ -129,7 +138,9 @@ static void good_lines(void **state)
     assert_int_equal(READ(&args, "dump", &err, "-"), 0);
     assert_int_equal(READ(&args, "run", &err, "--help"), 0); /* then nothing is missing */
     assert_int_equal(READ(&args, "run", &err, "-h"), 0);
-    assert_int_equal(READ(&args, "run", &err, "--name", "a", "--kernel", "k", "--cmdline", "--", "--cmdline", "x"), -EINVAL);
+    assert_int_equal(READ(&args, "run", &err, "--name", "a", "--kernel", "k", "--cmdline", "--",
+                          "--cmdline", "x"),
+                     -EINVAL);
     assert_int_equal(READ(&args, "run", &err, "--name", "a", "--kernel", "k", "--cmdline="), 0);
     assert_string_equal(cmd_text(&args, "cmdline"), "");
 }
@@ -161,7 +172,9 @@ static void bad_lines(void **state)
         { "info", { "--jsn", "a" }, "unknown option --jsn" },
         { "stop", { "a", "--timeout", "30" }, "--timeout: '30' is no duration" },
         { "migrate", { "a", "h" }, "'h' is no address" },
-        { "migrate", { "a", "h:1", "--mode", "copy" }, "--mode: 'copy': want one of pre-copy|stop-copy" },
+        { "migrate",
+          { "a", "h:1", "--mode", "copy" },
+          "--mode: 'copy': want one of pre-copy|stop-copy" },
         { "migrate", { "a", "h:1", "--mode", "" }, "--mode: ''" },
         { "migrate", { "a", "h:1", "--mode", "pre-copy|stop-copy" }, "want one of" },
         { "migrate", { "a", "h:1", "--max-downtime", "0" }, "want at least 1ns" },
@@ -173,7 +186,8 @@ static void bad_lines(void **state)
         assert_int_equal(read_words(&args, bad[i].command, &err, bad[i].word), -EINVAL);
         assert_int_equal(err.fault, ERR_CALLER);
         if (!strstr(err.text, bad[i].says) || strchr(err.text, '\n'))
-            fail_msg("godwit %s %s: '%s' instead of '%s'", bad[i].command, bad[i].word[0], err.text, bad[i].says);
+            fail_msg("godwit %s %s: '%s' instead of '%s'", bad[i].command, bad[i].word[0], err.text,
+                     bad[i].says);
     }
     /* More words than there is room for. */
     const char *words[CMD_VALUES_MAX + 2] = { NULL };
@@ -186,7 +200,10 @@ static void bad_lines(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(table), cmocka_unit_test(fallbacks), cmocka_unit_test(good_lines), cmocka_unit_test(bad_lines),
+        cmocka_unit_test(table),
+        cmocka_unit_test(fallbacks),
+        cmocka_unit_test(good_lines),
+        cmocka_unit_test(bad_lines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,6 @@
 /* The console hub: scrollback, several watchers, a slow one, input with back-pressure, the log. */
+#include "test.h"
+
 #include "base/clock.h"
 #include "base/fd.h"
 #include "ctl/console.h"
@@ -7,13 +9,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <cmocka.h>
 
 static struct {
     char root[64], base[RUNDIR_BASE_MAX], log[128];
@@ -46,8 +45,9 @@ static int setup(void **state)
     (void)snprintf(t.base, sizeof(t.base), "%s/b", t.root);
     (void)snprintf(t.log, sizeof(t.log), "%s/log", t.root);
     int log_fd = open(t.log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    return rundir_claim(t.base, "vm", &t.dir, NULL) || rundir_listen(&t.dir, RUNDIR_CONSOLE, &fd, NULL) ||
-           loop_init(&t.loop) || console_new(&t.loop, fd, log_fd, input, NULL, &t.console, NULL);
+    return rundir_claim(t.base, "vm", &t.dir, NULL) ||
+           rundir_listen(&t.dir, RUNDIR_CONSOLE, &fd, NULL) || loop_init(&t.loop) ||
+           console_new(&t.loop, fd, log_fd, input, NULL, &t.console, NULL);
 }
 
 static int teardown(void **state)
@@ -260,7 +260,11 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(scrollback_and_watchers), T(only_the_last_is_kept), T(slow_watcher), T(input_waits_for_the_guest), T(limits),
+        T(scrollback_and_watchers),
+        T(only_the_last_is_kept),
+        T(slow_watcher),
+        T(input_waits_for_the_guest),
+        T(limits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* Sizes, durations, addresses, MAC addresses, devices: what is taken, what is refused. */
-#include "test.h"
 #include "cmd/device.h"
 #include "cmd/parse.h"
+#include "test.h"
 
 #include <errno.h>
 #include <string.h>
@@ -15,12 +15,27 @@ static void sizes(void **state)
         const char *text;
         uint64_t bytes;
     } good[] = {
-        { "0", 0 }, { "4096", 4096 }, { "1K", 1024 }, { "256M", 256 * M }, { "1G", 1024 * M }, { "2T", 2 * M * M },
-        { "3KiB", 3072 }, { "64MiB", 64 * M }, { "007M", 7 * M }, { "18446744073709551615", UINT64_MAX },
+        { "0", 0 },
+        { "4096", 4096 },
+        { "1K", 1024 },
+        { "256M", 256 * M },
+        { "1G", 1024 * M },
+        { "2T", 2 * M * M },
+        { "3KiB", 3072 },
+        { "64MiB", 64 * M },
+        { "007M", 7 * M },
+        { "18446744073709551615", UINT64_MAX },
         { "16777215T", (UINT64_C(16777215)) << 40 },
     };
-    static const char *const bad[] = { "", "M", "-1M", "+1M", " 1M", "1M ", "1.5G", "1m", "1MB", "1Mi", "0x10", "1e3", "1 M",
-                                       "18446744073709551616", "16777216T", "99999999999999999999999999T", "\xff" };
+    static const char *const bad[] = { "",          "M",
+                                       "-1M",       "+1M",
+                                       " 1M",       "1M ",
+                                       "1.5G",      "1m",
+                                       "1MB",       "1Mi",
+                                       "0x10",      "1e3",
+                                       "1 M",       "18446744073709551616",
+                                       "16777216T", "99999999999999999999999999T",
+                                       "\xff" };
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         uint64_t bytes = 1;
         assert_int_equal(parse_size(good[i].text, &bytes, NULL), 0);
@@ -45,10 +60,16 @@ static void durations(void **state)
         const char *text;
         uint64_t ns;
     } good[] = {
-        { "0", 0 }, { "1ns", 1 }, { "20us", 20000 }, { "300ms", 300000000 }, { "30s", UINT64_C(30000000000) },
-        { "2m", UINT64_C(120000000000) }, { "5h", UINT64_C(18000000000000) },
+        { "0", 0 },
+        { "1ns", 1 },
+        { "20us", 20000 },
+        { "300ms", 300000000 },
+        { "30s", UINT64_C(30000000000) },
+        { "2m", UINT64_C(120000000000) },
+        { "5h", UINT64_C(18000000000000) },
     };
-    static const char *const bad[] = { "", "5", "s", "-1s", "1.5s", "1 s", "1S", "1sec", "600000000000h" };
+    static const char *const bad[] = { "",    "5",  "s",    "-1s",          "1.5s",
+                                       "1 s", "1S", "1sec", "600000000000h" };
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         uint64_t ns = 1;
         assert_int_equal(parse_duration(good[i].text, &ns, NULL), 0);
@@ -67,8 +88,9 @@ static void addresses(void **state)
     (void)state;
     char host[PARSE_HOST_MAX], long_host[PARSE_HOST_MAX + 16];
     uint16_t port;
-    static const char *const bad[] = { "", "host", "host:", "host:x", "host:65536", "host:-1", "::1:7000", "[::1]", "[]:1",
-                                       "[::1:7000", "a b:1", "a/b:1", "host:1:2" };
+    static const char *const bad[] = { "",        "host",     "host:",   "host:x", "host:65536",
+                                       "host:-1", "::1:7000", "[::1]",   "[]:1",   "[::1:7000",
+                                       "a b:1",   "a/b:1",    "host:1:2" };
     assert_int_equal(parse_address("10.0.0.2:7000", host, &port, NULL), 0);
     assert_string_equal(host, "10.0.0.2");
     assert_int_equal(port, 7000);
@@ -91,8 +113,13 @@ static void macs(void **state)
     (void)state;
     uint8_t mac[6];
     static const uint8_t want[6] = { 0x02, 0xab, 0xCD, 0, 0x10, 0xff };
-    static const char *const bad[] = { "", "02:ab:cd:00:10", "02:ab:cd:00:10:ff:00", "02:ab:cd:00:10:fg", "02-ab-cd-00-10-ff",
-                                       "2:ab:cd:00:10:ff1", "01:00:5e:00:00:01" };
+    static const char *const bad[] = { "",
+                                       "02:ab:cd:00:10",
+                                       "02:ab:cd:00:10:ff:00",
+                                       "02:ab:cd:00:10:fg",
+                                       "02-ab-cd-00-10-ff",
+                                       "2:ab:cd:00:10:ff1",
+                                       "01:00:5e:00:00:01" };
     assert_int_equal(parse_mac("02:ab:CD:00:10:ff", mac, NULL), 0);
     assert_memory_equal(mac, want, 6);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
@@ -105,7 +132,13 @@ static void disks(void **state)
     struct config_device device;
     struct host_device host;
     struct err err = { 0 };
-    static const char *const bad[] = { "", "root", "=x", "root=", "root=,ro", "root=/a,serial=", "root=/a,serial=123456789012345678901",
+    static const char *const bad[] = { "",
+                                       "root",
+                                       "=x",
+                                       "root=",
+                                       "root=,ro",
+                                       "root=/a,serial=",
+                                       "root=/a,serial=123456789012345678901",
                                        "a-name-of-thirty-two-characters-x=/a" };
     assert_int_equal(device_read_disk("root=/srv/a.raw", &device, &host, &err), 0);
     assert_int_equal(device.kind, CONFIG_BLK);
@@ -117,7 +150,8 @@ static void disks(void **state)
     assert_string_equal(host.path, "/srv/a,b=c.raw");
     assert_string_equal(device.serial, "A 1");
     assert_int_equal(device.read_only, 1);
-    assert_int_equal(device_read_disk("d=/a,ro,serial=12345678901234567890", &device, &host, &err), 0);
+    assert_int_equal(device_read_disk("d=/a,ro,serial=12345678901234567890", &device, &host, &err),
+                     0);
     assert_string_equal(device.serial, "12345678901234567890");
     assert_int_equal(device.read_only, 1);
 
@@ -136,7 +170,9 @@ static void nets(void **state)
     (void)state;
     struct config_device a, b, c, d;
     struct host_device host;
-    static const char *const bad[] = { "", "lan", "lan=", "lan=tap0,mac=", "lan=tap0,mac=zz", "lan=a-name-of-16-chars" };
+    static const char *const bad[] = {
+        "", "lan", "lan=", "lan=tap0,mac=", "lan=tap0,mac=zz", "lan=a-name-of-16-chars"
+    };
     assert_int_equal(device_read_net("lan=tap0,mac=52:54:00:00:00:09", "web1", &a, &host, NULL), 0);
     assert_string_equal(host.tap, "tap0");
     assert_int_equal(a.mac[5], 9);
@@ -159,20 +195,26 @@ static void places(void **state)
 {
     (void)state;
     char id[32], where[4096];
-    assert_int_equal(device_read_place("root=/srv/a,ro", true, id, sizeof(id), where, sizeof(where), NULL), 0);
+    assert_int_equal(device_read_place("root=/srv/a,ro", true, id, sizeof(id), where, sizeof(where),
+                                       NULL),
+                     0);
     assert_string_equal(id, "root");
     assert_string_equal(where, "/srv/a,ro");
-    assert_int_equal(device_read_place("lan=tap3", false, id, sizeof(id), where, sizeof(where), NULL), 0);
+    assert_int_equal(device_read_place("lan=tap3", false, id, sizeof(id), where, sizeof(where),
+                                       NULL),
+                     0);
     assert_string_equal(where, "tap3");
-    assert_int_equal(device_read_place("lan", false, id, sizeof(id), where, sizeof(where), NULL), -EINVAL);
+    assert_int_equal(device_read_place("lan", false, id, sizeof(id), where, sizeof(where), NULL),
+                     -EINVAL);
     assert_int_equal(device_read_place("a=b", true, id, sizeof(id), where, 4, NULL), -ENAMETOOLONG);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(durations), cmocka_unit_test(addresses), cmocka_unit_test(macs),
-        cmocka_unit_test(disks), cmocka_unit_test(nets), cmocka_unit_test(places),
+        cmocka_unit_test(sizes),  cmocka_unit_test(durations), cmocka_unit_test(addresses),
+        cmocka_unit_test(macs),   cmocka_unit_test(disks),     cmocka_unit_test(nets),
+        cmocka_unit_test(places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

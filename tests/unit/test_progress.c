@@ -107,8 +107,8 @@ static void test_odd_events(void **state)
         "null",
         "{\"stage\": 7, \"round\": \"x\"}",
         "{\"stage\": \"a\\u001b[2Jb\\nc\"}",
-        "{\"stage\": \"pre-copy\", \"pages_sent\": 9223372036854775807,"
-        " \"pages_left\": 9223372036854775807, \"round\": -3}",
+        ("{\"stage\": \"pre-copy\", \"pages_sent\": 9223372036854775807,"
+         " \"pages_left\": 9223372036854775807, \"round\": -3}"),
         "{\"stage\": \"pre-copy\", \"pages_sent\": 5}", /* fewer than before */
     };
     for (enum progress_form form = PROGRESS_BAR; form <= PROGRESS_LINES; form++) {

@@ -1,15 +1,14 @@
 /* The ready pipe, and errors as JSON. */
+#include "test.h"
+
 #include "base/fd.h"
 #include "ctl/ready.h"
 #include "ctl/reason.h"
 #include "vm/config.h"
 
 #include <errno.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <string.h>
-#include <cmocka.h>
 
 static void success(void **state)
 {
@@ -45,7 +44,8 @@ static void failure(void **state)
 static void death_and_nonsense(void **state)
 {
     (void)state;
-    static const char *const lines[] = { "{\"ready\":true}\n", "nonsense\n", "{}\n", "{\"ready\":false,\"error\":7}\n" };
+    static const char *const lines[] = { "{\"ready\":true}\n", "nonsense\n", "{}\n",
+                                         "{\"ready\":false,\"error\":7}\n" };
     int fd[2];
     char name[CONFIG_NAME_MAX];
     struct err err = { 0 };
@@ -90,7 +90,9 @@ static void reasons(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(success), cmocka_unit_test(failure), cmocka_unit_test(death_and_nonsense),
+        cmocka_unit_test(success),
+        cmocka_unit_test(failure),
+        cmocka_unit_test(death_and_nonsense),
         cmocka_unit_test(reasons),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,7 @@
-/* The RPC server against clients that behave, misbehave, stall and vanish; and the blocking client. */
+/* The RPC server against clients that behave, misbehave, stall and vanish; and the blocking
+ * client. */
+#include "test.h"
+
 #include "base/clock.h"
 #include "base/fd.h"
 #include "ctl/client.h"
@@ -8,13 +11,10 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <cmocka.h>
 
 static struct {
     char root[64], base[RUNDIR_BASE_MAX];
@@ -64,7 +64,10 @@ static void refuse(void *ctx, struct rpc_call *call, const json_t *params)
 }
 
 static const struct rpc_method methods[] = {
-    { "echo", echo }, { "later", later }, { "big", big }, { "refuse", refuse },
+    { "echo", echo },
+    { "later", later },
+    { "big", big },
+    { "refuse", refuse },
 };
 
 static int setup(void **state)
@@ -77,8 +80,9 @@ static int setup(void **state)
     if (!mkdtemp(t.root))
         return -1;
     (void)snprintf(t.base, sizeof(t.base), "%s/b", t.root);
-    return rundir_claim(t.base, "vm", &t.dir, NULL) || rundir_listen(&t.dir, RUNDIR_CONTROL, &fd, NULL) ||
-           loop_init(&t.loop) || rpc_server_new(&t.loop, fd, methods, ARRAY_LEN(methods), NULL, &t.server, NULL);
+    return rundir_claim(t.base, "vm", &t.dir, NULL) ||
+           rundir_listen(&t.dir, RUNDIR_CONTROL, &fd, NULL) || loop_init(&t.loop) ||
+           rpc_server_new(&t.loop, fd, methods, ARRAY_LEN(methods), NULL, &t.server, NULL);
 }
 
 static int teardown(void **state)
@@ -183,11 +187,15 @@ static void expect_error(int fd, const char *request, int code)
 
 static void expect_echo(int fd)
 {
-    json_t *answer = ask(fd, "{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"echo\",\"params\":{\"text\":\"hi\"}}");
+    json_t *answer =
+        ask(fd,
+            "{\"jsonrpc\":\"2.0\",\"id\":\"q\",\"method\":\"echo\",\"params\":{\"text\":\"hi\"}}");
     assert_non_null(answer);
     assert_non_null(json_object_get(answer, "result"));
     assert_string_equal(json_string_value(json_object_get(answer, "id")), "q");
-    assert_string_equal(json_string_value(json_object_get(json_object_get(answer, "result"), "text")), "hi");
+    assert_string_equal(json_string_value(
+                            json_object_get(json_object_get(answer, "result"), "text")),
+                        "hi");
     json_decref(answer);
 }
 
@@ -207,9 +215,13 @@ static void malformed(void **state)
     expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":{},\"method\":\"echo\"}", -32600);
     expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"nope\"}", -32601);
     expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":[1]}", -32602);
-    expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":{\"text\":7}}", -32602);
-    expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":{\"more\":1}}", -32602);
-    expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"events.subscribe\",\"params\":{\"x\":1}}", -32602);
+    expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":{\"text\":7}}",
+                 -32602);
+    expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"echo\",\"params\":{\"more\":1}}",
+                 -32602);
+    expect_error(
+        fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"events.subscribe\",\"params\":{\"x\":1}}",
+        -32602);
     expect_error(fd, "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"refuse\"}", -32000);
 
     char deep[8192];
@@ -220,7 +232,8 @@ static void malformed(void **state)
     nul[5] = '\0';
     send_text(fd, nul, sizeof(nul) - 1);
     json_t *answer = receive(fd);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(answer, "error"), "code")), -32700);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(answer, "error"), "code")),
+                     -32700);
     json_decref(answer);
     expect_echo(fd);
     (void)close(fd);
@@ -236,7 +249,8 @@ static void oversized(void **state)
     line[len] = '\n';
     send_text(fd, line, len + 1);
     json_t *answer = receive(fd);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(answer, "error"), "code")), -32600);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(answer, "error"), "code")),
+                     -32600);
     json_decref(answer);
     assert_null(receive(fd)); /* one error for it, however long it was */
     expect_echo(fd);
@@ -314,7 +328,8 @@ static void answered_later(void **state)
     static const char one[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"later\"}\n";
     int fd = connect_raw(), other = connect_raw();
 
-    /* No more calls are let in than may be open; the rest waits in the socket, not in the server. */
+    /* No more calls are let in than may be open; the rest waits in the socket, not in the
+     * server. */
     for (unsigned i = 0; i < RPC_CALLS_MAX + 5; i++)
         send_text(fd, one, sizeof(one) - 1);
     settle();
@@ -377,19 +392,23 @@ static void unread_answers(void **state)
 static void slow_subscriber(void **state)
 {
     (void)state;
-    static const char subscribe[] = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"events.subscribe\"}";
+    static const char subscribe[] =
+        "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"events.subscribe\"}";
     int slow = connect_raw(), quick = connect_raw();
     json_t *message;
     json_decref(ask(slow, subscribe));
     json_decref(ask(quick, subscribe));
 
-    /* Progress replaces itself: the slow one loses the middle, never the last, and is not dropped. */
+    /* Progress replaces itself: the slow one loses the middle, never the last, and is not
+     * dropped. */
     const int rounds = 30000;
     for (int i = 1; i <= rounds; i++) {
         rpc_post_event(t.server, "move.progress", json_pack("{s:i}", "round", i));
         settle();
         message = receive(quick);
-        assert_int_equal(json_integer_value(json_object_get(json_object_get(message, "params"), "round")), i);
+        assert_int_equal(json_integer_value(
+                             json_object_get(json_object_get(message, "params"), "round")),
+                         i);
         json_decref(message);
     }
     rpc_post_event(t.server, "vm.state", json_pack("{s:s}", "state", "paused"));
@@ -397,8 +416,10 @@ static void slow_subscriber(void **state)
     for (;;) {
         message = receive(slow);
         assert_non_null(message);
-        bool progress = strcmp(json_string_value(json_object_get(message, "method")), "move.progress") == 0;
-        json_int_t round = json_integer_value(json_object_get(json_object_get(message, "params"), "round"));
+        bool progress =
+            strcmp(json_string_value(json_object_get(message, "method")), "move.progress") == 0;
+        json_int_t round =
+            json_integer_value(json_object_get(json_object_get(message, "params"), "round"));
         json_decref(message);
         if (!progress)
             break;
@@ -472,7 +493,8 @@ static void too_many_clients(void **state)
         (void)close(fd[i]);
 }
 
-/* ------------------------------------------------------------------------------ the blocking client */
+/* ------------------------------------------------------------------------------ the blocking
+ * client */
 
 static void *run_loop(void *unused)
 {
@@ -498,11 +520,14 @@ static void blocking_client(void **state)
     assert_int_equal(client_open(t.base, "other", &client, &err), -ENOENT);
     assert_int_equal(pthread_create(&t.thread, NULL, run_loop, NULL), 0);
     assert_int_equal(client_open(t.base, "vm", &client, &err), 0);
-    assert_int_equal(client_call(client, "echo", json_pack("{s:s}", "text", "yo"), CLOCK_SECOND * 10, &result, &err), 0);
+    assert_int_equal(client_call(client, "echo", json_pack("{s:s}", "text", "yo"),
+                                 CLOCK_SECOND * 10, &result, &err),
+                     0);
     assert_string_equal(json_string_value(json_object_get(result, "text")), "yo");
     json_decref(result);
 
-    assert_int_equal(client_call(client, "refuse", NULL, CLOCK_SECOND * 10, NULL, &err), -EHOSTUNREACH);
+    assert_int_equal(client_call(client, "refuse", NULL, CLOCK_SECOND * 10, NULL, &err),
+                     -EHOSTUNREACH);
     assert_int_equal(err.fault, ERR_PEER);
     assert_string_equal(err.text, "no way ? there");
     assert_int_equal(client_call(client, "nope", NULL, CLOCK_SECOND * 10, NULL, &err), -ENOSYS);
@@ -528,7 +553,8 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(malformed), T(oversized), T(pipelined), T(answered_later), T(unread_answers), T(slow_subscriber),
+        T(malformed),       T(oversized),        T(pipelined),
+        T(answered_later),  T(unread_answers),   T(slow_subscriber),
         T(too_many_events), T(too_many_clients), T(blocking_client),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,19 +1,18 @@
 /* Runtime directories: names, claims against the living and the dead, records, long paths. */
+#include "test.h"
+
 #include "base/fd.h"
 #include "ctl/rundir.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <cmocka.h>
 
 static char root[64], base[RUNDIR_BASE_MAX];
 
@@ -56,8 +55,13 @@ static void names(void **state)
 {
     (void)state;
     static const char *const good[] = { "a", "web1", "A-b_c.d", "0" };
-    static const char *const bad[] = { "", ".", "..", ".a", "-a", "a/b", "a b", "a\nb", "\xc3\xa9",
-        "0123456789012345678901234567890123456789012345678901234567890123" };
+    static const char *const bad[] = {
+        "",         ".",
+        "..",       ".a",
+        "-a",       "a/b",
+        "a b",      "a\nb",
+        "\xc3\xa9", "0123456789012345678901234567890123456789012345678901234567890123"
+    };
     for (size_t i = 0; i < ARRAY_LEN(good); i++)
         assert_int_equal(rundir_check_name(good[i], NULL), 0);
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
@@ -114,7 +118,8 @@ static void claim_after_death(void **state)
     pid_t child = fork();
     if (child == 0) {
         json_t *record = json_pack("{s:s}", "state", "running");
-        bool good = rundir_claim(base, "a", &dir, NULL) == 0 && rundir_owner_write(&dir, record, NULL) == 0;
+        bool good =
+            rundir_claim(base, "a", &dir, NULL) == 0 && rundir_owner_write(&dir, record, NULL) == 0;
         int fd;
         good = good && rundir_listen(&dir, RUNDIR_CONTROL, &fd, NULL) == 0;
         (void)!write(up[1], good ? "y" : "n", 1);
@@ -243,8 +248,13 @@ int main(void)
 {
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(names), T(claim_and_release), T(claim_after_death), T(rename_takes_what_is_dead),
-        T(damaged_records), T(long_paths), T(unsafe_base),
+        T(names),
+        T(claim_and_release),
+        T(claim_after_death),
+        T(rename_takes_what_is_dead),
+        T(damaged_records),
+        T(long_paths),
+        T(unsafe_base),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

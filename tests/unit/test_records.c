@@ -1,0 +1,98 @@
+/* Owner records: what a host answers about a token while its monitor lives, after it died, and after another
+ * monitor has taken the name. */
+#include "test.h"
+
+#include "vmm/records.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char root[64];
+static const uint8_t first[MOVE_TOKEN_BYTES] = { 1 }, second[MOVE_TOKEN_BYTES] = { 2 };
+
+static int setup(void **state)
+{
+    (void)state;
+    (void)snprintf(root, sizeof(root), "/tmp/godwit-records-XXXXXX");
+    return mkdtemp(root) ? 0 : -1;
+}
+
+static int teardown(void **state)
+{
+    char command[128];
+    (void)state;
+    (void)snprintf(command, sizeof(command), "rm -rf '%s'", root);
+    return system(command);
+}
+
+static enum move_knows ask(const uint8_t token[MOVE_TOKEN_BYTES])
+{
+    enum move_knows knows;
+    struct err err;
+    assert_int_equal(records_lookup(root, token, &knows, &err), 0);
+    return knows;
+}
+
+/* A monitor of "vm" that owns its guest by `first`, and is killed once `pipe` is closed. */
+static pid_t start_owner(int *ret_pipe)
+{
+    int ready[2], stay[2];
+    char byte;
+    assert_int_equal(pipe(ready), 0);
+    assert_int_equal(pipe(stay), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct rundir dir = RUNDIR_NONE;
+        (void)close(stay[1]);
+        if (rundir_claim(root, "vm", &dir, NULL) || records_write(&dir, RECORD_HERE, first, NULL, NULL, NULL) ||
+            write(ready[1], "", 1) != 1)
+            _exit(1);
+        (void)!read(stay[0], &byte, 1);
+        _exit(0); /* as SIGKILL would: the directory stays */
+    }
+    (void)close(ready[1]);
+    (void)close(stay[0]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    (void)close(ready[0]);
+    *ret_pipe = stay[1];
+    return pid;
+}
+
+static void test_the_dead_stay_dead(void **state)
+{
+    struct rundir dir = RUNDIR_NONE;
+    struct err err;
+    int stay, status;
+    (void)state;
+
+    pid_t pid = start_owner(&stay);
+    assert_int_equal(ask(first), KNOWS_COMMITTED);
+    assert_int_equal(ask(second), KNOWS_NOTHING);
+    (void)close(stay);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(ask(first), KNOWS_DIED);
+
+    /* Another monitor of that name is not the guest's. */
+    assert_int_equal(rundir_claim(root, "vm", &dir, &err), 0);
+    assert_int_equal(ask(first), KNOWS_DIED);
+    assert_int_equal(records_write(&dir, RECORD_HERE, second, NULL, NULL, &err), 0);
+    assert_int_equal(ask(first), KNOWS_DIED);
+    assert_int_equal(ask(second), KNOWS_COMMITTED);
+
+    /* One that was handed on has run here: whoever brought it need not wait. */
+    assert_int_equal(records_write(&dir, RECORD_HANDED, NULL, NULL, "elsewhere:1", &err), 0);
+    assert_int_equal(ask(first), KNOWS_DIED);
+    assert_int_equal(ask(second), KNOWS_COMMITTED);
+    rundir_release(&dir, false);
+    assert_int_equal(ask(first), KNOWS_NOTHING);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_the_dead_stay_dead, setup, teardown) };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
