@@ -157,11 +157,12 @@ class Download(threading.Thread):
                 time.sleep(ahead)
             last = time.monotonic()
         self.sha256 = digest.hexdigest()
+        self.sock = None
 
     def finish(self, limit):
         """From here on as fast as it goes."""
         self.got_when_told, self.rate = self.got, 1e12
-        if self.sock:
+        if not self.done.is_set() and self.sock:
             # The small window has done its duty: the server must not crawl through the rest.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.done.wait(limit)
