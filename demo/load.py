@@ -6,9 +6,9 @@
 
 The probe is open-loop: request n is due at start + n/rate whatever became of the ones before, each on one of
 a few kept connections of its own thread, and its latency counts from when it was due, so a stall is not
-hidden by a client that politely waits. The download reads /big.bin over one TCP connection at a limited rate
-and checks the SHA-256 at the end. Ends on SIGTERM, or when the download is complete and `--until-download`
-was given; then writes its report.
+hidden by a client that politely waits. SIGUSR1 begins the next phase: the report has each by itself. The download reads /big.bin over one TCP connection at a limited rate
+and checks the SHA-256 at the end. On SIGTERM or SIGINT the probe ends, the rest of the download comes as fast as it
+can, and the report is written.
 """
 import argparse
 import hashlib
@@ -32,6 +32,7 @@ class Probe:
         self.lock = threading.Lock()
         self.late_max = 0.0     # of our own timer: the probe's error
         self.began = time.monotonic()
+        self.marks = []         # where a new phase begins
         self.threads = [threading.Thread(target=self._work, daemon=True) for _ in range(16)]
         self.timer = threading.Thread(target=self._tick, daemon=True)
 
@@ -77,23 +78,36 @@ class Probe:
             with self.lock:
                 self.samples.append((due - self.began, None if error else now - due, error, now - self.began))
 
-    def report(self):
-        with self.lock:
-            samples = sorted(self.samples)
+    def mark(self):
+        self.marks.append(time.monotonic() - self.began)
+
+    @staticmethod
+    def _sum_up(samples, gaps):
         good = sorted(s[1] for s in samples if s[1] is not None)
-        answers = sorted(s[3] for s in samples if s[1] is not None)
-        gaps = [(b - a, a) for a, b in zip(answers, answers[1:])]
         gap, gap_at = max(gaps, default=(0.0, 0.0))
 
         def share(q):
             return round(good[min(len(good) - 1, int(q * len(good)))] * 1e3, 3) if good else None
         return {
             "requests": len(samples), "answered": len(good),
-            "failed": [s[2] for s in samples if s[2]],
             "latency_ms": {"p50": share(.5), "p90": share(.9), "p99": share(.99), "max": share(1)},
             "longest_gap_ms": round(gap * 1e3, 3), "longest_gap_at_s": round(gap_at, 3),
+        }
+
+    def report(self):
+        with self.lock:
+            samples = sorted(self.samples, key=lambda s: s[0])
+        answers = sorted(s[3] for s in samples if s[1] is not None)
+        gaps = [(b - a, a) for a, b in zip(answers, answers[1:])]
+        edges = [float("-inf"), *self.marks, float("inf")]
+        return {
+            **self._sum_up(samples, gaps),
+            "failed": [s[2] for s in samples if s[2]],
+            "phases": [self._sum_up([s for s in samples if a <= s[0] < b], [g for g in gaps if a <= g[1] < b])
+                       for a, b in zip(edges, edges[1:])],
             "probe_late_max_ms": round(self.late_max * 1e3, 3),
-            "clock": "latency from when a request was due to its last byte; the gap between two answers",
+            "clock": "latency from when a request was due to its last byte; the gap between two answers, "
+                     "in the phase in which it began",
         }
 
 
@@ -163,9 +177,10 @@ def main():
     args = parser.parse_args()
 
     stop = threading.Event()
+    probe, download = Probe(args.address, args.rate, stop), Download(args.address, args.download_rate)
     for number in signal.SIGTERM, signal.SIGINT:
         signal.signal(number, lambda *_: stop.set())
-    probe, download = Probe(args.address, args.rate, stop), Download(args.address, args.download_rate)
+    signal.signal(signal.SIGUSR1, lambda *_: probe.mark())
     probe.start()
     download.start()
     end = time.monotonic() + args.limit

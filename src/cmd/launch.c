@@ -245,6 +245,7 @@ static int report(const struct cmd_args *args, const struct launch *what, const 
 
 int launch(struct cmd_args *args, const struct launch *what)
 {
+    CLEANUP_FD int listen_fd = what->listen_fd;
     struct child child;
     struct err err = { 0 };
     int escape;
@@ -257,6 +258,7 @@ int launch(struct cmd_args *args, const struct launch *what)
                      "--json goes with --detach: without it standard output is the console");
     if (!rc)
         rc = start(args, what, &child, &err);
+    fd_close(&listen_fd); /* the monitor's alone: when it ends, the port closes */
     if (!rc)
         rc = await_ready(&child, &err);
     if (rc)

@@ -18,7 +18,7 @@
 struct launch {
     const char *title; /* what `ps` of the system shows after "godwit vmm" */
     json_t *options;   /* as above; a borrowed reference */
-    int listen_fd;     /* receive: the listening socket; else -1. The caller's. */
+    int listen_fd;     /* receive: the listening socket; else -1. launch()'s, which closes it. */
     json_t *facts;     /* more for --json, merged into what is printed; borrowed, or NULL */
     /* "runs", "waits on 1.2.3.4:7000": said of the VM once the monitor is ready */
     const char *what;

@@ -79,7 +79,7 @@ static int receive(struct cmd_args *args)
     json_t *facts = json_pack("{s:s}", "listen", address);
     int status = launch(args, &(struct launch){ .title = name ? name : "(receiving)",
                                                 .options = options,
-                                                .listen_fd = listen_fd,
+                                                .listen_fd = TAKE_FD(listen_fd),
                                                 .facts = facts,
                                                 .what = what });
     json_decref(facts);

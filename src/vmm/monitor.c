@@ -139,7 +139,8 @@ static int watch_signals(struct monitor *monitor)
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGHUP);
     (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
-    (void)signal(SIGPIPE, SIG_IGN); /* a peer that goes away is an error of the write */
+    (void)signal(SIGPIPE, SIG_IGN); /* a peer that goes away is an error of the write, */
+    (void)signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     monitor->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     monitor->ended_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (monitor->signal_fd < 0 || monitor->ended_fd < 0)

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 /* Work that must happen on the loop's thread, handed over by a mover that waits for it. */
 struct errand {
@@ -245,6 +246,7 @@ static void run(struct mover *mover)
         if (!mover->rc)
             mover->rc = receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
                                     mover->monitor->options->once, &mover->settled, &mover->err);
+        (void)close(mover->monitor->options->listen_fd); /* nobody asks for this move any more */
         break;
     }
     case MOVER_RESTORE:

@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""The life of a VM over the fake hypervisor, whose vCPUs only count steps: on any machine.
+
+Its guest says nothing, so progress is read from checkpoints: the first register is the number of steps, and
+each vCPU's memory is a function of it.
+"""
+import json
+import os
+import socket
+
+from harness import Control, Host, check, check_bill, run_tests, wait_for
+
+MEMORY = "64M"
+
+
+def start(host, name="vm", *args):
+    return host.vm("run", "--name", name, "--kernel", "/none", "--memory", MEMORY, "--fake", *args)
+
+
+def receive(host, *args, once=True):
+    return host.receive("--fake", *args, once=once)
+
+
+def saved(host, name="vm"):
+    """A checkpoint, decoded."""
+    path = os.path.join(host.base, f".{name}.godwit")
+    bill = check_bill(host.json("checkpoint", name, path))
+    check(bill["outcome"] == "completed" and bill["owner"] == "source", str(bill))
+    dump = json.loads(host.run("dump", path).stdout)
+    check(all(section["checksum_ok"] for section in dump["sections"]), "a checksum")
+    return dump["sections"], path
+
+
+def steps(host, name="vm"):
+    return [s["body"]["gpr"][0] for s in saved(host, name)[0] if s["type"] == "vcpu"]
+
+
+def progress(host, name="vm"):
+    """Every vCPU gets on."""
+    before = steps(host, name)
+    wait_for(f"{name} to get on", lambda: all(a > b for a, b in zip(steps(host, name), before)))
+
+
+def life():
+    with Host() as host:
+        check(host.names() == [], "an empty host")
+        vm = start(host, "vm", "--cpus", "2")
+        facts = host.json("info", "vm")
+        check(host.json("ps")[0]["name"] == "vm" and facts["pid"] == vm.pid, str(facts))
+        check(facts["state"] == "running" and facts["config"]["machine"]["vcpus"] == 2, str(facts))
+        check(facts["config"]["machine"]["memory_bytes"] == 64 << 20, str(facts))
+        progress(host)
+        host.run("pause", "vm")
+        host.run("pause", "vm")
+        check(host.state("vm") == "paused", "not paused")
+        before = steps(host)
+        check(steps(host) == before, "a paused guest got on")
+        check(host.state("vm") == "paused", "a checkpoint ended the pause")
+        host.run("resume", "vm")
+        progress(host)
+        host.run("kill", "vm")
+        vm.ended()
+        check(host.is_empty(), "something is left")
+        check("no VM named vm" in host.run("kill", "vm", status=2).stderr, "killed twice")
+
+
+def moves():
+    """There and back, all four kinds of ways; each bill adds up."""
+    with Host() as a, Host() as b:
+        vm, here, there = start(a), a, b
+        for mode in ("pre-copy", "stop-copy", "stop-copy", "pre-copy"):
+            before = steps(here)[0]
+            to = receive(there)
+            bill = here.migrate("vm", to.address, "--mode", mode)
+            check(bill["outcome"] == "completed" and bill["owner"] == "target", str(bill))
+            vm.ended()
+            wait_for("the old host to be empty", here.is_empty)
+            check(there.names() == ["vm"] and there.state("vm") == "running", "the new host")
+            check(steps(there)[0] >= before, "the guest went back in time")
+            progress(there)
+            vm, here, there = to, there, here
+        here.run("kill", "vm")
+        vm.ended()
+
+
+def restores():
+    """A file is a VM of that moment, however often, under the name one likes."""
+    with Host() as a, Host() as b:
+        vm = start(a)
+        sections, path = saved(a)
+        at = [s["body"]["gpr"][0] for s in sections if s["type"] == "vcpu"][0]
+        a.run("kill", "vm")
+        vm.ended()
+        for name in ("first", "second"):
+            copy = b.vm("restore", path, "--fake", "--name", name, "--paused")
+            check(b.state(name) == "paused" and steps(b, name) == [at], "not the guest that was saved")
+            b.run("resume", name)
+            progress(b, name)
+            check(copy.process.poll() is None, "it ended")
+        check(b.names() == ["first", "second"], str(b.names()))
+
+
+def a_machine_of_another_kind():
+    """A real machine does not fit a fake host, nor the other way round; nothing happens to it."""
+    with Host() as a, Host() as b:
+        start(a)
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return
+        to = b.receive()
+        bill = a.migrate("vm", to.address, status=1)
+        check(bill["outcome"] == "failed" and bill["owner"] == "source" and bill["failure"]["text"], str(bill))
+        to.process.wait(30)
+        check(b.is_empty() and a.state("vm") == "running", "after a refusal")
+
+
+# -------------------------------------------------------------------------------------- the control socket
+
+BAD_REQUESTS = [
+    (b"nonsense\n", -32700),
+    (b"{\n", -32700),
+    (b'{"jsonrpc":"2.0","id":1,"method":\n', -32700),
+    (b"\xff\xfe\x00\x01\n", -32700),
+    (b"[" * 5000 + b"\n", -32700),
+    (b"[]\n", -32600),
+    (b"42\n", -32600),
+    (b'"vm.info"\n', -32600),
+    (b'{"id":1,"method":"vm.info"}\n', -32600),
+    (b'{"jsonrpc":"1.0","id":1,"method":"vm.info"}\n', -32600),
+    (b'{"jsonrpc":"2.0","id":1}\n', -32600),
+    (b'{"jsonrpc":"2.0","id":1,"method":7}\n', -32600),
+    (b'{"jsonrpc":"2.0","id":{},"method":"vm.info"}\n', -32600),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.explode"}\n', -32601),
+    (b'{"jsonrpc":"2.0","id":1,"method":""}\n', -32601),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.info","params":[1]}\n', -32602),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.info","params":{"x":1}}\n', -32602),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.migrate"}\n', -32602),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.migrate","params":{"to":9}}\n', -32602),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.checkpoint","params":{"file":"relative"}}\n', -32000),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.migrate","params":{"to":"' + b"x" * 5000 + b'"}}\n', -32000),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.migrate","params":{"to":"h:1","stall_limit_ns":-1}}\n', -32000),
+    (b'{"jsonrpc":"2.0","id":1,"method":"vm.migrate_cancel"}\n', -32000),
+    (b'{"x":"' + b"y" * (1 << 20) + b'"}\n', None),  # longer than a line may be
+]
+
+
+def bad_requests():
+    """Each gets an error object, on a connection that goes on; the VM notices nothing."""
+    with Host() as host:
+        start(host)
+        with host.control("vm") as control:
+            for line, code in BAD_REQUESTS:
+                control.raw(line)
+                got = control.message()
+                shown = line[:60]
+                check(got is not None, f"{shown}: the connection was closed")
+                check("error" in got and got["jsonrpc"] == "2.0", f"{shown}: {got}")
+                check(code is None or got["error"]["code"] == code, f"{shown}: {got}")
+                check(control.call("vm.info")["result"]["name"] == "vm", f"{shown}: and then")
+        progress(host)
+
+
+def rude_clients():
+    """Clients that stop in the middle, never read, come in crowds, or just go."""
+    with Host() as host:
+        start(host)
+        path = os.path.join(host.base, "vm", "control.sock")
+        for piece in (b"", b"{", b'{"jsonrpc":"2.0","id":1,"method":"vm.info"}', b"\n\n\n", b"\0" * 4096):
+            with Control(path) as control:
+                control.raw(piece)
+        deaf = Control(path)
+        deaf.sock.setblocking(False)
+        request = b'{"jsonrpc":"2.0","id":1,"method":"vm.info"}\n' * 1000
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                sent += deaf.sock.send(request)
+        except BlockingIOError:
+            pass
+        check(sent < 64 << 20, "a client that never reads is read without end")
+        crowd = []
+        try:
+            for _ in range(100):
+                crowd.append(Control(path))
+        except OSError:
+            pass
+        for one in crowd:
+            one.close()
+        deaf.close()
+        check(wait_for("the monitor to serve again", lambda: host.run("info", "vm", check=False).returncode == 0), "")
+        progress(host)
+
+
+def events():
+    """Every change of state and the end of a move are told to who asked for events."""
+    with Host() as a, Host() as b:
+        start(a)
+        with a.control("vm") as control:
+            control.call("events.subscribe")
+            a.run("pause", "vm")
+            control.event(lambda method, p: method == "vm.state" and p["state"] == "paused")
+            a.run("resume", "vm")
+            control.event(lambda method, p: method == "vm.state" and p["state"] == "running")
+            to = receive(b)
+            check("result" in control.call("vm.migrate", to=to.address), "vm.migrate")
+            control.event(lambda method, p: method == "move.progress" and p["stage"] == "reservation")
+            done = control.event(lambda method, _: method == "move.done")
+            check(done["ok"] and check_bill(done["bill"])["owner"] == "target", str(done))
+
+
+def wrong_addresses():
+    """Nobody there, or nobody who answers: the VM stays."""
+    with Host() as host, socket.create_server(("127.0.0.1", 0)) as silent:
+        start(host)
+        for to in ("127.0.0.1:1", "[::1]:1", "127.0.0.1:%d" % silent.getsockname()[1]):
+            bill = host.migrate("vm", to, "--stall-limit", "300ms", status=1)
+            check(bill["outcome"] == "failed" and bill["owner"] == "source" and bill["failure"], str(bill))
+            check(host.state("vm") == "running", "not running any more")
+        progress(host)
+
+
+if __name__ == "__main__":
+    run_tests([
+        ("life", life),
+        ("moves", moves),
+        ("restores", restores),
+        ("a machine of another kind", a_machine_of_another_kind),
+        ("bad requests", bad_requests),
+        ("rude clients", rude_clients),
+        ("events", events),
+        ("wrong addresses", wrong_addresses),
+    ])
