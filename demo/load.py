@@ -120,6 +120,7 @@ class Download(threading.Thread):
         self.got, self.total, self.error, self.sha256, self.want = 0, None, None, None, None
         self.longest_gap, self.got_when_told = 0.0, None
         self.done = threading.Event()
+        self.sock = None
 
     def run(self):
         try:
@@ -136,7 +137,8 @@ class Download(threading.Thread):
         connection = http.client.HTTPConnection(self.address, 80, timeout=60)
         connection.connect()
         # A small window: the server must send all along the move, not from a buffer on our side.
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        self.sock = connection.sock
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.request("GET", "/big.bin")
         answer = connection.getresponse()
         self.total = int(answer.getheader("Content-Length"))
@@ -155,10 +157,14 @@ class Download(threading.Thread):
                 time.sleep(ahead)
             last = time.monotonic()
         self.sha256 = digest.hexdigest()
+        self.sock = None
 
     def finish(self, limit):
         """From here on as fast as it goes."""
         self.got_when_told, self.rate = self.got, 1e12
+        if not self.done.is_set() and self.sock:
+            # The small window has done its duty: the server must not crawl through the rest.
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self.done.wait(limit)
 
     def report(self):

@@ -183,6 +183,8 @@ static int load_xsave(struct kvm_vcpu *vcpu, const struct hv_vcpu_state *state, 
     /* The kernel reads as much as it announced, whatever was saved: give it that much. */
     uint8_t area[HV_XSAVE_MAX] = { 0 };
     uint32_t room = (uint32_t)kvm_vm_of(vcpu->vcpu.hv)->xsave_bytes;
+    if (room > HV_XSAVE_MAX)
+        return err_set(err, ERR_HOST, ENOSPC, "XSAVE area of %u bytes, and the stream carries %d", room, HV_XSAVE_MAX);
     for (uint32_t i = room; i < state->xsave_len; i++)
         if (state->xsave[i])
             return err_set(err, ERR_HOST, ENOTSUP, "XSAVE state of %u bytes, and this host holds %u",
@@ -243,8 +245,12 @@ int kvm_vcpu_save(struct hv_vcpu *base, struct hv_vcpu_state *state, struct err 
     struct kvm_vcpu_events events = { 0 };
 
     memset(state, 0, sizeof(*state));
-    /* First: reading the run state makes the kernel take in a pending INIT or SIPI. */
-    int rc = call(vcpu->fd, KVM_GET_MP_STATE, &mp, "cannot read the run state", err);
+    /* Order: reading the events makes the kernel deliver a pending exception's payload into CR2 or DR6, and
+     * reading the run state makes it take in a pending INIT or SIPI. Registers come after both. A page fault
+     * whose CR2 was read too early sends the guest's handler to a wrong address. */
+    int rc = call(vcpu->fd, KVM_GET_VCPU_EVENTS, &events, "cannot read pending events", err);
+    if (!rc)
+        rc = call(vcpu->fd, KVM_GET_MP_STATE, &mp, "cannot read the run state", err);
     if (!rc)
         rc = call(vcpu->fd, KVM_GET_REGS, &regs, "cannot read registers", err);
     if (!rc)
@@ -259,8 +265,6 @@ int kvm_vcpu_save(struct hv_vcpu *base, struct hv_vcpu_state *state, struct err 
         rc = call(vcpu->fd, KVM_GET_LAPIC, &lapic, "cannot read the local APIC", err);
     if (!rc)
         rc = save_msrs(vcpu, state, err);
-    if (!rc)
-        rc = call(vcpu->fd, KVM_GET_VCPU_EVENTS, &events, "cannot read pending events", err);
     if (rc)
         return rc;
 

@@ -136,10 +136,10 @@ static int write_paused(struct writing *w, struct err *err)
 static int write_file(struct writing *w, const char *path, struct err *err)
 {
     char tmp[PATH_MAX];
-    int n = snprintf(tmp, sizeof(tmp), "%s.part", path);
+    int n = snprintf(tmp, sizeof(tmp), "%s.part-%d", path, (int)getpid());
     if (n < 0 || (size_t)n >= sizeof(tmp))
         return err_errno(err, ERR_CALLER, ENAMETOOLONG, "%s", path);
-    CLEANUP_FD int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    CLEANUP_FD int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(err, ERR_CALLER, errno, "cannot create %s", tmp);
     link_adopt_file(&w->link, fd);
