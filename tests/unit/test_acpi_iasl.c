@@ -5,16 +5,13 @@
 #include "base/fd.h"
 #include "vm/acpi.h"
 #include "vm/config.h"
+#include "test.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
-
-static char dir[] = "/tmp/godwit-acpi-XXXXXX";
+static char dir[64];
 
 static uint32_t length_of(const uint8_t *table)
 {
@@ -105,6 +102,7 @@ int main(void)
         puts("skipped: iasl is not installed (Debian package acpica-tools)");
         return 77;
     }
+    (void)snprintf(dir, sizeof(dir), "%s/godwit-acpi-XXXXXX", test_tmp());
     if (!mkdtemp(dir)) {
         perror(dir);
         return 1;

@@ -3,17 +3,14 @@
 #include "vm/acpi.h"
 #include "vm/boot.h"
 #include "vm/config.h"
+#include "test.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #define MIB (UINT64_C(1) << 20)
 #define GIB (UINT64_C(1) << 30)
@@ -21,7 +18,7 @@
 static const uint64_t sizes[] = {
     64 * MIB, 256 * MIB, 3 * GIB, 3 * GIB + 2 * MIB, 4 * GIB, 64 * GIB
 };
-static char initrd_path[] = "/tmp/godwit-initrd-XXXXXX";
+static char initrd_path[64];
 #define INITRD_BYTES 10000
 static struct image image;
 
@@ -187,7 +184,7 @@ static void refused(const struct boot_spec *spec, int rc, const char *why)
 static void what_does_not_fit_is_named(void **state)
 {
     (void)state;
-    char cmdline[3000], large[] = "/tmp/godwit-large-XXXXXX";
+    char cmdline[3000], large[64];
     memset(cmdline, 'a', sizeof(cmdline));
     cmdline[2048] = '\0';
     image_elf(&image);
@@ -199,6 +196,7 @@ static void what_does_not_fit_is_named(void **state)
     spec.initrd = "/nonexistent/initrd";
     refused(&spec, -ENOENT, "/nonexistent/initrd");
 
+    (void)snprintf(large, sizeof(large), "%s/godwit-large-XXXXXX", test_tmp());
     int fd = mkstemp(large);
     assert_true(fd >= 0);
     spec.initrd = large;
@@ -219,6 +217,7 @@ static int make_initrd(void **state)
     uint8_t bytes[INITRD_BYTES];
     for (size_t i = 0; i < sizeof(bytes); i++)
         bytes[i] = (uint8_t)(i * 7);
+    (void)snprintf(initrd_path, sizeof(initrd_path), "%s/godwit-initrd-XXXXXX", test_tmp());
     int fd = mkstemp(initrd_path);
     if (fd < 0)
         return -1;

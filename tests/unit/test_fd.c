@@ -83,7 +83,7 @@ ssize_t __wrap_read(int fd, void *buf, size_t len)
                              calls.on && calls.write_most ? MIN(len, calls.write_most) : len);
 }
 
-static char dir[] = "/tmp/godwit-test-fd-XXXXXX";
+static char dir[64];
 
 static const char *in_dir(const char *name)
 {
@@ -95,6 +95,7 @@ static const char *in_dir(const char *name)
 static int make_dir(void **state)
 {
     (void)state;
+    (void)snprintf(dir, sizeof(dir), "%s/godwit-fd-XXXXXX", test_tmp());
     return mkdtemp(dir) ? 0 : -1;
 }
 

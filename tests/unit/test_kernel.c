@@ -4,18 +4,15 @@
  */
 #include "kernel_images.h"
 #include "vm/kernel.h"
+#include "test.h"
 
 #include <elf.h>
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 static struct mem mem;
 static struct image image, elf;
@@ -385,7 +382,8 @@ static void no_kernels_are_named(void **state)
     image.len = 0;
     refused_because("empty");
 
-    char fifo[] = "/tmp/godwit-fifo-XXXXXX";
+    char fifo[64];
+    (void)snprintf(fifo, sizeof(fifo), "%s/godwit-fifo-XXXXXX", test_tmp());
     assert_true(mkdtemp(fifo) != NULL);
     assert_int_equal(kernel_load(&mem, fifo, &kernel, &err), -EINVAL);
     assert_non_null(strstr(err.text, fifo));

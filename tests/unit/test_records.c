@@ -16,7 +16,7 @@ static const uint8_t first[MOVE_TOKEN_BYTES] = { 1 }, second[MOVE_TOKEN_BYTES] =
 static int setup(void **state)
 {
     (void)state;
-    (void)snprintf(root, sizeof(root), "/tmp/godwit-records-XXXXXX");
+    (void)snprintf(root, sizeof(root), "%s/godwit-records-XXXXXX", test_tmp());
     return mkdtemp(root) ? 0 : -1;
 }
 

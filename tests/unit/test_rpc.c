@@ -76,7 +76,7 @@ static int setup(void **state)
     int fd;
     memset(&t, 0, sizeof(t));
     t.dir = RUNDIR_NONE;
-    (void)snprintf(t.root, sizeof(t.root), "/tmp/godwit-rpc-XXXXXX");
+    (void)snprintf(t.root, sizeof(t.root), "%s/godwit-rpc-XXXXXX", test_tmp());
     if (!mkdtemp(t.root))
         return -1;
     (void)snprintf(t.base, sizeof(t.base), "%s/b", t.root);

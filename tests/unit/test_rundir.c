@@ -19,7 +19,7 @@ static char root[64], base[RUNDIR_BASE_MAX];
 static int setup(void **state)
 {
     (void)state;
-    (void)snprintf(root, sizeof(root), "/tmp/godwit-rundir-XXXXXX");
+    (void)snprintf(root, sizeof(root), "%s/godwit-rundir-XXXXXX", test_tmp());
     if (!mkdtemp(root))
         return -1;
     (void)snprintf(base, sizeof(base), "%s/base", root);
