@@ -2,7 +2,7 @@
 """Emulated hosts for tests and teaching.
 
     with Lab.up(hosts=2) as lab:
-        lab["a"].push("build/godwit", "/usr/local/bin/godwit")
+        lab["a"].push("build/src/cmd/godwit", "/usr/local/bin/godwit")
         print(lab["a"].run(["uname", "-r"]).stdout)
         lab.client(["ping", "-c", "1", lab["b"].address])
 
