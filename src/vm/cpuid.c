@@ -69,6 +69,12 @@ static void fit(struct hv_cpuid_leaf *l, unsigned vcpu, unsigned vcpus)
         if (l->eax & 31)
             l->eax = put_field(cache_sharing(l->eax, vcpus), 26, 6, vcpus - 1);
         break;
+    case 0x40000001:
+        /* Asynchronous page faults: a vCPU that waits for a page of this host's would have to be told at the
+         * other one that it came. Without them the vCPU just waits. Bits: ASYNC_PF, _VMEXIT, _INT (Linux
+         * Documentation/virt/kvm/x86/cpuid.rst). */
+        l->eax &= ~(BIT(4) | BIT(10) | BIT(14));
+        break;
     case 0x80000001:
         l->ecx &= ~BIT(2); /* SVM */
         /* AMD's older word for "more than one core", which the threads of leaf 1 otherwise are. */
