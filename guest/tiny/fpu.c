@@ -53,7 +53,7 @@ static void regs_make(struct fpu_regs *r, uint64_t round)
     for (unsigned i = 0; i < 16; i++)
         for (unsigned j = 0; j < 4; j++)
             r->ymm[i][j] = tiny_mix(seed + 200 + 4 * i + j);
-    r->mxcsr = 0x1f80 | (uint32_t)(seed & 3) << 13;     /* all masked, one of four roundings */
+    r->mxcsr = 0x1f80 | (uint32_t)(seed & 3) << 13;      /* all masked, one of four roundings */
     r->fcw = 0x037f | (uint16_t)((seed >> 2 & 3) << 10); /* likewise */
     r->flags = 0x202 | (seed >> 16 & FLAGS_HELD);
 }

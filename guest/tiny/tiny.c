@@ -13,7 +13,7 @@ enum {
     CMDLINE_MAX = 1024,
     PVH_MAGIC = 0x336ec578,
     MEMMAP_RAM = 1,
-    VECTOR_GATE = 6, /* #UD */
+    VECTOR_GATE = 6,   /* #UD */
     PTE_TABLE = 0x27,  /* present, writable, user, accessed */
     PTE_RAM = 0xe7,    /* the same, dirty, 2 MiB */
     PTE_DEVICE = 0xff, /* the same, uncached */

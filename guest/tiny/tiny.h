@@ -42,8 +42,8 @@ void tiny_gate_set(unsigned vector, const void *handler);
 
 /* Runs a stub of start.S in ring 0. Slow (some 10 us) where ring 0 is emulated. */
 uint64_t tiny_ring0(const void *stub, uint64_t a, uint64_t b, uint64_t c);
-extern const char ring0_rdmsr[], ring0_wrmsr[], ring0_cpuid[], ring0_halt[],
-    ring0_xsetbv[], ring0_get_dr[], ring0_set_dr[], tiny_timer_isr[];
+extern const char ring0_rdmsr[], ring0_wrmsr[], ring0_cpuid[], ring0_halt[], ring0_xsetbv[],
+    ring0_get_dr[], ring0_set_dr[], tiny_timer_isr[];
 
 struct tiny_cpuid {
     uint32_t eax, ebx, ecx, edx;

@@ -15,7 +15,7 @@
 
 struct moving {
     struct progress progress;
-    bool shown; /* the progress is */
+    bool shown;   /* the progress is */
     json_t *done; /* the parameters of move.done */
 };
 

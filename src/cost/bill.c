@@ -19,8 +19,10 @@ static void set_text(char *to, size_t size, const char *text)
 void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
                 uint64_t now_ns)
 {
-    *bill = (struct bill){ .kind = kind, .writer = kind == BILL_RESTORE ? BILL_TARGET : BILL_SOURCE,
-                           .began_ns = now_ns, .stage_since_ns = now_ns,
+    *bill = (struct bill){ .kind = kind,
+                           .writer = kind == BILL_RESTORE ? BILL_TARGET : BILL_SOURCE,
+                           .began_ns = now_ns,
+                           .stage_since_ns = now_ns,
                            .started_wall_ns = clock_wall_ns() };
     set_text(bill->mode, sizeof(bill->mode), mode);
     set_text(bill->name, sizeof(bill->name), name);

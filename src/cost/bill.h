@@ -74,7 +74,7 @@ enum bill_page_class {
 };
 
 enum bill_owner {
-    BILL_OWNER_NONE,      /* no VM came to be (a failed restore) */
+    BILL_OWNER_NONE, /* no VM came to be (a failed restore) */
     BILL_OWNER_SOURCE,
     BILL_OWNER_TARGET,
     BILL_OWNER_UNCERTAIN, /* the answer to the commitment was lost: neither side runs it */
@@ -100,28 +100,28 @@ enum bill_group {
 #define BILL_MEASURED_MEMORY 2u
 #define BILL_MEASURED_DISK 4u
 #define BILL_MEASURED_TCP 8u
-#define BILL_SIDE(F, T)             \
-    F(T, text, host, 65)            \
-    F(T, u32, measured)             \
-    F(T, u64, wall_ns)              \
-    F(T, u64s, cpu_ns, 4)           /* enum bill_group */ \
-    F(T, u64, memory_before_bytes)  \
-    F(T, u64, memory_peak_bytes)    \
-    F(T, u64, disk_read_bytes)      \
-    F(T, u64, disk_written_bytes)   \
-    F(T, u64, tcp_retransmits)      \
-    F(T, u64, tcp_rtt_us)           \
-    F(T, u64, load_ns)              \
-    F(T, u64, commit_ns)            \
+#define BILL_SIDE(F, T)                         \
+    F(T, text, host, 65)                        \
+    F(T, u32, measured)                         \
+    F(T, u64, wall_ns)                          \
+    F(T, u64s, cpu_ns, 4) /* enum bill_group */ \
+    F(T, u64, memory_before_bytes)              \
+    F(T, u64, memory_peak_bytes)                \
+    F(T, u64, disk_read_bytes)                  \
+    F(T, u64, disk_written_bytes)               \
+    F(T, u64, tcp_retransmits)                  \
+    F(T, u64, tcp_rtt_us)                       \
+    F(T, u64, load_ns)                          \
+    F(T, u64, commit_ns)                        \
     F(T, u64, resume_ns)
 SCHEMA_STRUCT(bill_side, BILL_SIDE);
 
 struct bill_round {
-    uint64_t first, last;   /* number, from 1; they differ only where rounds were merged */
-    bool paused;            /* sent while the guest stood still */
+    uint64_t first, last;            /* number, from 1; they differ only where rounds were merged */
+    bool paused;                     /* sent while the guest stood still */
     uint64_t pages_data, pages_zero; /* sent in it */
-    uint64_t pages_dirtied; /* written by the guest while it lasted; found when it ended */
-    uint64_t bytes;         /* of the stream, all kinds */
+    uint64_t pages_dirtied;          /* written by the guest while it lasted; found when it ended */
+    uint64_t bytes;                  /* of the stream, all kinds */
     uint64_t duration_ns;
 };
 

@@ -13,7 +13,9 @@
 #include <time.h>
 
 static const char *const kind_names[] = {
-    [BILL_MIGRATE] = "migrate", [BILL_CHECKPOINT] = "checkpoint", [BILL_RESTORE] = "restore",
+    [BILL_MIGRATE] = "migrate",
+    [BILL_CHECKPOINT] = "checkpoint",
+    [BILL_RESTORE] = "restore",
 };
 static const char *const stage_names[] = {
     [BILL_PRE_MIGRATION] = "pre-migration", [BILL_RESERVATION] = "reservation",
@@ -30,8 +32,8 @@ static const char *const part_names[] = {
     [BILL_RESUME] = "resume",
 };
 static const char *const bytes_names[] = {
-    [BILL_BYTES_PAGE_DATA] = "page_data",       [BILL_BYTES_REPEATED] = "repeated_pages",
-    [BILL_BYTES_ZERO_RANGES] = "zero_ranges",   [BILL_BYTES_DEVICE_STATE] = "device_state",
+    [BILL_BYTES_PAGE_DATA] = "page_data",     [BILL_BYTES_REPEATED] = "repeated_pages",
+    [BILL_BYTES_ZERO_RANGES] = "zero_ranges", [BILL_BYTES_DEVICE_STATE] = "device_state",
     [BILL_BYTES_PROTOCOL] = "protocol",
 };
 static const char *const page_names[] = {
@@ -40,24 +42,31 @@ static const char *const page_names[] = {
     [BILL_PAGES_DATA] = "data",
 };
 static const char *const owner_names[] = {
-    [BILL_OWNER_NONE] = "none", [BILL_OWNER_SOURCE] = "source",
-    [BILL_OWNER_TARGET] = "target", [BILL_OWNER_UNCERTAIN] = "uncertain",
+    [BILL_OWNER_NONE] = "none",
+    [BILL_OWNER_SOURCE] = "source",
+    [BILL_OWNER_TARGET] = "target",
+    [BILL_OWNER_UNCERTAIN] = "uncertain",
 };
 static const char *const place_names[] = { [BILL_SOURCE] = "source", [BILL_TARGET] = "target" };
 static const char *const group_names[] = {
-    [BILL_CPU_VCPU] = "vcpu", [BILL_CPU_MOVER] = "mover",
-    [BILL_CPU_LOOP] = "loop", [BILL_CPU_OTHER] = "other",
+    [BILL_CPU_VCPU] = "vcpu",
+    [BILL_CPU_MOVER] = "mover",
+    [BILL_CPU_LOOP] = "loop",
+    [BILL_CPU_OTHER] = "other",
 };
 static_assert(ARRAY_LEN(kind_names) == BILL_KIND_MAX && ARRAY_LEN(stage_names) == BILL_STAGE_MAX &&
-              ARRAY_LEN(part_names) == BILL_PART_MAX && ARRAY_LEN(bytes_names) == BILL_BYTES_MAX &&
-              ARRAY_LEN(page_names) == BILL_PAGES_MAX && ARRAY_LEN(owner_names) == BILL_OWNER_MAX &&
-              ARRAY_LEN(place_names) == BILL_PLACE_MAX && ARRAY_LEN(group_names) == BILL_CPU_MAX,
+                  ARRAY_LEN(part_names) == BILL_PART_MAX &&
+                  ARRAY_LEN(bytes_names) == BILL_BYTES_MAX &&
+                  ARRAY_LEN(page_names) == BILL_PAGES_MAX &&
+                  ARRAY_LEN(owner_names) == BILL_OWNER_MAX &&
+                  ARRAY_LEN(place_names) == BILL_PLACE_MAX &&
+                  ARRAY_LEN(group_names) == BILL_CPU_MAX,
               "one name for each value");
 
 /* What each clock and counter covers, and what not: part of every bill, so that a number found
  * years later still says what it means. */
 static const struct {
-    const char *of, *covers, *not;
+    const char *of, *covers, *not ;
 } clocks[] = {
     { "total_ns",
       "CLOCK_MONOTONIC of the side that wrote the bill, from taking the order to the end of the "
@@ -85,11 +94,9 @@ static const struct {
       "dirty after the round.",
       "Bytes still in socket buffers when the round ended. A page written many times in a round "
       "counts once." },
-    { "bytes",
-      "Bytes of the stream, counted as they are handed to the kernel.",
+    { "bytes", "Bytes of the stream, counted as they are handed to the kernel.",
       "TCP and IP headers, retransmissions, and what the other side answers." },
-    { "pages",
-      "The guest's memory by what the first pass over it found.",
+    { "pages", "The guest's memory by what the first pass over it found.",
       "What became of a page later: sent_again counts how often pages were sent once more." },
     { "monitors.cpu_ns",
       "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is "
@@ -154,8 +161,8 @@ static json_t *stages_json(const struct bill *bill)
 {
     json_t *list = json_array();
     for (unsigned i = 0; i < BILL_STAGE_MAX; i++)
-        (void)json_array_append_new(list, json_pack("{s:s, s:o}", "stage", stage_names[i],
-                                                    "ns", integer(bill->stage_ns[i])));
+        (void)json_array_append_new(list, json_pack("{s:s, s:o}", "stage", stage_names[i], "ns",
+                                                    integer(bill->stage_ns[i])));
     return list;
 }
 
@@ -168,14 +175,13 @@ static json_t *downtime_json(const struct bill *bill)
     for (unsigned i = 0; i < BILL_PART_MAX; i++) {
         uint64_t own = bill->part_ns[i], other = bill->part_other_ns[i];
         cut |= other < bill->part_claim_ns[i];
-        json_t *part = json_pack("{s:s, s:o, s:o, s:o}", "part", part_names[i],
-                                 "ns", integer(own + other),
-                                 "own_ns", integer(own),
-                                 "other_ns", integer(other));
+        json_t *part =
+            json_pack("{s:s, s:o, s:o, s:o}", "part", part_names[i], "ns", integer(own + other),
+                      "own_ns", integer(own), "other_ns", integer(other));
         (void)json_array_append_new(parts, part);
     }
-    return json_pack("{s:o, s:b, s:o}", "total_ns", integer(bill_downtime_ns(bill)),
-                     "cut", cut, "parts", parts);
+    return json_pack("{s:o, s:b, s:o}", "total_ns", integer(bill_downtime_ns(bill)), "cut", cut,
+                     "parts", parts);
 }
 
 static json_t *rounds_json(const struct bill *bill)
@@ -183,17 +189,14 @@ static json_t *rounds_json(const struct bill *bill)
     json_t *list = json_array();
     for (unsigned i = 0; i < bill->round_count; i++) {
         const struct bill_round *r = &bill->round[i];
-        json_t *round = json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-                                  "first", integer(r->first),
-                                  "last", integer(r->last),
-                                  "paused", r->paused,
-                                  "pages_data", integer(r->pages_data),
-                                  "pages_zero", integer(r->pages_zero),
-                                  "pages_dirtied", integer(r->pages_dirtied),
-                                  "bytes", integer(r->bytes),
-                                  "duration_ns", integer(r->duration_ns),
-                                  "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
-                                  "bytes_per_s", per_second(r->bytes, r->duration_ns));
+        json_t *round =
+            json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "first",
+                      integer(r->first), "last", integer(r->last), "paused", r->paused,
+                      "pages_data", integer(r->pages_data), "pages_zero", integer(r->pages_zero),
+                      "pages_dirtied", integer(r->pages_dirtied), "bytes", integer(r->bytes),
+                      "duration_ns", integer(r->duration_ns), "dirty_pages_per_s",
+                      per_second(r->pages_dirtied, r->duration_ns), "bytes_per_s",
+                      per_second(r->bytes, r->duration_ns));
         (void)json_array_append_new(list, round);
     }
     return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
@@ -229,21 +232,20 @@ static json_t *cpu_json(const struct bill_side *side)
 static json_t *memory_json(const struct bill_side *side)
 {
     uint64_t before = side->memory_before_bytes, peak = side->memory_peak_bytes;
-    return json_pack("{s:o, s:o, s:o}", "before_bytes", integer(before),
-                     "peak_bytes", integer(peak),
-                     "extra_bytes", integer(peak > before ? peak - before : 0));
+    return json_pack("{s:o, s:o, s:o}", "before_bytes", integer(before), "peak_bytes",
+                     integer(peak), "extra_bytes", integer(peak > before ? peak - before : 0));
 }
 
 static json_t *disk_json(const struct bill_side *side)
 {
-    return json_pack("{s:o, s:o}", "read_bytes", integer(side->disk_read_bytes),
-                     "written_bytes", integer(side->disk_written_bytes));
+    return json_pack("{s:o, s:o}", "read_bytes", integer(side->disk_read_bytes), "written_bytes",
+                     integer(side->disk_written_bytes));
 }
 
 static json_t *tcp_json(const struct bill_side *side)
 {
-    return json_pack("{s:o, s:o}", "retransmits", integer(side->tcp_retransmits),
-                     "rtt_us", integer(side->tcp_rtt_us));
+    return json_pack("{s:o, s:o}", "retransmits", integer(side->tcp_retransmits), "rtt_us",
+                     integer(side->tcp_rtt_us));
 }
 
 static json_t *side_json(const struct bill *bill, enum bill_place place)
@@ -252,12 +254,12 @@ static json_t *side_json(const struct bill *bill, enum bill_place place)
         return json_null();
     const struct bill_side *s = &bill->side[place];
     unsigned m = s->measured;
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "host", text(s->host),
-                     "wall_ns", integer(s->wall_ns),
-                     "cpu_ns", m & BILL_MEASURED_CPU ? cpu_json(s) : json_null(),
-                     "memory", m & BILL_MEASURED_MEMORY ? memory_json(s) : json_null(),
-                     "disk", m & BILL_MEASURED_DISK ? disk_json(s) : json_null(),
-                     "tcp", m & BILL_MEASURED_TCP ? tcp_json(s) : json_null());
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o}", "host", text(s->host), "wall_ns",
+                     integer(s->wall_ns), "cpu_ns",
+                     m & BILL_MEASURED_CPU ? cpu_json(s) : json_null(), "memory",
+                     m & BILL_MEASURED_MEMORY ? memory_json(s) : json_null(), "disk",
+                     m & BILL_MEASURED_DISK ? disk_json(s) : json_null(), "tcp",
+                     m & BILL_MEASURED_TCP ? tcp_json(s) : json_null());
 }
 
 static json_t *clocks_json(void)
@@ -265,8 +267,8 @@ static json_t *clocks_json(void)
     json_t *json = json_object();
     for (unsigned i = 0; i < ARRAY_LEN(clocks); i++)
         (void)json_object_set_new(json, clocks[i].of,
-                                  json_pack("{s:s, s:s}", "covers", clocks[i].covers,
-                                            "not", clocks[i].not));
+                                  json_pack("{s:s, s:s}", "covers", clocks[i].covers, "not",
+                                            clocks[i].not ));
     return json;
 }
 
@@ -284,10 +286,9 @@ static json_t *failure_json(const struct bill *bill)
     if (!bill->err.code)
         return json_null();
     const char *code = strerrorname_np(bill->err.code);
-    return json_pack("{s:s, s:s, s:o, s:o}", "stage", stage_names[bill->failed_stage],
-                     "fault", err_fault_name(bill->err.fault),
-                     "code", code ? json_string(code) : json_null(),
-                     "text", text(bill->err.text));
+    return json_pack("{s:s, s:s, s:o, s:o}", "stage", stage_names[bill->failed_stage], "fault",
+                     err_fault_name(bill->err.fault), "code",
+                     code ? json_string(code) : json_null(), "text", text(bill->err.text));
 }
 
 json_t *bill_json(const struct bill *bill)
@@ -297,7 +298,10 @@ json_t *bill_json(const struct bill *bill)
     for (unsigned i = 0; i < BILL_PLACE_MAX; i++)
         (void)json_object_set_new(monitors, place_names[i], side_json(bill, (enum bill_place)i));
 
-    struct { const char *key; json_t *value; } member[] = {
+    struct {
+        const char *key;
+        json_t *value;
+    } member[] = {
         { "bill", json_integer(BILL_VERSION) },
         { "kind", json_string(kind_names[bill->kind]) },
         { "mode", text(bill->mode) },

@@ -17,7 +17,7 @@
 
 #define TEXT_COLUMNS 79
 #define TEXT_BAR 35
-#define TEXT_BAR_SHORT 16 /* leaves room for a remark */
+#define TEXT_BAR_SHORT 16    /* leaves room for a remark */
 #define TEXT_NO_BREAK '\x1f' /* a space at which no line may end; show_clean() lets none in */
 #define TEXT_ROUNDS_FIRST 8
 #define TEXT_ROUNDS_LAST 6
@@ -200,7 +200,7 @@ static void print_stages(const json_t *bill, FILE *out)
     const json_t *item;
     size_t i;
     print_title(out, "Where the time went", show_duration(total).text);
-    json_array_foreach(json_object_get(bill, "stages"), i, item)
+    json_array_foreach (json_object_get(bill, "stages"), i, item)
         print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text,
                     num(item, "ns"), total);
 }
@@ -232,7 +232,7 @@ static void print_downtime(const json_t *bill, FILE *out)
     if (!json_is_object(downtime))
         return;
     print_title(out, "The guest stood still", show_duration(total).text);
-    json_array_foreach(json_object_get(downtime, "parts"), i, item) {
+    json_array_foreach (json_object_get(downtime, "parts"), i, item) {
         print_part(out, item, total);
         other |= num(item, "other_ns") > 0;
     }
@@ -269,7 +269,7 @@ static void print_rounds(const json_t *bill, FILE *out)
     print_title(out, "Rounds", show_count(num(rounds, "count")).text);
     (void)fprintf(out, "  %-9s %8s %8s %8s %9s %9s %9s %9s\n", "", "pages", "zero", "time", "bytes",
                   "bytes/s", "dirtied", "dirtied/s");
-    json_array_foreach(list, i, item) {
+    json_array_foreach (list, i, item) {
         if (i >= TEXT_ROUNDS_FIRST && i + TEXT_ROUNDS_LAST < count) {
             if (i == TEXT_ROUNDS_FIRST)
                 (void)fprintf(out, "  ...       (%zu lines more in the JSON)\n",
@@ -329,10 +329,14 @@ static struct show cost(const json_t *side, const char *group, const char *key, 
         return (struct show){ "-" };
     uint64_t v = num(of, key);
     switch (unit) {
-    case UNIT_NS: return show_duration(v);
-    case UNIT_US: return show_duration(v < UINT64_MAX / 1000 ? v * 1000 : UINT64_MAX);
-    case UNIT_BYTES: return show_bytes(v);
-    case UNIT_COUNT: break;
+    case UNIT_NS:
+        return show_duration(v);
+    case UNIT_US:
+        return show_duration(v < UINT64_MAX / 1000 ? v * 1000 : UINT64_MAX);
+    case UNIT_BYTES:
+        return show_bytes(v);
+    case UNIT_COUNT:
+        break;
     }
     return show_count(v);
 }

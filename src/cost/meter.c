@@ -114,8 +114,8 @@ static bool read_disk(uint64_t *ret_read, uint64_t *ret_written)
     size_t len;
     if (fd_read_file("/proc/self/io", 4096, &file, &len) < 0)
         return false;
-    bool found = find_number(file, "read_bytes", ret_read) &&
-                 find_number(file, "write_bytes", ret_written);
+    bool found =
+        find_number(file, "read_bytes", ret_read) && find_number(file, "write_bytes", ret_written);
     free(file);
     return found;
 }

@@ -47,8 +47,8 @@ static uint64_t num(const json_t *params, const char *key)
 static int put_head(const struct progress *progress, uint64_t pages, char *out, size_t size)
 {
     return progress->round && pages
-        ? snprintf(out, size, "%s, round %" PRIu64, progress->stage, progress->round)
-        : snprintf(out, size, "%s", progress->stage);
+               ? snprintf(out, size, "%s, round %" PRIu64, progress->stage, progress->round)
+               : snprintf(out, size, "%s", progress->stage);
 }
 
 /* Facts in the order in which they are given up when the line is too short for all. */

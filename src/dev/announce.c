@@ -169,7 +169,8 @@ static void snoop_icmp6(struct announce_state *state, const uint8_t *ip6, size_t
         own = icmp + 8;
         state->router = icmp[4] & NA_ROUTER ? 1 : 0;
         break;
-    default: return;
+    default:
+        return;
     }
     if (usable_ip6(own))
         learn(state->ip6[0].address, &state->ip6_count, sizeof(state->ip6[0]), own);

@@ -13,7 +13,7 @@
 
 #define ANNOUNCE_ADDRESSES 8     /* of each family */
 #define ANNOUNCE_SNOOP_BYTES 96u /* no more of a frame is looked at */
-#define ANNOUNCE_FRAME_MAX 86u /* the advertisement */
+#define ANNOUNCE_FRAME_MAX 86u   /* the advertisement */
 #define ANNOUNCE_ETH_MIN 60u
 
 #define ANNOUNCE_IP4(F, T) F(T, u8s, address, 4)

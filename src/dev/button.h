@@ -28,8 +28,7 @@ struct button_calls {
     void *ctx;
 };
 
-#define BUTTON_STATE(F, T) \
-    F(T, u8, events)
+#define BUTTON_STATE(F, T) F(T, u8, events)
 SCHEMA_STRUCT(button_state, BUTTON_STATE);
 
 int button_create(struct dev **ret, uint16_t instance, const struct button_calls *calls,

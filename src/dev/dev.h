@@ -33,13 +33,13 @@ struct dev_ops {
     void (*read)(struct dev *dev, uint64_t offset, void *data, unsigned len);
     void (*write)(struct dev *dev, uint64_t offset, const void *data, unsigned len);
 
-    void (*reset)(struct dev *dev);         /* as at power-on */
-    int (*pause)(struct dev *dev);          /* blocks until quiescent; 0, or -errno when it cannot */
+    void (*reset)(struct dev *dev); /* as at power-on */
+    int (*pause)(struct dev *dev);  /* blocks until quiescent; 0, or -errno when it cannot */
     void (*resume)(struct dev *dev);
-    void (*save)(struct dev *dev, void *state);                               /* paused only */
-    int (*load)(struct dev *dev, const void *state, struct err *err);         /* checks, then applies */
-    void (*announce)(struct dev *dev);      /* after a move: tell the network and guest; may be NULL */
-    void (*free)(struct dev *dev);          /* paused only; closes what the device owns */
+    void (*save)(struct dev *dev, void *state);                       /* paused only */
+    int (*load)(struct dev *dev, const void *state, struct err *err); /* checks, then applies */
+    void (*announce)(struct dev *dev); /* after a move: tell the network and guest; may be NULL */
+    void (*free)(struct dev *dev);     /* paused only; closes what the device owns */
 };
 
 struct dev {

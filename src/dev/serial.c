@@ -170,11 +170,20 @@ static void write_register(struct serial *p, uint64_t offset, uint8_t value)
             p->s.thr_empty = 1; /* enabling it while the register is empty interrupts at once */
         p->s.ier = value & IER_BITS;
         break;
-    case IIR_FCR: write_fcr(p, value); break;
-    case LCR: p->s.lcr = value; break;
-    case MCR: write_mcr(p, value); break;
-    case SCR: p->s.scr = value; break;
-    default: break; /* LSR and MSR are written by factory tests only */
+    case IIR_FCR:
+        write_fcr(p, value);
+        break;
+    case LCR:
+        p->s.lcr = value;
+        break;
+    case MCR:
+        write_mcr(p, value);
+        break;
+    case SCR:
+        p->s.scr = value;
+        break;
+    default:
+        break; /* LSR and MSR are written by factory tests only */
     }
 }
 
@@ -198,11 +207,16 @@ static uint8_t read_register(struct serial *p, uint64_t offset)
     bool dlab = p->s.lcr & LCR_DLAB;
     uint8_t value;
     switch (offset) {
-    case DATA: return dlab ? (uint8_t)p->s.divisor : rx_pop(p);
-    case IER: return dlab ? (uint8_t)(p->s.divisor >> 8) : p->s.ier;
-    case IIR_FCR: return read_iir(p);
-    case LCR: return p->s.lcr;
-    case MCR: return p->s.mcr;
+    case DATA:
+        return dlab ? (uint8_t)p->s.divisor : rx_pop(p);
+    case IER:
+        return dlab ? (uint8_t)(p->s.divisor >> 8) : p->s.ier;
+    case IIR_FCR:
+        return read_iir(p);
+    case LCR:
+        return p->s.lcr;
+    case MCR:
+        return p->s.mcr;
     case LSR:
         value = (uint8_t)(LSR_TX_EMPTY | (p->s.rx_len ? LSR_DATA : 0) |
                           (p->s.overrun ? LSR_OVERRUN : 0));
@@ -212,8 +226,10 @@ static uint8_t read_register(struct serial *p, uint64_t offset)
         value = modem_lines(p) | p->s.msr_delta;
         p->s.msr_delta = 0;
         return value;
-    case SCR: return p->s.scr;
-    default: return 0xff;
+    case SCR:
+        return p->s.scr;
+    default:
+        return 0xff;
     }
 }
 

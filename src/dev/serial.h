@@ -14,16 +14,16 @@
  * and must not call back into the port. */
 typedef void serial_out_fn(void *ctx, const uint8_t *bytes, size_t len);
 
-#define SERIAL_STATE(F, T)     \
-    F(T, u8, ier)              \
-    F(T, u8, fcr)              \
-    F(T, u8, lcr)              \
-    F(T, u8, mcr)              \
-    F(T, u8, scr)              \
-    F(T, u8, msr_delta)        \
-    F(T, u16, divisor)         \
-    F(T, u8, thr_empty)        \
-    F(T, u8, overrun)          \
+#define SERIAL_STATE(F, T) \
+    F(T, u8, ier)          \
+    F(T, u8, fcr)          \
+    F(T, u8, lcr)          \
+    F(T, u8, mcr)          \
+    F(T, u8, scr)          \
+    F(T, u8, msr_delta)    \
+    F(T, u16, divisor)     \
+    F(T, u8, thr_empty)    \
+    F(T, u8, overrun)      \
     F(T, blob, rx, 16)
 SCHEMA_STRUCT(serial_state, SERIAL_STATE);
 

@@ -24,7 +24,8 @@ static int check_interface(const char *name, struct err *err)
     if (ioctl(fd, SIOCGIFFLAGS, &ifr) < 0)
         return err_set(err, ERR_CALLER, ENODEV,
                        "no tap %s here: create it with `ip tuntap add dev %s mode tap` and "
-                       "`ip link set %s up`", name, name, name);
+                       "`ip link set %s up`",
+                       name, name, name);
     if (!(ifr.ifr_flags & IFF_UP))
         return err_set(err, ERR_CALLER, ENETDOWN, "tap %s is down: `ip link set %s up`", name,
                        name);
@@ -53,7 +54,8 @@ int tap_open(const char *name, int *ret_fd, struct err *err)
             return err_set(err, ERR_CALLER, EINVAL,
                            "%s is no tap (or one with multi_queue): `ip -d link show %s` tells",
                            name, name);
-        default: return err_errno(err, ERR_HOST, errno, "cannot attach to tap %s", name);
+        default:
+            return err_errno(err, ERR_HOST, errno, "cannot attach to tap %s", name);
         }
     }
     rc = tap_set_header(fd);

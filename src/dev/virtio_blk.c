@@ -29,8 +29,8 @@
 
 SCHEMA_DEFINE(virtio_blk_state, 1, VIRTIO_BLK_STATE)
 
-#define SLOTS 128u  /* requests in flight; a number fits a byte */
-#define BUDGET 256  /* requests begun before other devices have their turn */
+#define SLOTS 128u                     /* requests in flight; a number fits a byte */
+#define BUDGET 256                     /* requests begun before other devices have their turn */
 #define SEGMENTS (VIRTQ_SEGS_MAX - 4u) /* of data; plus header and status */
 #define RANGE_SECTORS_MAX (UINT32_C(16) << 20 >> 9) /* of one discard or write-zeroes */
 #define ZEROES_BYTES (64u << 10)
@@ -282,9 +282,12 @@ static int begin(struct blk *blk, struct blk_request *r, const struct virtio_blk
         virtq_trim_in(c, id_bytes);
         return VIRTIO_BLK_S_OK;
     }
-    case VIRTIO_BLK_T_DISCARD: return begin_range(blk, r, true);
-    case VIRTIO_BLK_T_WRITE_ZEROES: return begin_range(blk, r, false);
-    default: return VIRTIO_BLK_S_UNSUPP;
+    case VIRTIO_BLK_T_DISCARD:
+        return begin_range(blk, r, true);
+    case VIRTIO_BLK_T_WRITE_ZEROES:
+        return begin_range(blk, r, false);
+    default:
+        return VIRTIO_BLK_S_UNSUPP;
     }
 }
 

@@ -22,14 +22,14 @@
 
 SCHEMA_DEFINE(virtio_state, 1, VIRTIO_STATE)
 
-#define MAGIC 0x74726976u     /* "virt" */
-#define VENDOR 0x54574447u    /* "GDWT" */
+#define MAGIC 0x74726976u  /* "virt" */
+#define VENDOR 0x54574447u /* "GDWT" */
 #define MMIO_VERSION 2u
-#define COMMON_FEATURES                                                                            \
-    (UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC |              \
+#define COMMON_FEATURES                                                               \
+    (UINT64_C(1) << VIRTIO_F_VERSION_1 | UINT64_C(1) << VIRTIO_RING_F_INDIRECT_DESC | \
      UINT64_C(1) << VIRTIO_RING_F_EVENT_IDX)
-#define STATUS_DRIVER_BITS                                                                         \
-    (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK |          \
+#define STATUS_DRIVER_BITS                                                                \
+    (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER | VIRTIO_CONFIG_S_FEATURES_OK | \
      VIRTIO_CONFIG_S_DRIVER_OK | VIRTIO_CONFIG_S_FAILED)
 
 static void on_notify(struct loop_source *source, uint32_t events)
@@ -235,33 +235,58 @@ static void write_queue(struct virtio_dev *vd, uint64_t offset, uint32_t value)
     if (q->ready)
         return;
     switch (offset) {
-    case VIRTIO_MMIO_QUEUE_NUM: q->size = (uint16_t)MIN(value, (uint32_t)UINT16_MAX); break;
-    case VIRTIO_MMIO_QUEUE_DESC_LOW: set_half(&q->desc_gpa.raw, false, value); break;
-    case VIRTIO_MMIO_QUEUE_DESC_HIGH: set_half(&q->desc_gpa.raw, true, value); break;
-    case VIRTIO_MMIO_QUEUE_AVAIL_LOW: set_half(&q->avail_gpa.raw, false, value); break;
-    case VIRTIO_MMIO_QUEUE_AVAIL_HIGH: set_half(&q->avail_gpa.raw, true, value); break;
-    case VIRTIO_MMIO_QUEUE_USED_LOW: set_half(&q->used_gpa.raw, false, value); break;
-    case VIRTIO_MMIO_QUEUE_USED_HIGH: set_half(&q->used_gpa.raw, true, value); break;
+    case VIRTIO_MMIO_QUEUE_NUM:
+        q->size = (uint16_t)MIN(value, (uint32_t)UINT16_MAX);
+        break;
+    case VIRTIO_MMIO_QUEUE_DESC_LOW:
+        set_half(&q->desc_gpa.raw, false, value);
+        break;
+    case VIRTIO_MMIO_QUEUE_DESC_HIGH:
+        set_half(&q->desc_gpa.raw, true, value);
+        break;
+    case VIRTIO_MMIO_QUEUE_AVAIL_LOW:
+        set_half(&q->avail_gpa.raw, false, value);
+        break;
+    case VIRTIO_MMIO_QUEUE_AVAIL_HIGH:
+        set_half(&q->avail_gpa.raw, true, value);
+        break;
+    case VIRTIO_MMIO_QUEUE_USED_LOW:
+        set_half(&q->used_gpa.raw, false, value);
+        break;
+    case VIRTIO_MMIO_QUEUE_USED_HIGH:
+        set_half(&q->used_gpa.raw, true, value);
+        break;
     }
 }
 
 static void write_register(struct virtio_dev *vd, uint64_t offset, uint32_t value)
 {
     switch (offset) {
-    case VIRTIO_MMIO_DEVICE_FEATURES_SEL: vd->offered_select = value; break;
-    case VIRTIO_MMIO_DRIVER_FEATURES_SEL: vd->accepted_select = value; break;
+    case VIRTIO_MMIO_DEVICE_FEATURES_SEL:
+        vd->offered_select = value;
+        break;
+    case VIRTIO_MMIO_DRIVER_FEATURES_SEL:
+        vd->accepted_select = value;
+        break;
     case VIRTIO_MMIO_DRIVER_FEATURES:
         if (!(vd->status & VIRTIO_CONFIG_S_FEATURES_OK) && vd->accepted_select < 2)
             set_half(&vd->accepted, vd->accepted_select == 1, value);
         break;
-    case VIRTIO_MMIO_QUEUE_SEL: vd->queue_select = value; break;
+    case VIRTIO_MMIO_QUEUE_SEL:
+        vd->queue_select = value;
+        break;
     case VIRTIO_MMIO_QUEUE_NOTIFY:
         if (value < vd->queue_count)
             virtio_mmio_kick(vd, value);
         break;
-    case VIRTIO_MMIO_INTERRUPT_ACK: vd->interrupt &= ~value; break;
-    case VIRTIO_MMIO_STATUS: write_status(vd, value); break;
-    default: write_queue(vd, offset, value);
+    case VIRTIO_MMIO_INTERRUPT_ACK:
+        vd->interrupt &= ~value;
+        break;
+    case VIRTIO_MMIO_STATUS:
+        write_status(vd, value);
+        break;
+    default:
+        write_queue(vd, offset, value);
     }
 }
 
@@ -271,22 +296,33 @@ static uint32_t read_register(const struct virtio_dev *vd, uint64_t offset)
     if (vd->queue_select < vd->queue_count)
         q = &vd->queue[vd->queue_select];
     switch (offset) {
-    case VIRTIO_MMIO_MAGIC_VALUE: return MAGIC;
-    case VIRTIO_MMIO_VERSION: return MMIO_VERSION;
-    case VIRTIO_MMIO_DEVICE_ID: return vd->vops->device_id;
-    case VIRTIO_MMIO_VENDOR_ID: return VENDOR;
+    case VIRTIO_MMIO_MAGIC_VALUE:
+        return MAGIC;
+    case VIRTIO_MMIO_VERSION:
+        return MMIO_VERSION;
+    case VIRTIO_MMIO_DEVICE_ID:
+        return vd->vops->device_id;
+    case VIRTIO_MMIO_VENDOR_ID:
+        return VENDOR;
     case VIRTIO_MMIO_DEVICE_FEATURES:
         return vd->offered_select < 2 ? (uint32_t)(vd->offered >> (32 * vd->offered_select)) : 0;
-    case VIRTIO_MMIO_QUEUE_NUM_MAX: return q ? q->size_max : 0;
-    case VIRTIO_MMIO_QUEUE_READY: return q ? q->ready : 0;
-    case VIRTIO_MMIO_INTERRUPT_STATUS: return vd->interrupt;
-    case VIRTIO_MMIO_STATUS: return vd->status;
-    case VIRTIO_MMIO_CONFIG_GENERATION: return vd->generation;
+    case VIRTIO_MMIO_QUEUE_NUM_MAX:
+        return q ? q->size_max : 0;
+    case VIRTIO_MMIO_QUEUE_READY:
+        return q ? q->ready : 0;
+    case VIRTIO_MMIO_INTERRUPT_STATUS:
+        return vd->interrupt;
+    case VIRTIO_MMIO_STATUS:
+        return vd->status;
+    case VIRTIO_MMIO_CONFIG_GENERATION:
+        return vd->generation;
     case VIRTIO_MMIO_SHM_LEN_LOW:
     case VIRTIO_MMIO_SHM_LEN_HIGH:
     case VIRTIO_MMIO_SHM_BASE_LOW:
-    case VIRTIO_MMIO_SHM_BASE_HIGH: return UINT32_MAX; /* no shared memory regions (4.2.2) */
-    default: return 0;
+    case VIRTIO_MMIO_SHM_BASE_HIGH:
+        return UINT32_MAX; /* no shared memory regions (4.2.2) */
+    default:
+        return 0;
     }
 }
 
@@ -382,8 +418,8 @@ static int check(const struct virtio_dev *vd, const struct virtio_state *state, 
     if ((state->status & ~(STATUS_DRIVER_BITS | VIRTIO_CONFIG_S_NEEDS_RESET)) ||
         (state->interrupt & ~(VIRTIO_MMIO_INT_VRING | VIRTIO_MMIO_INT_CONFIG)) ||
         ((state->status & VIRTIO_CONFIG_S_DRIVER_OK) && !negotiated) ||
-        (negotiated && ((state->accepted & ~state->offered) ||
-                        !(state->accepted >> VIRTIO_F_VERSION_1 & 1))))
+        (negotiated &&
+         ((state->accepted & ~state->offered) || !(state->accepted >> VIRTIO_F_VERSION_1 & 1))))
         return err_set(err, ERR_PEER, EBADMSG, "%s %u: transport state is damaged", name, instance);
     if (negotiated && (state->accepted & ~vd->offered))
         return err_set(err, ERR_HOST, EOPNOTSUPP,

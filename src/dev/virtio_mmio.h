@@ -26,15 +26,15 @@
 #define VIRTIO_QUEUES_MAX 3
 
 /* Transport state; each device's schema holds one as `F(T, list, transport, virtio_state, 1)`. */
-#define VIRTIO_STATE(F, T)        \
-    F(T, u32, status)             \
-    F(T, u32, interrupt)          \
-    F(T, u32, generation)         \
-    F(T, u32, queue_select)       \
-    F(T, u32, offered_select)     \
-    F(T, u32, accepted_select)    \
-    F(T, u64, offered)            \
-    F(T, u64, accepted)           \
+#define VIRTIO_STATE(F, T)     \
+    F(T, u32, status)          \
+    F(T, u32, interrupt)       \
+    F(T, u32, generation)      \
+    F(T, u32, queue_select)    \
+    F(T, u32, offered_select)  \
+    F(T, u32, accepted_select) \
+    F(T, u64, offered)         \
+    F(T, u64, accepted)        \
     F(T, list, queue, virtq_state, VIRTIO_QUEUES_MAX)
 SCHEMA_STRUCT(virtio_state, VIRTIO_STATE);
 

@@ -28,18 +28,18 @@ SCHEMA_DEFINE(virtio_net_state, 1, VIRTIO_NET_STATE)
 enum { RX, TX, CTRL, QUEUES };
 
 #define FRAME_MAX (TAP_HEADER_BYTES + 14u + 65535u) /* Ethernet head and the largest IP packet */
-#define MERGE_MAX 64u /* buffers of one received frame */
-#define BUDGET 128    /* frames before other devices have their turn */
-#define ROUNDS 5u     /* of announcement, the later the further apart */
+#define MERGE_MAX 64u                               /* buffers of one received frame */
+#define BUDGET 128 /* frames before other devices have their turn */
+#define ROUNDS 5u  /* of announcement, the later the further apart */
 #define ROUND_FIRST_NS (50 * CLOCK_MSEC)
 #define ROUND_STEP_NS (100 * CLOCK_MSEC)
 
 #define BIT(n) (UINT64_C(1) << (n))
-#define FEATURES                                                                                   \
-    (BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF) |              \
+#define FEATURES                                                                      \
+    (BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_STATUS) | BIT(VIRTIO_NET_F_MRG_RXBUF) | \
      BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_GUEST_ANNOUNCE))
-#define TAP_FEATURES                                                                               \
-    (BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6) |          \
+#define TAP_FEATURES                                                                      \
+    (BIT(VIRTIO_NET_F_CSUM) | BIT(VIRTIO_NET_F_HOST_TSO4) | BIT(VIRTIO_NET_F_HOST_TSO6) | \
      BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO4) | BIT(VIRTIO_NET_F_GUEST_TSO6))
 
 struct net {
@@ -66,8 +66,8 @@ static struct net *net_of(struct virtio_dev *vd)
 static void watch(struct net *net)
 {
     bool live = !net->vd.paused && virtio_mmio_live(&net->vd);
-    uint32_t events = (live && !net->rx_starved ? EPOLLIN : 0u) |
-                      (live && net->tx_blocked ? EPOLLOUT : 0u);
+    uint32_t events =
+        (live && !net->rx_starved ? EPOLLIN : 0u) | (live && net->tx_blocked ? EPOLLOUT : 0u);
     if (net->tap.fd >= 0 && loop_change(&net->tap, events))
         LOG_RATED(LOG_WARN, "net.watch", "virtio-net %u: cannot watch its tap",
                   net->vd.dev.instance);
@@ -237,9 +237,12 @@ static bool serve(struct virtio_dev *vd, unsigned queue)
 {
     struct net *net = net_of(vd);
     switch (queue) {
-    case RX: return receive(net);
-    case TX: return transmit(net);
-    default: return control(net);
+    case RX:
+        return receive(net);
+    case TX:
+        return transmit(net);
+    default:
+        return control(net);
     }
 }
 

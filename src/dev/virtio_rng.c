@@ -27,8 +27,8 @@ static bool serve(struct virtio_dev *vd, unsigned queue)
             uint8_t bytes[CHUNK_BYTES];
             /* Never short for so few bytes, and never blocking once the host has booted; a chain
              * without a writable byte gets none. */
-            ssize_t got = getrandom(bytes, MIN(sizeof(bytes), (size_t)rng->chain.in_bytes),
-                                    GRND_NONBLOCK);
+            ssize_t got =
+                getrandom(bytes, MIN(sizeof(bytes), (size_t)rng->chain.in_bytes), GRND_NONBLOCK);
             size_t written = got > 0 ? virtq_write(q, &rng->chain, 0, bytes, (size_t)got) : 0;
             virtq_stage(q, rng->chain.head, (uint32_t)written);
             interrupt |= virtq_publish(q);

@@ -2,8 +2,7 @@
 #pragma once
 #include "dev/virtio_mmio.h"
 
-#define VIRTIO_RNG_STATE(F, T) \
-    F(T, list, transport, virtio_state, 1)
+#define VIRTIO_RNG_STATE(F, T) F(T, list, transport, virtio_state, 1)
 SCHEMA_STRUCT(virtio_rng_state, VIRTIO_RNG_STATE);
 
 int virtio_rng_create(struct dev **ret, uint16_t instance, struct mem *mem, struct loop *loop,

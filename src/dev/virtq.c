@@ -133,8 +133,8 @@ int virtq_pop(struct virtq *q, struct virtq_chain *chain)
     if (avail == q->next_avail)
         return 0;
     /* A driver owns `size` descriptors and cannot have handed out more than that. */
-    q->broken = (uint16_t)(avail - q->next_used) > q->size ||
-                (uint16_t)(avail - q->next_avail) > q->size;
+    q->broken =
+        (uint16_t)(avail - q->next_used) > q->size || (uint16_t)(avail - q->next_avail) > q->size;
     if (q->broken)
         return -EPROTO;
 
@@ -231,8 +231,8 @@ bool virtq_kicks_on(struct virtq *q, uint16_t known)
      * store of avail->idx and its look at avail_event (or flags); either it kicks or we see its
      * chain here. */
     if (q->event_idx) {
-        uint64_t offset = offsetof(struct vring_used, ring) +
-                          q->size * sizeof(struct vring_used_elem);
+        uint64_t offset =
+            offsetof(struct vring_used, ring) + q->size * sizeof(struct vring_used_elem);
         uint16_t *avail_event = (uint16_t *)(void *)((uint8_t *)q->used + offset);
         __atomic_store_n(avail_event, wanted, __ATOMIC_SEQ_CST);
         mem_mark(q->mem, gpa_add(q->used_gpa, offset), sizeof(uint16_t));

@@ -39,8 +39,8 @@ struct virtq {
     uint16_t size;
     gpa_t desc_gpa, avail_gpa, used_gpa;
 
-    bool ready;  /* the rings below are in guest memory and may be used */
-    bool broken; /* the driver broke the rules; nothing more is popped */
+    bool ready;               /* the rings below are in guest memory and may be used */
+    bool broken;              /* the driver broke the rules; nothing more is popped */
     bool indirect, event_idx; /* negotiated features */
     struct vring_desc *desc;
     struct vring_avail *avail;

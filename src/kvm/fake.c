@@ -80,7 +80,8 @@ static void fake_write(struct fake_vm *vm, unsigned id, uint64_t step)
     (void)pthread_mutex_unlock(&vm->lock);
 }
 
-bool hv_fake_verify(const uint8_t *host, uint64_t pages, unsigned vcpu, uint64_t steps, uint64_t *ret_page)
+bool hv_fake_verify(const uint8_t *host, uint64_t pages, unsigned vcpu, uint64_t steps,
+                    uint64_t *ret_page)
 {
     CLEANUP_FREE uint64_t *want = calloc(pages, sizeof(*want));
     ASSERT(want);
@@ -108,7 +109,8 @@ static void fake_close(struct hv *hv)
     free(vm);
 }
 
-static int fake_slot_set(struct hv *hv, unsigned n, gpa_t gpa, void *host, uint64_t bytes, bool log_dirty)
+static int fake_slot_set(struct hv *hv, unsigned n, gpa_t gpa, void *host, uint64_t bytes,
+                         bool log_dirty)
 {
     (void)gpa;
     struct fake_vm *vm = vm_of(hv);
@@ -120,7 +122,8 @@ static int fake_slot_set(struct hv *hv, unsigned n, gpa_t gpa, void *host, uint6
     if (log_dirty && !slot->logging && !dirty)
         return -ENOMEM;
     (void)pthread_mutex_lock(&vm->lock);
-    if (slot->host != host || slot->pages != pages) { /* vCPUs that run read these without the lock */
+    if (slot->host != host ||
+        slot->pages != pages) { /* vCPUs that run read these without the lock */
         slot->host = host;
         slot->pages = pages;
     }
@@ -145,7 +148,8 @@ static int fake_dirty_fetch(struct hv *hv, unsigned n, uint64_t *bitmap)
     return 0;
 }
 
-static int fake_dirty_clear(struct hv *hv, unsigned n, uint64_t first, uint32_t count, const uint64_t *bitmap)
+static int fake_dirty_clear(struct hv *hv, unsigned n, uint64_t first, uint32_t count,
+                            const uint64_t *bitmap)
 {
     struct fake_vm *vm = vm_of(hv);
     if (n >= SLOTS || !vm->slot[n].logging)
@@ -200,7 +204,8 @@ static int fake_vm_load(struct hv *hv, const struct hv_vm_state *state)
 
 /* ----------------------------------------------------------------------------------------- vCPUs */
 
-static int fake_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid, struct hv_vcpu **ret)
+static int fake_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid,
+                          struct hv_vcpu **ret)
 {
     (void)cpuid;
     struct fake_vcpu *vcpu = calloc(1, sizeof(*vcpu));
@@ -249,7 +254,8 @@ static int fake_vcpu_run(struct hv_vcpu *base, struct hv_exit *ret)
         for (int i = 0; i < STEPS_PER_BURST; i++)
             fake_write(vm_of(base->hv), base->id, ++vcpu->state.gpr[0]);
         uint64_t until = clock_now_ns() + BURST_PAUSE_NS;
-        struct timespec ts = { .tv_sec = (time_t)(until / CLOCK_SECOND), .tv_nsec = (long)(until % CLOCK_SECOND) };
+        struct timespec ts = { .tv_sec = (time_t)(until / CLOCK_SECOND),
+                               .tv_nsec = (long)(until % CLOCK_SECOND) };
         (void)pthread_mutex_lock(&vcpu->lock);
         if (!vcpu->kicked)
             (void)pthread_cond_timedwait(&vcpu->wake, &vcpu->lock, &ts);
@@ -287,7 +293,8 @@ static int fake_vcpu_save(struct hv_vcpu *base, struct hv_vcpu_state *state, str
 static int fake_vcpu_load(struct hv_vcpu *base, const struct hv_vcpu_state *state, struct err *err)
 {
     if (state->segment_count != 8)
-        return err_set(err, ERR_PEER, EBADMSG, "vCPU %u with %u segments", base->id, state->segment_count);
+        return err_set(err, ERR_PEER, EBADMSG, "vCPU %u with %u segments", base->id,
+                       state->segment_count);
     vcpu_of(base)->state = *state;
     return 0;
 }
@@ -330,6 +337,8 @@ void hv_fake_cpuid(struct hv_cpuid *ret)
 {
     /* A vendor leaf and a feature leaf, so that a comparison has something to compare. */
     *ret = (struct hv_cpuid){ .leaf_count = 2 };
-    ret->leaf[0] = (struct hv_cpuid_leaf){ .leaf = 0, .eax = 1, .ebx = 0x6b614667, .edx = 0x77646f67, .ecx = 0x20746965 };
+    ret->leaf[0] = (struct hv_cpuid_leaf){
+        .leaf = 0, .eax = 1, .ebx = 0x6b614667, .edx = 0x77646f67, .ecx = 0x20746965
+    };
     ret->leaf[1] = (struct hv_cpuid_leaf){ .leaf = 1, .edx = 0x078bfbff };
 }

@@ -6,4 +6,5 @@
 uint64_t hv_fake_page(unsigned vcpu, uint64_t step, uint64_t pages);
 
 /* Whether slot 0's memory is what `steps` steps of that vCPU leave; if not, the first wrong page. */
-bool hv_fake_verify(const uint8_t *host, uint64_t pages, unsigned vcpu, uint64_t steps, uint64_t *ret_page);
+bool hv_fake_verify(const uint8_t *host, uint64_t pages, unsigned vcpu, uint64_t steps,
+                    uint64_t *ret_page);

@@ -19,21 +19,21 @@
 #define HV_VCPUS_MAX 16
 
 enum hv_exit_kind {
-    HV_EXIT_NONE = 0,   /* interrupted: look at why the thread was kicked, then run again */
-    HV_EXIT_PIO_IN,     /* fill data: `size` bytes times `count` */
+    HV_EXIT_NONE = 0, /* interrupted: look at why the thread was kicked, then run again */
+    HV_EXIT_PIO_IN,   /* fill data: `size` bytes times `count` */
     HV_EXIT_PIO_OUT,
-    HV_EXIT_MMIO_READ,  /* fill data: `size` bytes */
+    HV_EXIT_MMIO_READ, /* fill data: `size` bytes */
     HV_EXIT_MMIO_WRITE,
-    HV_EXIT_HALT,       /* only without an in-kernel irqchip */
-    HV_EXIT_SHUTDOWN,   /* triple fault */
-    HV_EXIT_FAILED,     /* the hypervisor cannot go on; `why` says what it said */
+    HV_EXIT_HALT,     /* only without an in-kernel irqchip */
+    HV_EXIT_SHUTDOWN, /* triple fault */
+    HV_EXIT_FAILED,   /* the hypervisor cannot go on; `why` says what it said */
 };
 
 struct hv_exit {
     enum hv_exit_kind kind;
     uint64_t address; /* port or guest physical address */
     unsigned size, count;
-    void *data;       /* in the hypervisor's shared page; valid until the next run */
+    void *data; /* in the hypervisor's shared page; valid until the next run */
     char why[160];
 };
 
@@ -43,7 +43,7 @@ struct hv_boot {
     uint64_t entry;       /* guest physical address of the first instruction */
     uint64_t info_gpa;    /* PVH: hvm_start_info (rbx); 64-bit Linux: boot_params (rsi) */
     uint64_t page_tables; /* 64-bit Linux: cr3 */
-    uint64_t gdt_gpa;     /* of a GDT of four entries: null, null, code (0x10), data (0x18); 0 = none */
+    uint64_t gdt_gpa; /* of a GDT of four entries: null, null, code (0x10), data (0x18); 0 = none */
 };
 
 struct hv;
@@ -56,12 +56,14 @@ struct hv_ops {
 
     /* One slot per region of RAM; slot numbers count from 0. log_dirty can be switched later by a
      * second call with the same arguments. */
-    int (*slot_set)(struct hv *hv, unsigned slot, gpa_t gpa, void *host, uint64_t bytes, bool log_dirty);
+    int (*slot_set)(struct hv *hv, unsigned slot, gpa_t gpa, void *host, uint64_t bytes,
+                    bool log_dirty);
     /* Dirty log with manual clear: the first fetch after enabling returns every page, and pages are
      * not write-protected before their first clear. Bitmaps: one bit a page of the slot, 64 a word.
      * clear: first and count in pages; first a multiple of 64, count too or up to the slot's end. */
     int (*dirty_fetch)(struct hv *hv, unsigned slot, uint64_t *bitmap);
-    int (*dirty_clear)(struct hv *hv, unsigned slot, uint64_t first, uint32_t count, const uint64_t *bitmap);
+    int (*dirty_clear)(struct hv *hv, unsigned slot, uint64_t first, uint32_t count,
+                       const uint64_t *bitmap);
 
     int (*irqchip)(struct hv *hv);
     int (*irqfd)(struct hv *hv, int fd, uint32_t gsi);
@@ -72,7 +74,8 @@ struct hv_ops {
     int (*vm_save)(struct hv *hv, struct hv_vm_state *state);
     int (*vm_load)(struct hv *hv, const struct hv_vm_state *state);
 
-    int (*vcpu_open)(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid, struct hv_vcpu **ret);
+    int (*vcpu_open)(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid,
+                     struct hv_vcpu **ret);
     void (*vcpu_close)(struct hv_vcpu *vcpu);
     uint32_t (*tsc_khz)(struct hv_vcpu *vcpu); /* 0 = not known */
     int (*vcpu_boot)(struct hv_vcpu *vcpu, const struct hv_boot *boot);

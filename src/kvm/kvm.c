@@ -7,8 +7,8 @@
  * there to make the ioctl return EINTR. immediate_exit stays set until unkick, so no kick is lost
  * between two runs; `running` only spares the signal to threads that are not in KVM_RUN.
  */
-#include "kvm/kvm_impl.h"
 #include "base/fd.h"
+#include "kvm/kvm_impl.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -33,11 +33,15 @@ static void kvm_close(struct hv *hv)
     free(vm);
 }
 
-static int kvm_slot_set(struct hv *hv, unsigned slot, gpa_t gpa, void *host, uint64_t bytes, bool log_dirty)
+static int kvm_slot_set(struct hv *hv, unsigned slot, gpa_t gpa, void *host, uint64_t bytes,
+                        bool log_dirty)
 {
     struct kvm_userspace_memory_region region = {
-        .slot = slot, .flags = log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0, .guest_phys_addr = gpa.raw,
-        .memory_size = bytes, .userspace_addr = (uintptr_t)host,
+        .slot = slot,
+        .flags = log_dirty ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+        .guest_phys_addr = gpa.raw,
+        .memory_size = bytes,
+        .userspace_addr = (uintptr_t)host,
     };
     return vm_ioctl(hv, KVM_SET_USER_MEMORY_REGION, &region);
 }
@@ -48,7 +52,8 @@ static int kvm_dirty_fetch(struct hv *hv, unsigned slot, uint64_t *bitmap)
     return vm_ioctl(hv, KVM_GET_DIRTY_LOG, &log);
 }
 
-static int kvm_dirty_clear(struct hv *hv, unsigned slot, uint64_t first, uint32_t count, const uint64_t *bitmap)
+static int kvm_dirty_clear(struct hv *hv, unsigned slot, uint64_t first, uint32_t count,
+                           const uint64_t *bitmap)
 {
     struct kvm_clear_dirty_log log = { .slot = slot, .num_pages = count, .first_page = first };
     memcpy(&log.dirty_bitmap, &bitmap, sizeof(bitmap)); /* the kernel only reads it */
@@ -75,7 +80,10 @@ static int kvm_irqfd(struct hv *hv, int fd, uint32_t gsi)
 
 static int kvm_ioeventfd(struct hv *hv, int fd, gpa_t gpa, unsigned len, uint64_t value)
 {
-    struct kvm_ioeventfd io = { .datamatch = value, .addr = gpa.raw, .len = len, .fd = fd,
+    struct kvm_ioeventfd io = { .datamatch = value,
+                                .addr = gpa.raw,
+                                .len = len,
+                                .fd = fd,
                                 .flags = KVM_IOEVENTFD_FLAG_DATAMATCH };
     return vm_ioctl(hv, KVM_IOEVENTFD, &io);
 }
@@ -105,9 +113,13 @@ static int set_cpuid(struct kvm_vcpu *vcpu, const struct hv_cpuid *cpuid)
     for (uint32_t i = 0; i < n; i++) {
         const struct hv_cpuid_leaf *leaf = &cpuid->leaf[i];
         vcpu->cpuid->entries[i] = (struct kvm_cpuid_entry2){
-            .function = leaf->leaf, .index = leaf->subleaf,
+            .function = leaf->leaf,
+            .index = leaf->subleaf,
             .flags = leaf->has_subleaf ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
-            .eax = leaf->eax, .ebx = leaf->ebx, .ecx = leaf->ecx, .edx = leaf->edx,
+            .eax = leaf->eax,
+            .ebx = leaf->ebx,
+            .ecx = leaf->ecx,
+            .edx = leaf->edx,
         };
     }
     return ioctl(vcpu->fd, KVM_SET_CPUID2, vcpu->cpuid) < 0 ? -errno : 0;
@@ -138,7 +150,8 @@ static void kvm_vcpu_close(struct hv_vcpu *base)
     free(vcpu);
 }
 
-static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid, struct hv_vcpu **ret)
+static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpuid,
+                         struct hv_vcpu **ret)
 {
     struct kvm_vm *vm = kvm_vm_of(hv);
     struct kvm_vcpu *vcpu = calloc(1, sizeof(*vcpu));
@@ -148,7 +161,8 @@ static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpui
     vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)id);
     int rc = vcpu->fd < 0 ? -errno : 0;
     if (!rc) {
-        void *run = mmap(NULL, (size_t)vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+        void *run =
+            mmap(NULL, (size_t)vm->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
         rc = run == MAP_FAILED ? -errno : 0;
         vcpu->run = rc ? NULL : run;
     }
@@ -174,11 +188,15 @@ static void describe_failure(struct kvm_run *run, struct hv_exit *ret)
 {
     ret->kind = HV_EXIT_FAILED;
     if (run->exit_reason == KVM_EXIT_INTERNAL_ERROR) {
-        const char *what = run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION
-            ? " (an instruction that this KVM emulates and cannot: see `godwit check`)" : "";
-        (void)snprintf(ret->why, sizeof(ret->why), "KVM internal error %u%s", run->internal.suberror, what);
+        const char *what =
+            run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION
+                ? " (an instruction that this KVM emulates and cannot: see `godwit check`)"
+                : "";
+        (void)snprintf(ret->why, sizeof(ret->why), "KVM internal error %u%s",
+                       run->internal.suberror, what);
     } else if (run->exit_reason == KVM_EXIT_FAIL_ENTRY) {
-        (void)snprintf(ret->why, sizeof(ret->why), "the CPU refused to enter the guest, reason 0x%llx",
+        (void)snprintf(ret->why, sizeof(ret->why),
+                       "the CPU refused to enter the guest, reason 0x%llx",
                        (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
     } else {
         (void)snprintf(ret->why, sizeof(ret->why), "unexpected KVM exit %u", run->exit_reason);
@@ -299,7 +317,8 @@ static int check_kernel(struct kvm_vm *vm, struct err *err)
     };
     int version = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
     if (version != KVM_API_VERSION)
-        return err_set(err, ERR_HOST, ENOTSUP, "/dev/kvm speaks version %d, need %d", version, KVM_API_VERSION);
+        return err_set(err, ERR_HOST, ENOTSUP, "/dev/kvm speaks version %d, need %d", version,
+                       KVM_API_VERSION);
     for (size_t i = 0; i < ARRAY_LEN(needed); i++)
         if (ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, needed[i].cap) <= 0)
             return err_set(err, ERR_HOST, ENOTSUP, "this kernel's KVM has no %s", needed[i].name);
@@ -327,14 +346,17 @@ int hv_kvm_open(int kvm_fd, struct hv **ret, struct err *err)
         kvm_close(&vm->hv);
         return rc;
     }
-    vm->xsave_bytes = MAX(ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2), (int)sizeof(struct kvm_xsave));
+    vm->xsave_bytes =
+        MAX(ioctl(vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2), (int)sizeof(struct kvm_xsave));
 
     /* Manual clear: the log is cleared chunk by chunk just before the chunk is sent, so the guest
      * pays its write faults spread out; initially set: nothing is write-protected at the start. */
     struct kvm_enable_cap cap = { .cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
-                                  .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET } };
+                                  .args = { KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE |
+                                            KVM_DIRTY_LOG_INITIALLY_SET } };
     if (ioctl(vm->fd, KVM_ENABLE_CAP, &cap) < 0) {
-        rc = err_errno(err, ERR_HOST, errno, "this kernel's KVM has no manual dirty log (need Linux 5.7)");
+        rc = err_errno(err, ERR_HOST, errno,
+                       "this kernel's KVM has no manual dirty log (need Linux 5.7)");
         kvm_close(&vm->hv);
         return rc;
     }
@@ -362,10 +384,14 @@ int hv_kvm_cpuid(int kvm_fd, struct hv_cpuid *ret, struct err *err)
     *ret = (struct hv_cpuid){ .leaf_count = list->nent };
     for (uint32_t i = 0; i < list->nent; i++) {
         const struct kvm_cpuid_entry2 *e = &list->entries[i];
-        ret->leaf[i] = (struct hv_cpuid_leaf){
-            .leaf = e->function, .subleaf = e->index,
-            .has_subleaf = !!(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
-            .eax = e->eax, .ebx = e->ebx, .ecx = e->ecx, .edx = e->edx };
+        ret->leaf[i] =
+            (struct hv_cpuid_leaf){ .leaf = e->function,
+                                    .subleaf = e->index,
+                                    .has_subleaf = !!(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX),
+                                    .eax = e->eax,
+                                    .ebx = e->ebx,
+                                    .ecx = e->ecx,
+                                    .edx = e->edx };
     }
     return 0;
 }

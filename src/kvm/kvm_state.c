@@ -30,36 +30,70 @@ static int call(int fd, unsigned long request, void *arg, const char *what, stru
 
 static void gpr_from(uint64_t gpr[18], const struct kvm_regs *r)
 {
-    const uint64_t order[18] = { r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi, r->rsp, r->rbp, r->r8,
-                                 r->r9, r->r10, r->r11, r->r12, r->r13, r->r14, r->r15, r->rip, r->rflags };
+    const uint64_t order[18] = { r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi,
+                                 r->rsp, r->rbp, r->r8,  r->r9,  r->r10, r->r11,
+                                 r->r12, r->r13, r->r14, r->r15, r->rip, r->rflags };
     memcpy(gpr, order, sizeof(order));
 }
 
 static struct kvm_regs gpr_to(const uint64_t g[18])
 {
-    return (struct kvm_regs){ .rax = g[0], .rbx = g[1], .rcx = g[2], .rdx = g[3], .rsi = g[4],
-                              .rdi = g[5], .rsp = g[6], .rbp = g[7], .r8 = g[8], .r9 = g[9],
-                              .r10 = g[10], .r11 = g[11], .r12 = g[12], .r13 = g[13], .r14 = g[14],
-                              .r15 = g[15], .rip = g[16], .rflags = g[17] };
+    return (struct kvm_regs){ .rax = g[0],
+                              .rbx = g[1],
+                              .rcx = g[2],
+                              .rdx = g[3],
+                              .rsi = g[4],
+                              .rdi = g[5],
+                              .rsp = g[6],
+                              .rbp = g[7],
+                              .r8 = g[8],
+                              .r9 = g[9],
+                              .r10 = g[10],
+                              .r11 = g[11],
+                              .r12 = g[12],
+                              .r13 = g[13],
+                              .r14 = g[14],
+                              .r15 = g[15],
+                              .rip = g[16],
+                              .rflags = g[17] };
 }
 
 static struct hv_segment segment_from(const struct kvm_segment *s)
 {
-    return (struct hv_segment){ .base = s->base, .limit = s->limit, .selector = s->selector,
-                                .type = s->type, .present = s->present, .dpl = s->dpl, .db = s->db,
-                                .s = s->s, .l = s->l, .g = s->g, .avl = s->avl, .unusable = s->unusable };
+    return (struct hv_segment){ .base = s->base,
+                                .limit = s->limit,
+                                .selector = s->selector,
+                                .type = s->type,
+                                .present = s->present,
+                                .dpl = s->dpl,
+                                .db = s->db,
+                                .s = s->s,
+                                .l = s->l,
+                                .g = s->g,
+                                .avl = s->avl,
+                                .unusable = s->unusable };
 }
 
 static struct kvm_segment segment_to(const struct hv_segment *s)
 {
-    return (struct kvm_segment){ .base = s->base, .limit = s->limit, .selector = s->selector,
-                                 .type = s->type, .present = s->present, .dpl = s->dpl, .db = s->db,
-                                 .s = s->s, .l = s->l, .g = s->g, .avl = s->avl, .unusable = s->unusable };
+    return (struct kvm_segment){ .base = s->base,
+                                 .limit = s->limit,
+                                 .selector = s->selector,
+                                 .type = s->type,
+                                 .present = s->present,
+                                 .dpl = s->dpl,
+                                 .db = s->db,
+                                 .s = s->s,
+                                 .l = s->l,
+                                 .g = s->g,
+                                 .avl = s->avl,
+                                 .unusable = s->unusable };
 }
 
 static void sregs_from(struct hv_vcpu_state *state, const struct kvm_sregs *s)
 {
-    const struct kvm_segment *order[8] = { &s->cs, &s->ds, &s->es, &s->fs, &s->gs, &s->ss, &s->tr, &s->ldt };
+    const struct kvm_segment *order[8] = { &s->cs, &s->ds, &s->es, &s->fs,
+                                           &s->gs, &s->ss, &s->tr, &s->ldt };
     state->segment_count = 8;
     for (int i = 0; i < 8; i++)
         state->segment[i] = segment_from(order[i]);
@@ -77,8 +111,12 @@ static void sregs_from(struct hv_vcpu_state *state, const struct kvm_sregs *s)
 
 static struct kvm_sregs sregs_to(const struct hv_vcpu_state *state)
 {
-    struct kvm_sregs s = { .cr0 = state->cr[0], .cr2 = state->cr[1], .cr3 = state->cr[2],
-                           .cr4 = state->cr[3], .cr8 = state->cr[4], .efer = state->efer,
+    struct kvm_sregs s = { .cr0 = state->cr[0],
+                           .cr2 = state->cr[1],
+                           .cr3 = state->cr[2],
+                           .cr4 = state->cr[3],
+                           .cr8 = state->cr[4],
+                           .efer = state->efer,
                            .apic_base = state->apic_base };
     struct kvm_segment *order[8] = { &s.cs, &s.ds, &s.es, &s.fs, &s.gs, &s.ss, &s.tr, &s.ldt };
     for (int i = 0; i < 8; i++)
@@ -99,7 +137,8 @@ struct msr_batch {
     uint32_t count, pad;
     struct kvm_msr_entry entry[MSRS_PER_CALL];
 };
-static_assert(offsetof(struct msr_batch, entry) == sizeof(struct kvm_msrs), "laid out as the kernel's");
+static_assert(offsetof(struct msr_batch, entry) == sizeof(struct kvm_msrs),
+              "laid out as the kernel's");
 
 static int save_msrs(struct kvm_vcpu *vcpu, struct hv_vcpu_state *state, struct err *err)
 {
@@ -127,7 +166,8 @@ static int save_msrs(struct kvm_vcpu *vcpu, struct hv_vcpu_state *state, struct 
     return 0;
 }
 
-static int load_msr_batch(struct kvm_vcpu *vcpu, const struct hv_msr *msr, uint32_t count, struct err *err)
+static int load_msr_batch(struct kvm_vcpu *vcpu, const struct hv_msr *msr, uint32_t count,
+                          struct err *err)
 {
     struct msr_batch batch;
 
@@ -136,7 +176,8 @@ static int load_msr_batch(struct kvm_vcpu *vcpu, const struct hv_msr *msr, uint3
         memset(&batch, 0, sizeof(batch));
         batch.count = n;
         for (uint32_t i = 0; i < n; i++)
-            batch.entry[i] = (struct kvm_msr_entry){ .index = msr[next + i].index, .data = msr[next + i].value };
+            batch.entry[i] =
+                (struct kvm_msr_entry){ .index = msr[next + i].index, .data = msr[next + i].value };
         int done = ioctl(vcpu->fd, KVM_SET_MSRS, &batch);
         if (done < 0)
             return err_errno(err, ERR_HOST, errno, "KVM: cannot write MSRs");
@@ -172,10 +213,12 @@ static int save_xsave(struct kvm_vcpu *vcpu, struct hv_vcpu_state *state, struct
 {
     int bytes = kvm_vm_of(vcpu->vcpu.hv)->xsave_bytes;
     if (bytes > HV_XSAVE_MAX)
-        return err_set(err, ERR_HOST, ENOSPC, "XSAVE area of %d bytes, and the stream carries %d", bytes, HV_XSAVE_MAX);
+        return err_set(err, ERR_HOST, ENOSPC, "XSAVE area of %d bytes, and the stream carries %d",
+                       bytes, HV_XSAVE_MAX);
     bool wide = bytes > (int)sizeof(struct kvm_xsave);
     state->xsave_len = (uint32_t)bytes;
-    return call(vcpu->fd, wide ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, state->xsave, "cannot read XSAVE state", err);
+    return call(vcpu->fd, wide ? KVM_GET_XSAVE2 : KVM_GET_XSAVE, state->xsave,
+                "cannot read XSAVE state", err);
 }
 
 static int load_xsave(struct kvm_vcpu *vcpu, const struct hv_vcpu_state *state, struct err *err)
@@ -184,11 +227,13 @@ static int load_xsave(struct kvm_vcpu *vcpu, const struct hv_vcpu_state *state, 
     uint8_t area[HV_XSAVE_MAX] = { 0 };
     uint32_t room = (uint32_t)kvm_vm_of(vcpu->vcpu.hv)->xsave_bytes;
     if (room > HV_XSAVE_MAX)
-        return err_set(err, ERR_HOST, ENOSPC, "XSAVE area of %u bytes, and the stream carries %d", room, HV_XSAVE_MAX);
+        return err_set(err, ERR_HOST, ENOSPC, "XSAVE area of %u bytes, and the stream carries %d",
+                       room, HV_XSAVE_MAX);
     for (uint32_t i = room; i < state->xsave_len; i++)
         if (state->xsave[i])
-            return err_set(err, ERR_HOST, ENOTSUP, "XSAVE state of %u bytes, and this host holds %u",
-                           state->xsave_len, room);
+            return err_set(err, ERR_HOST, ENOTSUP,
+                           "XSAVE state of %u bytes, and this host holds %u", state->xsave_len,
+                           room);
     memcpy(area, state->xsave, MIN(state->xsave_len, room));
     return call(vcpu->fd, KVM_SET_XSAVE, area, "cannot load XSAVE state", err);
 }
@@ -218,13 +263,19 @@ static void events_from(struct hv_vcpu_state *s, const struct kvm_vcpu_events *e
 static struct kvm_vcpu_events events_to(const struct hv_vcpu_state *s)
 {
     return (struct kvm_vcpu_events){
-        .exception = { .injected = s->exception_injected, .nr = s->exception_nr,
-                       .has_error_code = s->exception_has_error, .error_code = s->exception_error },
-        .interrupt = { .injected = s->interrupt_injected, .nr = s->interrupt_nr,
-                       .soft = s->interrupt_soft, .shadow = s->interrupt_shadow },
+        .exception = { .injected = s->exception_injected,
+                       .nr = s->exception_nr,
+                       .has_error_code = s->exception_has_error,
+                       .error_code = s->exception_error },
+        .interrupt = { .injected = s->interrupt_injected,
+                       .nr = s->interrupt_nr,
+                       .soft = s->interrupt_soft,
+                       .shadow = s->interrupt_shadow },
         .nmi = { .injected = s->nmi_injected, .pending = s->nmi_pending, .masked = s->nmi_masked },
         .sipi_vector = s->sipi_vector,
-        .smi = { .smm = s->smm, .pending = s->smm_pending, .smm_inside_nmi = s->smm_inside_nmi,
+        .smi = { .smm = s->smm,
+                 .pending = s->smm_pending,
+                 .smm_inside_nmi = s->smm_inside_nmi,
                  .latched_init = s->latched_init },
         .flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |
                  KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM,
@@ -287,7 +338,8 @@ int kvm_vcpu_load(struct hv_vcpu *base, const struct hv_vcpu_state *state, struc
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(base);
     if (state->segment_count != 8)
-        return err_set(err, ERR_PEER, EBADMSG, "vCPU %u with %u segments", base->id, state->segment_count);
+        return err_set(err, ERR_PEER, EBADMSG, "vCPU %u with %u segments", base->id,
+                       state->segment_count);
 
     struct kvm_mp_state mp = { .mp_state = state->mp_state };
     struct kvm_regs regs = gpr_to(state->gpr);
@@ -326,24 +378,42 @@ int kvm_vcpu_load(struct hv_vcpu *base, const struct hv_vcpu_state *state, struc
 
 static struct hv_pic pic_from(const struct kvm_pic_state *p)
 {
-    return (struct hv_pic){ .last_irr = p->last_irr, .irr = p->irr, .imr = p->imr, .isr = p->isr,
-                            .priority_add = p->priority_add, .irq_base = p->irq_base,
-                            .read_reg_select = p->read_reg_select, .poll = p->poll,
-                            .special_mask = p->special_mask, .init_state = p->init_state,
-                            .auto_eoi = p->auto_eoi, .rotate_on_auto_eoi = p->rotate_on_auto_eoi,
-                            .special_fully_nested = p->special_fully_nested_mode, .init4 = p->init4,
-                            .elcr = p->elcr, .elcr_mask = p->elcr_mask };
+    return (struct hv_pic){ .last_irr = p->last_irr,
+                            .irr = p->irr,
+                            .imr = p->imr,
+                            .isr = p->isr,
+                            .priority_add = p->priority_add,
+                            .irq_base = p->irq_base,
+                            .read_reg_select = p->read_reg_select,
+                            .poll = p->poll,
+                            .special_mask = p->special_mask,
+                            .init_state = p->init_state,
+                            .auto_eoi = p->auto_eoi,
+                            .rotate_on_auto_eoi = p->rotate_on_auto_eoi,
+                            .special_fully_nested = p->special_fully_nested_mode,
+                            .init4 = p->init4,
+                            .elcr = p->elcr,
+                            .elcr_mask = p->elcr_mask };
 }
 
 static struct kvm_pic_state pic_to(const struct hv_pic *p)
 {
-    return (struct kvm_pic_state){ .last_irr = p->last_irr, .irr = p->irr, .imr = p->imr, .isr = p->isr,
-                                   .priority_add = p->priority_add, .irq_base = p->irq_base,
-                                   .read_reg_select = p->read_reg_select, .poll = p->poll,
-                                   .special_mask = p->special_mask, .init_state = p->init_state,
-                                   .auto_eoi = p->auto_eoi, .rotate_on_auto_eoi = p->rotate_on_auto_eoi,
+    return (struct kvm_pic_state){ .last_irr = p->last_irr,
+                                   .irr = p->irr,
+                                   .imr = p->imr,
+                                   .isr = p->isr,
+                                   .priority_add = p->priority_add,
+                                   .irq_base = p->irq_base,
+                                   .read_reg_select = p->read_reg_select,
+                                   .poll = p->poll,
+                                   .special_mask = p->special_mask,
+                                   .init_state = p->init_state,
+                                   .auto_eoi = p->auto_eoi,
+                                   .rotate_on_auto_eoi = p->rotate_on_auto_eoi,
                                    .special_fully_nested_mode = p->special_fully_nested,
-                                   .init4 = p->init4, .elcr = p->elcr, .elcr_mask = p->elcr_mask };
+                                   .init4 = p->init4,
+                                   .elcr = p->elcr,
+                                   .elcr_mask = p->elcr_mask };
 }
 
 int kvm_vm_save(struct hv *hv, struct hv_vm_state *state)
@@ -412,10 +482,17 @@ int kvm_vcpu_boot(struct hv_vcpu *base, const struct hv_boot *boot)
         return -errno;
 
     bool long_mode = boot->protocol == HV_BOOT_LINUX64;
-    struct kvm_segment code = { .limit = 0xffffffff, .selector = 0x10, .type = 11, .present = 1, .s = 1,
-                                .g = 1, .db = !long_mode, .l = long_mode };
-    struct kvm_segment data = { .limit = 0xffffffff, .selector = 0x18, .type = 3, .present = 1, .s = 1,
-                                .g = 1, .db = 1 };
+    struct kvm_segment code = { .limit = 0xffffffff,
+                                .selector = 0x10,
+                                .type = 11,
+                                .present = 1,
+                                .s = 1,
+                                .g = 1,
+                                .db = !long_mode,
+                                .l = long_mode };
+    struct kvm_segment data = {
+        .limit = 0xffffffff, .selector = 0x18, .type = 3, .present = 1, .s = 1, .g = 1, .db = 1
+    };
     sregs.cs = code;
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
     sregs.tr = (struct kvm_segment){ .limit = 0x67, .type = 11, .present = 1 };
@@ -423,8 +500,8 @@ int kvm_vcpu_boot(struct hv_vcpu *base, const struct hv_boot *boot)
     sregs.idt = (struct kvm_dtable){ 0 };
     sregs.cr0 = long_mode ? 0x80000011 : 0x11; /* PG, ET, PE */
     sregs.cr3 = long_mode ? boot->page_tables : 0;
-    sregs.cr4 = long_mode ? 0x20 : 0;     /* PAE */
-    sregs.efer = long_mode ? 0x500 : 0;   /* LME, LMA */
+    sregs.cr4 = long_mode ? 0x20 : 0;   /* PAE */
+    sregs.efer = long_mode ? 0x500 : 0; /* LME, LMA */
     struct kvm_regs regs = { .rflags = 2, .rip = boot->entry };
     if (long_mode)
         regs.rsi = boot->info_gpa;

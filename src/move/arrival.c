@@ -30,11 +30,12 @@ void arrival_free(struct arrival *arrival)
 
 static int out_of_place(const struct section *section, struct err *err)
 {
-    return err_set(err, ERR_PEER, EBADMSG, "section %s %u out of place", section_type_name(section->type),
-                   section->instance);
+    return err_set(err, ERR_PEER, EBADMSG, "section %s %u out of place",
+                   section_type_name(section->type), section->instance);
 }
 
-int arrival_facts(struct arrival *arrival, const struct section *section, const void *body, struct err *err)
+int arrival_facts(struct arrival *arrival, const struct section *section, const void *body,
+                  struct err *err)
 {
     int rc;
     if (section->type == SECTION_MACHINE) {
@@ -53,13 +54,14 @@ int arrival_facts(struct arrival *arrival, const struct section *section, const 
     return rc;
 }
 
-int arrival_section(struct arrival *arrival, struct link *link, const struct section *section, bool *handled,
-                    struct err *err)
+int arrival_section(struct arrival *arrival, struct link *link, const struct section *section,
+                    bool *handled, struct err *err)
 {
     *handled = true;
     switch (section->type) {
     case SECTION_PAGES:
-        return arrival->machine ? page_sink_recv(&arrival->sink, link, section, err) : out_of_place(section, err);
+        return arrival->machine ? page_sink_recv(&arrival->sink, link, section, err)
+                                : out_of_place(section, err);
     case SECTION_MACHINE:
     case SECTION_CPUID:
         if (arrival->machine)
@@ -81,7 +83,8 @@ int arrival_section(struct arrival *arrival, struct link *link, const struct sec
     }
     CLEANUP_FREE void *body = malloc(section->length + 1u);
     if (!body)
-        return err_errno(err, ERR_HOST, ENOMEM, "cannot receive section %s", section_type_name(section->type));
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot receive section %s",
+                         section_type_name(section->type));
     int rc = link_recv_body(link, section, body, err);
     if (rc)
         return rc;

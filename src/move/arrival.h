@@ -15,14 +15,15 @@
 
 /* What the place it arrives at provides. */
 struct arrival_host {
-    bool fake;                   /* the fake hypervisor */
+    bool fake; /* the fake hypervisor */
     const struct machine_hooks *hooks;
     struct meter *meter;
     struct loop *loop;
     /* Runs fn(arg) on the loop's thread and returns when it has: machines are made and freed there. */
     void (*on_loop)(void *ctx, void (*fn)(void *arg), void *arg);
     /* Where this host keeps each device: fills `host` for `config`. */
-    int (*place)(void *ctx, const struct machine_config *config, struct host_config *host, struct err *err);
+    int (*place)(void *ctx, const struct machine_config *config, struct host_config *host,
+                 struct err *err);
     void *ctx;
 };
 
@@ -47,11 +48,12 @@ void arrival_free(struct arrival *arrival);
 
 /* Takes in one section whose head has just been read; *handled is false (and the body unread) for a type
  * that is no part of a machine. */
-int arrival_section(struct arrival *arrival, struct link *link, const struct section *section, bool *handled,
-                    struct err *err) MUST_CHECK;
+int arrival_section(struct arrival *arrival, struct link *link, const struct section *section,
+                    bool *handled, struct err *err) MUST_CHECK;
 
 /* The same for a MACHINE or CPUID section whose body has been received and checked. */
-int arrival_facts(struct arrival *arrival, const struct section *section, const void *body, struct err *err) MUST_CHECK;
+int arrival_facts(struct arrival *arrival, const struct section *section, const void *body,
+                  struct err *err) MUST_CHECK;
 
 /* Whether this host can run what MACHINE and CPUID described; on an empty report its needs are held. */
 int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *err) MUST_CHECK;

@@ -79,7 +79,8 @@ static int put_pages(struct writing *w, struct err *err)
         w->end.sections++;
         rc = link_send(&w->link, bytes, len, err);
         w->progress.pages_sent = source.round.data + source.round.zero;
-        w->progress.pages_left = machine->mem.pages - w->progress.pages_sent - source.round.untouched;
+        w->progress.pages_left =
+            machine->mem.pages - w->progress.pages_sent - source.round.untouched;
         w->progress.bytes = w->link.sent_bytes;
         move_progress_report(w->env, &w->progress, BILL_STOP_AND_COPY);
     }
@@ -91,7 +92,10 @@ static int put_pages(struct writing *w, struct err *err)
     bill_pages(w->bill, BILL_PAGES_DATA, n->data);
     bill_bytes(w->bill, BILL_BYTES_PAGE_DATA, n->data * PAGE_BYTES);
     bill_bytes(w->bill, BILL_BYTES_PROTOCOL, n->bytes - n->data * PAGE_BYTES);
-    struct bill_round round = { .paused = true, .pages_data = n->data, .pages_zero = n->zero, .bytes = n->bytes,
+    struct bill_round round = { .paused = true,
+                                .pages_data = n->data,
+                                .pages_zero = n->zero,
+                                .bytes = n->bytes,
                                 .duration_ns = clock_now_ns() - began };
     bill_round(w->bill, &round);
     page_source_fini(&source);
@@ -160,7 +164,8 @@ static int write_file(struct writing *w, const char *path, struct err *err)
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot make %s durable", path) : 0;
 }
 
-int checkpoint_write(const struct move_env *env, const char *path, struct bill *bill, struct err *err)
+int checkpoint_write(const struct move_env *env, const char *path, struct bill *bill,
+                     struct err *err)
 {
     struct writing w = { .env = env, .bill = bill, .link = LINK_NONE };
     struct meter_span span;
@@ -194,7 +199,8 @@ static int read_header(struct link *link, struct err *err)
     return rc ? rc : stream_header_decode(head, &header, err);
 }
 
-static int read_end(struct link *link, const struct section *section, const struct stream_end *counted, struct err *err)
+static int read_end(struct link *link, const struct section *section,
+                    const struct stream_end *counted, struct err *err)
 {
     uint8_t body[64], extra;
     struct stream_end end;
@@ -206,10 +212,13 @@ static int read_end(struct link *link, const struct section *section, const stru
         rc = section_get(section, body, &stream_end_schema, &end, err);
     if (rc)
         return rc;
-    if (end.sections != counted->sections || end.data_pages != counted->data_pages || end.zero_pages != counted->zero_pages)
-        return err_set(err, ERR_PEER, EBADMSG, "the file holds %llu sections and %llu pages, and its end says %llu and %llu",
-                       (unsigned long long)counted->sections, (unsigned long long)counted->data_pages,
-                       (unsigned long long)end.sections, (unsigned long long)end.data_pages);
+    if (end.sections != counted->sections || end.data_pages != counted->data_pages ||
+        end.zero_pages != counted->zero_pages)
+        return err_set(
+            err, ERR_PEER, EBADMSG,
+            "the file holds %llu sections and %llu pages, and its end says %llu and %llu",
+            (unsigned long long)counted->sections, (unsigned long long)counted->data_pages,
+            (unsigned long long)end.sections, (unsigned long long)end.data_pages);
     if (readv(link->fd, &iov, 1) != 0)
         return err_set(err, ERR_PEER, EBADMSG, "bytes follow the end of the stream");
     return 0;
@@ -218,14 +227,16 @@ static int read_end(struct link *link, const struct section *section, const stru
 static int skip_body(struct link *link, const struct section *section, struct err *err)
 {
     if (!(section->flags & SECTION_OPTIONAL))
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "section type %u is required and unknown to this build", section->type);
+        return err_set(err, ERR_PEER, EPROTONOSUPPORT,
+                       "section type %u is required and unknown to this build", section->type);
     CLEANUP_FREE void *body = malloc(section->length + 1u);
     if (!body)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot skip a section");
     return link_recv_body(link, section, body, err);
 }
 
-static int create_when_known(struct arrival *arrival, const char *name, struct bill *bill, struct err *err)
+static int create_when_known(struct arrival *arrival, const char *name, struct bill *bill,
+                             struct err *err)
 {
     struct fit_report report;
     int rc = arrival_fit(arrival, &report, err);
@@ -240,15 +251,16 @@ static int create_when_known(struct arrival *arrival, const char *name, struct b
     return arrival_create(arrival, err);
 }
 
-static int read_all(const struct move_env *env, struct arrival *arrival, struct link *link, const char *name,
-                    struct bill *bill, struct err *err)
+static int read_all(const struct move_env *env, struct arrival *arrival, struct link *link,
+                    const char *name, struct bill *bill, struct err *err)
 {
     struct stream_end counted = { 0 };
     int rc = read_header(link, err);
     while (!rc) {
         struct section section;
         bool handled;
-        rc = cancelled(env) ? err_set(err, ERR_CALLER, ECANCELED, "cancelled") : link_recv_head(link, &section, err);
+        rc = cancelled(env) ? err_set(err, ERR_CALLER, ECANCELED, "cancelled")
+                            : link_recv_head(link, &section, err);
         if (rc)
             break;
         if (section.type == SECTION_END)
@@ -258,7 +270,8 @@ static int read_all(const struct move_env *env, struct arrival *arrival, struct 
             if (!rc)
                 bill_stage(bill, BILL_STOP_AND_COPY, clock_now_ns());
         } else if (section.type == SECTION_VM && !arrival->machine) {
-            rc = create_when_known(arrival, name, bill, err); /* a guest that never touched a page */
+            rc =
+                create_when_known(arrival, name, bill, err); /* a guest that never touched a page */
         }
         if (!rc)
             rc = arrival_section(arrival, link, &section, &handled, err);
@@ -271,8 +284,8 @@ static int read_all(const struct move_env *env, struct arrival *arrival, struct 
     return rc;
 }
 
-int checkpoint_read(const struct move_env *env, const struct arrival_host *host, const char *path, const char *name,
-                    struct bill *bill, struct machine **ret, struct err *err)
+int checkpoint_read(const struct move_env *env, const struct arrival_host *host, const char *path,
+                    const char *name, struct bill *bill, struct machine **ret, struct err *err)
 {
     struct meter_span span;
     struct bill_side side;
@@ -284,7 +297,8 @@ int checkpoint_read(const struct move_env *env, const struct arrival_host *host,
     meter_span_begin(env->meter, &span);
 
     int rc = 0;
-    CLEANUP_FD int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* of a FIFO: do not wait for a writer */
+    CLEANUP_FD int fd =
+        open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* of a FIFO: do not wait for a writer */
     struct arrival *arrival = arrival_new(host);
     if (fd < 0)
         rc = err_errno(&reason, ERR_CALLER, errno, "cannot open %s", path);
@@ -300,10 +314,14 @@ int checkpoint_read(const struct move_env *env, const struct arrival_host *host,
     if (!rc) {
         bill_pages(bill, BILL_PAGES_DATA, arrival->sink.data_pages);
         bill_pages(bill, BILL_PAGES_ZERO, arrival->sink.zero_pages);
-        bill_pages(bill, BILL_PAGES_NEVER_TOUCHED, arrival->machine->mem.pages - arrival->sink.data_pages - arrival->sink.zero_pages);
+        bill_pages(bill, BILL_PAGES_NEVER_TOUCHED,
+                   arrival->machine->mem.pages - arrival->sink.data_pages -
+                       arrival->sink.zero_pages);
         bill_bytes(bill, BILL_BYTES_PAGE_DATA, arrival->sink.data_pages * PAGE_BYTES);
         bill_bytes(bill, BILL_BYTES_DEVICE_STATE, arrival->state_bytes);
-        bill_bytes(bill, BILL_BYTES_PROTOCOL, link.received_bytes - arrival->sink.data_pages * PAGE_BYTES - arrival->state_bytes);
+        bill_bytes(bill, BILL_BYTES_PROTOCOL,
+                   link.received_bytes - arrival->sink.data_pages * PAGE_BYTES -
+                       arrival->state_bytes);
         (void)snprintf(bill->name, sizeof(bill->name), "%s", arrival->config.name);
         *ret = arrival_take(arrival);
     } else {

@@ -11,8 +11,10 @@
 
 /* Pauses the guest, writes it to `path`, and resumes it. On failure `path` is what it was before. The
  * bill is complete in either case. */
-int checkpoint_write(const struct move_env *env, const char *path, struct bill *bill, struct err *err) MUST_CHECK;
+int checkpoint_write(const struct move_env *env, const char *path, struct bill *bill,
+                     struct err *err) MUST_CHECK;
 
 /* Builds the machine in `path`, paused; *ret is the caller's. `name`: run it under this name ("" = its own). */
-int checkpoint_read(const struct move_env *env, const struct arrival_host *host, const char *path, const char *name,
-                    struct bill *bill, struct machine **ret, struct err *err) MUST_CHECK;
+int checkpoint_read(const struct move_env *env, const struct arrival_host *host, const char *path,
+                    const char *name, struct bill *bill, struct machine **ret,
+                    struct err *err) MUST_CHECK;

@@ -11,22 +11,25 @@
 #include <string.h>
 #include <sys/socket.h>
 
-int link_split_address(const char *address, char *host, size_t host_size, char *port, size_t port_size,
-                       struct err *err)
+int link_split_address(const char *address, char *host, size_t host_size, char *port,
+                       size_t port_size, struct err *err)
 {
     const char *colon = strrchr(address, ':');
     if (!colon || colon == address || !colon[1] || strlen(colon + 1) >= port_size)
-        return err_set(err, ERR_CALLER, EINVAL, "%s: not an address; want HOST:PORT or [IPV6]:PORT", address);
+        return err_set(err, ERR_CALLER, EINVAL, "%s: not an address; want HOST:PORT or [IPV6]:PORT",
+                       address);
     const char *first = address;
     size_t len = (size_t)(colon - address);
     if (first[0] == '[' && first[len - 1] == ']') {
         first++;
         len -= 2;
     } else if (memchr(first, ':', len)) {
-        return err_set(err, ERR_CALLER, EINVAL, "%s: an IPv6 address needs brackets: [ADDRESS]:PORT", address);
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "%s: an IPv6 address needs brackets: [ADDRESS]:PORT", address);
     }
     if (len == 0 || len >= host_size)
-        return err_set(err, ERR_CALLER, EINVAL, "%s: not an address; want HOST:PORT or [IPV6]:PORT", address);
+        return err_set(err, ERR_CALLER, EINVAL, "%s: not an address; want HOST:PORT or [IPV6]:PORT",
+                       address);
     memcpy(host, first, len);
     host[len] = '\0';
     (void)snprintf(port, port_size, "%s", colon + 1);
@@ -36,7 +39,8 @@ int link_split_address(const char *address, char *host, size_t host_size, char *
 /* Waits for `events` on the socket. 0, -ECANCELED, -ETIMEDOUT, -errno. */
 static int wait_for(struct link *link, short events, int timeout_ms)
 {
-    struct pollfd fds[2] = { { .fd = link->fd, .events = events }, { .fd = link->cancel_fd, .events = POLLIN } };
+    struct pollfd fds[2] = { { .fd = link->fd, .events = events },
+                             { .fd = link->cancel_fd, .events = POLLIN } };
     for (;;) {
         int n = poll(fds, 2, timeout_ms);
         if (n < 0 && errno == EINTR)
@@ -67,7 +71,8 @@ static int explain(struct link *link, int rc, const char *doing, struct err *err
         return err_set(err, ERR_PEER, ETIMEDOUT, "no progress for %llu ms while %s",
                        (unsigned long long)(link->stall_limit_ns / CLOCK_MSEC), doing);
     if (rc == -ENODATA && link->file)
-        return err_set(err, ERR_PEER, EBADMSG, "the file ends too early: it is torn or not complete");
+        return err_set(err, ERR_PEER, EBADMSG,
+                       "the file ends too early: it is torn or not complete");
     if (rc == -ENODATA)
         return err_set(err, ERR_PEER, ECONNRESET, "the other side closed the connection");
     if (link->file)
@@ -77,7 +82,8 @@ static int explain(struct link *link, int rc, const char *doing, struct err *err
 
 static int connect_one(struct link *link, const struct addrinfo *ai)
 {
-    CLEANUP_FD int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol);
+    CLEANUP_FD int fd =
+        socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, ai->ai_protocol);
     if (fd < 0)
         return -errno;
     if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
@@ -122,7 +128,8 @@ int link_connect(struct link *link, const char *address, struct err *err)
     int rc = link_split_address(address, host, sizeof(host), port, sizeof(port), err);
     if (rc)
         return rc;
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV }, *list = NULL;
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV },
+                    *list = NULL;
     int gai = getaddrinfo(host, port, &hints, &list);
     if (gai)
         return err_set(err, ERR_CALLER, EINVAL, "%s: %s", address, gai_strerror(gai));

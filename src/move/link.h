@@ -14,10 +14,11 @@
 #include <sys/uio.h>
 
 struct link {
-    int fd;         /* owned; -1 = not connected */
-    int cancel_fd;  /* borrowed; readable = stop waiting; -1 = none */
+    int fd;        /* owned; -1 = not connected */
+    int cancel_fd; /* borrowed; readable = stop waiting; -1 = none */
     uint64_t stall_limit_ns;
-    uint64_t until_ns; /* on the monotonic clock: nothing is waited for any longer; 0 = no such limit */
+    uint64_t
+        until_ns; /* on the monotonic clock: nothing is waited for any longer; 0 = no such limit */
     uint64_t sent_bytes, received_bytes;
     bool file;
     bool mid_section; /* a send was interrupted: nothing more can be said on this connection */
@@ -50,12 +51,13 @@ int link_wait(struct link *link, int timeout_ms) MUST_CHECK;
 int link_recv_head(struct link *link, struct section *ret, struct err *err) MUST_CHECK;
 
 /* Receives and checks the body of `section` into `body` (section->length bytes). */
-int link_recv_body(struct link *link, const struct section *section, void *body, struct err *err) MUST_CHECK;
+int link_recv_body(struct link *link, const struct section *section, void *body,
+                   struct err *err) MUST_CHECK;
 
 /* Reads and drops what still comes, until the peer closes or `limit_ns` passed: so that what was said
  * last is not lost to a reset. */
 void link_linger(struct link *link, uint64_t limit_ns);
 
 /* Splits HOST:PORT; host of at least NI_MAXHOST bytes, port of at least 8. */
-int link_split_address(const char *address, char *host, size_t host_size, char *port, size_t port_size,
-                       struct err *err) MUST_CHECK;
+int link_split_address(const char *address, char *host, size_t host_size, char *port,
+                       size_t port_size, struct err *err) MUST_CHECK;

@@ -28,22 +28,14 @@ static const struct kind {
     const struct schema *schema;
     const char *name;
 } kinds[] = {
-    { &message_hello_schema, "hello" },
-    { &message_verdict_schema, "verdict" },
-    { &message_reserve_schema, "reserve" },
-    { &message_reserved_schema, "reserved" },
-    { &message_round_schema, "round" },
-    { &message_round_done_schema, "round-done" },
-    { &message_round_ack_schema, "round-ack" },
-    { &message_state_done_schema, "state-done" },
-    { &message_prepared_schema, "prepared" },
-    { &message_commit_schema, "commit" },
-    { &message_committed_schema, "committed" },
-    { &message_activated_schema, "activated" },
-    { &message_abort_schema, "abort" },
-    { &message_resolve_schema, "resolve" },
-    { &message_status_schema, "status" },
-    { &message_settled_schema, "settled" },
+    { &message_hello_schema, "hello" },         { &message_verdict_schema, "verdict" },
+    { &message_reserve_schema, "reserve" },     { &message_reserved_schema, "reserved" },
+    { &message_round_schema, "round" },         { &message_round_done_schema, "round-done" },
+    { &message_round_ack_schema, "round-ack" }, { &message_state_done_schema, "state-done" },
+    { &message_prepared_schema, "prepared" },   { &message_commit_schema, "commit" },
+    { &message_committed_schema, "committed" }, { &message_activated_schema, "activated" },
+    { &message_abort_schema, "abort" },         { &message_resolve_schema, "resolve" },
+    { &message_status_schema, "status" },       { &message_settled_schema, "settled" },
 };
 static_assert(ARRAY_LEN(kinds) == KIND_COUNT, "one row a message, in the order of the numbers");
 static_assert((int)MESSAGE_TYPE_END <= (int)SECTION_TYPE_MAX, "messages fit their range");
@@ -108,14 +100,29 @@ static int check_token(const struct message *message, struct err *err)
     const uint8_t *token = NULL;
 
     switch ((enum message_type)message->type) {
-    case MESSAGE_HELLO: token = message->hello.token; break;
-    case MESSAGE_COMMIT: token = message->commit.token; break;
-    case MESSAGE_COMMITTED: token = message->committed.token; break;
-    case MESSAGE_ACTIVATED: token = message->activated.token; break;
-    case MESSAGE_RESOLVE: token = message->resolve.token; break;
-    case MESSAGE_STATUS: token = message->status.token; break;
-    case MESSAGE_SETTLED: token = message->settled.token; break;
-    default: break; /* has none; ABORT may come before one is known */
+    case MESSAGE_HELLO:
+        token = message->hello.token;
+        break;
+    case MESSAGE_COMMIT:
+        token = message->commit.token;
+        break;
+    case MESSAGE_COMMITTED:
+        token = message->committed.token;
+        break;
+    case MESSAGE_ACTIVATED:
+        token = message->activated.token;
+        break;
+    case MESSAGE_RESOLVE:
+        token = message->resolve.token;
+        break;
+    case MESSAGE_STATUS:
+        token = message->status.token;
+        break;
+    case MESSAGE_SETTLED:
+        token = message->settled.token;
+        break;
+    default:
+        break; /* has none; ABORT may come before one is known */
     }
     if (token && token_is_zero(token))
         return err_set(err, ERR_PEER, EBADMSG, "message %s: empty token",
@@ -251,7 +258,7 @@ const char *move_mode_name(uint32_t mode)
 const char *move_knows_name(uint32_t knows)
 {
     static const char *const names[] = {
-        [KNOWS_NOTHING] = "nothing", [KNOWS_HELD] = "held", [KNOWS_RECORDING] = "recording",
+        [KNOWS_NOTHING] = "nothing",     [KNOWS_HELD] = "held", [KNOWS_RECORDING] = "recording",
         [KNOWS_COMMITTED] = "committed", [KNOWS_DIED] = "died",
     };
     static_assert(ARRAY_LEN(names) == KNOWS_MAX, "one name each");

@@ -66,38 +66,38 @@ enum move_mode { MOVE_STOP_COPY = 1, MOVE_PRE_COPY, MOVE_MODE_MAX };
  * are the format. Names by move_reason_name(). */
 enum move_reason {
     /* facts of a VERDICT: what the source needs and the target has */
-    REASON_VERSION = 1,  /* of godwit or of the stream */
-    REASON_CPU_FEATURE,  /* a CPU feature the guest was shown is missing; one reason a feature word */
-    REASON_CPU_OTHER,    /* vendor, address width, vCPU count */
-    REASON_HYPERVISOR,   /* a KVM capability is missing */
-    REASON_CLOCK,        /* the guest's clock cannot go on here */
-    REASON_MEMORY,       /* too little */
-    REASON_DEVICE,       /* a device the target cannot make */
-    REASON_DISK,         /* a disk that is missing, of another size, or of other contents */
-    REASON_NETWORK,      /* a tap that is missing or of other abilities */
-    REASON_NAME,         /* name or uuid is in use here, or not the one waited for */
-    REASON_TOKEN,        /* the token was used before */
+    REASON_VERSION = 1, /* of godwit or of the stream */
+    REASON_CPU_FEATURE, /* a CPU feature the guest was shown is missing; one reason a feature word */
+    REASON_CPU_OTHER,   /* vendor, address width, vCPU count */
+    REASON_HYPERVISOR,  /* a KVM capability is missing */
+    REASON_CLOCK,       /* the guest's clock cannot go on here */
+    REASON_MEMORY,      /* too little */
+    REASON_DEVICE,      /* a device the target cannot make */
+    REASON_DISK,        /* a disk that is missing, of another size, or of other contents */
+    REASON_NETWORK,     /* a tap that is missing or of other abilities */
+    REASON_NAME,        /* name or uuid is in use here, or not the one waited for */
+    REASON_TOKEN,       /* the token was used before */
 
     /* ends of a move */
     REASON_CANCELLED = 32,
-    REASON_CONNECT,       /* no connection could be made */
-    REASON_LOST,          /* the connection broke */
-    REASON_STALLED,       /* no progress for the stall limit */
-    REASON_PROTOCOL,      /* a message or section out of place */
-    REASON_BAD_BYTES,     /* damaged or impossible bytes */
-    REASON_REFUSED,       /* the verdict; its reasons say why */
-    REASON_RESERVE,       /* the target could not set aside what it promised */
-    REASON_SOURCE,        /* the source could not read or pause its own guest */
-    REASON_LOAD,          /* the target could not load what it got */
-    REASON_RECORD,        /* an owner record could not be written */
-    REASON_BUSY,          /* another move is under way at this target */
-    REASON_TARGET_GONE,   /* the target says it holds nothing and never ran */
-    REASON_TARGET_DIED,   /* the target recorded that it owns the guest, then its process died */
-    REASON_OTHER_STORE,   /* whoever answers does not hold the records of the target moved to */
-    REASON_SOURCE_DIED,   /* a restarted source learned that the target holds nothing: the VM is lost */
-    REASON_OPERATOR,      /* a person decided */
-    REASON_SPLIT,         /* both sides run the guest: only after a person's wrong decision */
-    REASON_BUG,           /* the pump broke its contract */
+    REASON_CONNECT,     /* no connection could be made */
+    REASON_LOST,        /* the connection broke */
+    REASON_STALLED,     /* no progress for the stall limit */
+    REASON_PROTOCOL,    /* a message or section out of place */
+    REASON_BAD_BYTES,   /* damaged or impossible bytes */
+    REASON_REFUSED,     /* the verdict; its reasons say why */
+    REASON_RESERVE,     /* the target could not set aside what it promised */
+    REASON_SOURCE,      /* the source could not read or pause its own guest */
+    REASON_LOAD,        /* the target could not load what it got */
+    REASON_RECORD,      /* an owner record could not be written */
+    REASON_BUSY,        /* another move is under way at this target */
+    REASON_TARGET_GONE, /* the target says it holds nothing and never ran */
+    REASON_TARGET_DIED, /* the target recorded that it owns the guest, then its process died */
+    REASON_OTHER_STORE, /* whoever answers does not hold the records of the target moved to */
+    REASON_SOURCE_DIED, /* a restarted source learned that the target holds nothing: the VM is lost */
+    REASON_OPERATOR,    /* a person decided */
+    REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
+    REASON_BUG,         /* the pump broke its contract */
     REASON_MAX
 };
 
@@ -117,105 +117,102 @@ enum move_intent {
     INTENT_MAX
 };
 
-#define MESSAGE_HELLO_FIELDS(F, T)                                                 \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
-    F(T, u32, mode)             /* enum move_mode */                               \
-    F(T, u64, pages)            /* of guest memory, all of it */                   \
-    F(T, u8, paused)            /* by its user: it arrives paused */               \
-    F(T, text, name, 64)        /* the machine's */                                \
-    F(T, text, source, 64)      /* the source host's name, for people */           \
-    F(T, text, version, 64)     /* of the source's godwit, for people */
+#define MESSAGE_HELLO_FIELDS(F, T)                                   \
+    F(T, u8s, token, MOVE_TOKEN_BYTES)                               \
+    F(T, u32, mode)         /* enum move_mode */                     \
+    F(T, u64, pages)        /* of guest memory, all of it */         \
+    F(T, u8, paused)        /* by its user: it arrives paused */     \
+    F(T, text, name, 64)    /* the machine's */                      \
+    F(T, text, source, 64)  /* the source host's name, for people */ \
+    F(T, text, version, 64) /* of the source's godwit, for people */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
-#define MESSAGE_REASON_FIELDS(F, T)                                                \
-    F(T, u32, code)             /* enum move_reason */                             \
-    F(T, text, fact, 64)        /* what differs: "cpu.avx512f", "disk.root.size" */\
-    F(T, text, have, 96)        /* of the source */                                \
-    F(T, text, want, 96)        /* what the target has instead */                  \
-    F(T, text, text, 192)       /* one sentence for people */
+#define MESSAGE_REASON_FIELDS(F, T)                                           \
+    F(T, u32, code)       /* enum move_reason */                              \
+    F(T, text, fact, 64)  /* what differs: "cpu.avx512f", "disk.root.size" */ \
+    F(T, text, have, 96)  /* of the source */                                 \
+    F(T, text, want, 96)  /* what the target has instead */                   \
+    F(T, text, text, 192) /* one sentence for people */
 SCHEMA_STRUCT(message_reason, MESSAGE_REASON_FIELDS);
 
-#define MESSAGE_VERDICT_FIELDS(F, T)                                               \
-    F(T, u8, ok)                /* 1: no reason follows; 0: at least one does */   \
-    F(T, text, target, 64)      /* the target host's name, for people */           \
-    F(T, text, version, 64)     /* of the target's godwit, for people */           \
+#define MESSAGE_VERDICT_FIELDS(F, T)                                         \
+    F(T, u8, ok)            /* 1: no reason follows; 0: at least one does */ \
+    F(T, text, target, 64)  /* the target host's name, for people */         \
+    F(T, text, version, 64) /* of the target's godwit, for people */         \
     F(T, list, reason, message_reason, MOVE_REASONS_MAX)
 SCHEMA_STRUCT(message_verdict, MESSAGE_VERDICT_FIELDS);
 
-#define MESSAGE_RESERVE_FIELDS(F, T)                                               \
-    F(T, u64, pages)            /* of guest memory to set aside */
+#define MESSAGE_RESERVE_FIELDS(F, T) F(T, u64, pages) /* of guest memory to set aside */
 SCHEMA_STRUCT(message_reserve, MESSAGE_RESERVE_FIELDS);
 
-#define MESSAGE_RESERVED_FIELDS(F, T)                                              \
-    F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */          \
+#define MESSAGE_RESERVED_FIELDS(F, T)                                     \
+    F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */ \
     F(T, u64, duration_ns)
 SCHEMA_STRUCT(message_reserved, MESSAGE_RESERVED_FIELDS);
 
-#define MESSAGE_ROUND_FIELDS(F, T)                                                 \
-    F(T, u32, number)           /* from 1 */                                       \
-    F(T, u8, last)              /* 1: the guest is paused */                       \
-    F(T, u64, pages_estimate)   /* for progress bars only */
+#define MESSAGE_ROUND_FIELDS(F, T)                         \
+    F(T, u32, number)         /* from 1 */                 \
+    F(T, u8, last)            /* 1: the guest is paused */ \
+    F(T, u64, pages_estimate) /* for progress bars only */
 SCHEMA_STRUCT(message_round, MESSAGE_ROUND_FIELDS);
 
-#define MESSAGE_ROUND_DONE_FIELDS(F, T)                                            \
-    F(T, u32, number)                                                              \
-    F(T, u64, pages)            /* described in this round's PAGES, of every kind */\
-    F(T, u64, bytes)            /* those sections' bytes, for the bill */
+#define MESSAGE_ROUND_DONE_FIELDS(F, T)                                   \
+    F(T, u32, number)                                                     \
+    F(T, u64, pages) /* described in this round's PAGES, of every kind */ \
+    F(T, u64, bytes) /* those sections' bytes, for the bill */
 SCHEMA_STRUCT(message_round_done, MESSAGE_ROUND_DONE_FIELDS);
 
-#define MESSAGE_ROUND_ACK_FIELDS(F, T)                                             \
-    F(T, u32, number)                                                              \
-    F(T, u64, pages)            /* applied: equal to ROUND_DONE's */
+#define MESSAGE_ROUND_ACK_FIELDS(F, T) \
+    F(T, u32, number)                  \
+    F(T, u64, pages) /* applied: equal to ROUND_DONE's */
 SCHEMA_STRUCT(message_round_ack, MESSAGE_ROUND_ACK_FIELDS);
 
-#define MESSAGE_STATE_DONE_FIELDS(F, T)                                            \
-    F(T, u32, sections)         /* of device state since the last ROUND_DONE */
+#define MESSAGE_STATE_DONE_FIELDS(F, T) \
+    F(T, u32, sections) /* of device state since the last ROUND_DONE */
 SCHEMA_STRUCT(message_state_done, MESSAGE_STATE_DONE_FIELDS);
 
 /* Times since STATE_DONE was taken from the connection. */
-#define MESSAGE_PREPARED_FIELDS(F, T)                                              \
-    F(T, u64, check_ns)         /* decode and validate, no effects */              \
-    F(T, u64, load_ns)          /* apply */
+#define MESSAGE_PREPARED_FIELDS(F, T)                         \
+    F(T, u64, check_ns) /* decode and validate, no effects */ \
+    F(T, u64, load_ns)  /* apply */
 SCHEMA_STRUCT(message_prepared, MESSAGE_PREPARED_FIELDS);
 
-#define MESSAGE_COMMIT_FIELDS(F, T)                                                \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)
+#define MESSAGE_COMMIT_FIELDS(F, T) F(T, u8s, token, MOVE_TOKEN_BYTES)
 SCHEMA_STRUCT(message_commit, MESSAGE_COMMIT_FIELDS);
 
-#define MESSAGE_COMMITTED_FIELDS(F, T)                                             \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
-    F(T, u64, record_ns)        /* from COMMIT taken to record durable */
+#define MESSAGE_COMMITTED_FIELDS(F, T) \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) \
+    F(T, u64, record_ns) /* from COMMIT taken to record durable */
 SCHEMA_STRUCT(message_committed, MESSAGE_COMMITTED_FIELDS);
 
-#define MESSAGE_ACTIVATED_FIELDS(F, T)                                             \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
-    F(T, u64, record_ns)        /* from COMMIT taken to record durable */          \
-    F(T, u64, resume_ns)        /* from record durable to all vCPUs running */     \
-    F(T, u64, running_wall_ns)  /* CLOCK_REALTIME of that moment */                \
+#define MESSAGE_ACTIVATED_FIELDS(F, T)                                            \
+    F(T, u8s, token, MOVE_TOKEN_BYTES)                                            \
+    F(T, u64, record_ns)           /* from COMMIT taken to record durable */      \
+    F(T, u64, resume_ns)           /* from record durable to all vCPUs running */ \
+    F(T, u64, running_wall_ns)     /* CLOCK_REALTIME of that moment */            \
     F(T, list, side, bill_side, 1) /* what the target measured of itself */
 SCHEMA_STRUCT(message_activated, MESSAGE_ACTIVATED_FIELDS);
 
-#define MESSAGE_ABORT_FIELDS(F, T)                                                 \
-    F(T, u8s, token, MOVE_TOKEN_BYTES) /* all zero: sent before a token was known */\
-    F(T, u32, reason)           /* enum move_reason */                             \
-    F(T, u32, fault)            /* enum err_fault, as the sender sees it */        \
+#define MESSAGE_ABORT_FIELDS(F, T)                                                   \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) /* all zero: sent before a token was known */ \
+    F(T, u32, reason)                  /* enum move_reason */                        \
+    F(T, u32, fault)                   /* enum err_fault, as the sender sees it */   \
     F(T, text, text, 256)
 SCHEMA_STRUCT(message_abort, MESSAGE_ABORT_FIELDS);
 
-#define MESSAGE_RESOLVE_FIELDS(F, T)                                               \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
-    F(T, u32, intent)           /* enum move_intent */
+#define MESSAGE_RESOLVE_FIELDS(F, T)   \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) \
+    F(T, u32, intent) /* enum move_intent */
 SCHEMA_STRUCT(message_resolve, MESSAGE_RESOLVE_FIELDS);
 
-#define MESSAGE_STATUS_FIELDS(F, T)                                                \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                                             \
-    F(T, u8s, store, MOVE_STORE_BYTES) /* whose records this was answered from */  \
-    F(T, u32, knows)            /* enum move_knows */                              \
-    F(T, u32, reason)           /* enum move_reason: why it is so; 0 = none */
+#define MESSAGE_STATUS_FIELDS(F, T)                                               \
+    F(T, u8s, token, MOVE_TOKEN_BYTES)                                            \
+    F(T, u8s, store, MOVE_STORE_BYTES) /* whose records this was answered from */ \
+    F(T, u32, knows)                   /* enum move_knows */                      \
+    F(T, u32, reason)                  /* enum move_reason: why it is so; 0 = none */
 SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 
-#define MESSAGE_SETTLED_FIELDS(F, T)                                               \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)
+#define MESSAGE_SETTLED_FIELDS(F, T) F(T, u8s, token, MOVE_TOKEN_BYTES)
 SCHEMA_STRUCT(message_settled, MESSAGE_SETTLED_FIELDS);
 
 /* Any message: `type` says which member holds it. */
@@ -260,7 +257,7 @@ int message_decode(const struct section *section, const void *body, struct messa
 const struct schema *message_schema(uint16_t type);
 
 /* Names as JSON, logs and man pages spell them; "unknown" for what has none. */
-const char *message_name(uint16_t type);          /* "round-done" */
-const char *move_reason_name(uint32_t reason);    /* "cpu-feature", "target-died" */
-const char *move_mode_name(uint32_t mode);        /* "stop-copy", "pre-copy" */
-const char *move_knows_name(uint32_t knows);      /* "held" */
+const char *message_name(uint16_t type);       /* "round-done" */
+const char *move_reason_name(uint32_t reason); /* "cpu-feature", "target-died" */
+const char *move_mode_name(uint32_t mode);     /* "stop-copy", "pre-copy" */
+const char *move_knows_name(uint32_t knows);   /* "held" */

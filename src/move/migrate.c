@@ -56,7 +56,7 @@ struct migration {
     uint64_t round_began_ns, progress_told_ns;
     struct move_progress progress;
     struct meter_span span;
-    bool measured;          /* `here` is what this monitor spent */
+    bool measured; /* `here` is what this monitor spent */
     struct bill_side here;
 };
 
@@ -104,7 +104,8 @@ static void measure(struct migration *m)
 
 /* ------------------------------------------------------------------------------------ actions: sending */
 
-static void send_bytes(struct migration *m, const void *bytes, size_t len, enum bill_bytes_kind kind)
+static void send_bytes(struct migration *m, const void *bytes, size_t len,
+                       enum bill_bytes_kind kind)
 {
     struct err err;
     int rc = wire_send(&m->wire, bytes, len, &err);
@@ -198,8 +199,12 @@ static void end_round(struct migration *m)
     } else {
         bill_pages_again(m->bill, n->data + n->zero);
     }
-    struct bill_round round = { .paused = m->last_round, .pages_data = n->data, .pages_zero = n->zero,
-                                .pages_dirtied = left, .bytes = n->bytes, .duration_ns = now - m->round_began_ns };
+    struct bill_round round = { .paused = m->last_round,
+                                .pages_data = n->data,
+                                .pages_zero = n->zero,
+                                .pages_dirtied = left,
+                                .bytes = n->bytes,
+                                .duration_ns = now - m->round_began_ns };
     bill_round(m->bill, &round);
     m->progress.pages_left = left;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
@@ -305,8 +310,8 @@ static void write_record(struct migration *m, enum move_record record)
     bool unknown = false;
     if (m->paused)
         bill_downtime(m->bill, BILL_COMMIT, clock_now_ns());
-    int rc = m->env->hooks.record(m->env->hooks.ctx, record, m->engine.config.hello.token, m->engine.store,
-                                  m->request->target, &unknown, &err);
+    int rc = m->env->hooks.record(m->env->hooks.ctx, record, m->engine.config.hello.token,
+                                  m->engine.store, m->request->target, &unknown, &err);
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
@@ -337,8 +342,8 @@ static void emit(struct migration *m, const struct move_action *action)
 {
     static const enum bill_stage stages[STAGE_MAX] = {
         [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION, [STAGE_RESERVATION] = BILL_RESERVATION,
-        [STAGE_PRE_COPY] = BILL_PRE_COPY, [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
-        [STAGE_COMMITMENT] = BILL_COMMITMENT, [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PRE_COPY] = BILL_PRE_COPY,           [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
+        [STAGE_COMMITMENT] = BILL_COMMITMENT,       [STAGE_ACTIVATION] = BILL_ACTIVATION,
     };
     enum source_state to = (enum source_state)action->emit.to;
     if (action->emit.stage != STAGE_NONE)
@@ -347,8 +352,9 @@ static void emit(struct migration *m, const struct move_action *action)
         m->env->hooks.state(m->env->hooks.ctx, source_state_name(to), action->emit.text);
     if (!m->paused && action->emit.stage != STAGE_NONE)
         move_progress_report(m->env, &m->progress, stages[action->emit.stage]);
-    log_event(LOG_INFO, "move.source", "%s -> %s%s%s", source_state_name((enum source_state)action->emit.from),
-              source_state_name(to), action->emit.text[0] ? ": " : "", action->emit.text);
+    log_event(LOG_INFO, "move.source", "%s -> %s%s%s",
+              source_state_name((enum source_state)action->emit.from), source_state_name(to),
+              action->emit.text[0] ? ": " : "", action->emit.text);
 }
 
 static void carry_out(struct migration *m, const struct move_action *action)
@@ -429,17 +435,21 @@ static void receive(struct migration *m)
     struct err err = { 0 };
     int rc = wire_recv_head(&m->wire, &section, &err);
     if (!rc && !message_is(section.type))
-        rc = err_set(&err, ERR_PEER, EBADMSG, "section %s from a target", section_type_name(section.type));
+        rc = err_set(&err, ERR_PEER, EBADMSG, "section %s from a target",
+                     section_type_name(section.type));
     if (!rc)
         rc = wire_recv_message(&m->wire, &section, &m->incoming, &err);
     if (rc) {
         connection_failed(m, rc, &err);
         if (rc == -ECANCELED)
-            m->wire.link.mid_section = true; /* half a message was read: this connection is done for */
+            m->wire.link.mid_section =
+                true; /* half a message was read: this connection is done for */
         return;
     }
     bill_message(m, &m->incoming);
-    struct source_event event = { .kind = SOURCE_MESSAGE, .conn = m->wire.conn, .message = &m->incoming };
+    struct source_event event = { .kind = SOURCE_MESSAGE,
+                                  .conn = m->wire.conn,
+                                  .message = &m->incoming };
     deliver(m, &event);
 }
 
@@ -470,7 +480,9 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
-    } else if (m->wire.link.mid_section) { /* it interrupted a send: whatever follows, this connection is over */
+    } else if (
+        m->wire.link
+            .mid_section) { /* it interrupted a send: whatever follows, this connection is over */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         enqueue_why(m, SOURCE_LOST, &err);
@@ -530,7 +542,8 @@ static int configure(struct migration *m, struct err *err)
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
-    if (getrandom(config.hello.token, sizeof(config.hello.token), 0) != (ssize_t)sizeof(config.hello.token))
+    if (getrandom(config.hello.token, sizeof(config.hello.token), 0) !=
+        (ssize_t)sizeof(config.hello.token))
         return err_errno(err, ERR_HOST, errno, "cannot make a token");
     source_init(&m->engine, &config);
     return 0;
@@ -542,7 +555,8 @@ static enum migrate_outcome outcome_of(enum source_state state)
 {
     if (state == SOURCE_DONE)
         return MIGRATE_MOVED;
-    return state == SOURCE_FAILED || state == SOURCE_WITHDRAWING ? MIGRATE_STAYED : MIGRATE_LEFT_UNCERTAIN;
+    return state == SOURCE_FAILED || state == SOURCE_WITHDRAWING ? MIGRATE_STAYED
+                                                                 : MIGRATE_LEFT_UNCERTAIN;
 }
 
 static void finish_bill(struct migration *m)
@@ -558,13 +572,15 @@ static void finish_bill(struct migration *m)
     if (engine->state != SOURCE_DONE)
         bill_fail(m->bill, &engine->err);
     enum migrate_outcome outcome = outcome_of(engine->state);
-    bill_end(m->bill, outcome == MIGRATE_MOVED    ? BILL_OWNER_TARGET
-                      : outcome == MIGRATE_STAYED ? BILL_OWNER_SOURCE
-                                                  : BILL_OWNER_UNCERTAIN, clock_now_ns());
+    bill_end(m->bill,
+             outcome == MIGRATE_MOVED    ? BILL_OWNER_TARGET
+             : outcome == MIGRATE_STAYED ? BILL_OWNER_SOURCE
+                                         : BILL_OWNER_UNCERTAIN,
+             clock_now_ns());
 }
 
-int migrate_run(const struct move_env *env, const struct migrate_request *request, struct bill *bill,
-                enum migrate_outcome *ret, struct err *err)
+int migrate_run(const struct move_env *env, const struct migrate_request *request,
+                struct bill *bill, enum migrate_outcome *ret, struct err *err)
 {
     uint64_t now = clock_now_ns();
     char token[2 * MOVE_TOKEN_BYTES + 1];
@@ -575,7 +591,9 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     struct migration *m = calloc(1, sizeof(*m));
     int rc = m ? 0 : err_errno(err, ERR_HOST, ENOMEM, "cannot migrate");
     if (m) {
-        *m = (struct migration){ .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER };
+        *m = (struct migration){
+            .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER
+        };
         m->progress.began_ns = m->progress.rate_since_ns = now;
         rc = configure(m, err);
     }
@@ -597,7 +615,8 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     *ret = outcome_of(m->engine.state);
     if (*ret != MIGRATE_MOVED) {
         *err = m->engine.err;
-        rc = err->code ? -err->code : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
+        rc = err->code ? -err->code
+                       : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
     finish_bill(m);
     stop_tracking(m);

@@ -8,7 +8,7 @@ struct migrate_request {
     const char *target; /* HOST:PORT */
     const char *mode;   /* "pre-copy" or "stop-copy" */
     uint64_t max_downtime_ns, stall_limit_ns;
-    bool paused;        /* the user paused the guest: it arrives paused */
+    bool paused; /* the user paused the guest: it arrives paused */
 };
 
 enum migrate_outcome {
@@ -20,5 +20,5 @@ enum migrate_outcome {
 /* Blocks until the outcome is certain: while it is not (the answer to the commitment was lost), the guest
  * stands still, vm.state events say `uncertain`, and the target is asked again and again. Returns 0 when
  * MOVED, else -errno with the reason in err. The bill is complete in either case. */
-int migrate_run(const struct move_env *env, const struct migrate_request *request, struct bill *bill,
-                enum migrate_outcome *ret, struct err *err) MUST_CHECK;
+int migrate_run(const struct move_env *env, const struct migrate_request *request,
+                struct bill *bill, enum migrate_outcome *ret, struct err *err) MUST_CHECK;

@@ -13,7 +13,15 @@
 #include "vm/machine.h"
 #include <jansson.h>
 
-enum move_order { MOVE_NO_ORDER, MOVE_CANCEL, MOVE_TAKE_BACK, MOVE_FORGET, MOVE_ADOPT, MOVE_DISCARD, MOVE_END_NOW };
+enum move_order {
+    MOVE_NO_ORDER,
+    MOVE_CANCEL,
+    MOVE_TAKE_BACK,
+    MOVE_FORGET,
+    MOVE_ADOPT,
+    MOVE_DISCARD,
+    MOVE_END_NOW
+};
 
 struct move_hooks {
     void *ctx;
@@ -22,7 +30,8 @@ struct move_hooks {
     /* Makes durable who owns the guest, and returns only when it is. When it fails, *ret_unknown says
      * whether the new record may be on disk all the same. `store`: of the target, for RECORD_HANDED. */
     int (*record)(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
-                  const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown, struct err *err);
+                  const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown,
+                  struct err *err);
     /* Whether a record of this host says that it owns the guest by that token. */
     bool (*recorded)(void *ctx, const uint8_t token[MOVE_TOKEN_BYTES]);
     /* The move entered a state that people must see at once: "uncertain", "withdrawing". */
@@ -53,4 +62,5 @@ struct move_progress {
     uint64_t round, pages_sent, pages_left, bytes, rate_bytes_per_s, dirty_pages_per_s;
     uint64_t rate_since_ns, rate_bytes; /* start of the window the rate is taken over */
 };
-void move_progress_report(const struct move_env *env, struct move_progress *progress, enum bill_stage stage);
+void move_progress_report(const struct move_env *env, struct move_progress *progress,
+                          enum bill_stage stage);

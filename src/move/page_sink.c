@@ -108,7 +108,9 @@ static int start_writers(struct page_sink *sink)
 
 int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter)
 {
-    *sink = (struct page_sink){ .mem = mem, .meter = meter, .written = calloc(mem->pages / 64, sizeof(uint64_t)) };
+    *sink = (struct page_sink){ .mem = mem,
+                                .meter = meter,
+                                .written = calloc(mem->pages / 64, sizeof(uint64_t)) };
     (void)pthread_mutex_init(&sink->lock, NULL);
     (void)pthread_cond_init(&sink->changed, NULL);
     int rc = sink->written ? start_writers(sink) : -ENOMEM;
@@ -162,21 +164,23 @@ static int receive_slot(struct page_sink *sink, struct link *link, const struct 
 {
     uint32_t table_bytes;
     if (section->version != PAGES_VERSION || section->length < 4 || section->length > BODY_MAX)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes", section->version,
-                       section->length);
+        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes",
+                       section->version, section->length);
     int rc = link_recv_body(link, section, slot->body, err);
     if (!rc)
         rc = pages_table_bytes(slot->body, &table_bytes, err);
     if (!rc && table_bytes > section->length)
         rc = err_set(err, ERR_PEER, EBADMSG, "pages section shorter than its table");
     if (!rc)
-        rc = pages_table_decode(slot->body, table_bytes, section->length, sink->mem->pages, slot->run, &slot->runs, err);
+        rc = pages_table_decode(slot->body, table_bytes, section->length, sink->mem->pages,
+                                slot->run, &slot->runs, err);
     if (!rc)
         slot->data = slot->body + table_bytes;
     return rc;
 }
 
-int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section, struct err *err)
+int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section,
+                   struct err *err)
 {
     struct page_slot *slot = take_free(sink);
     int rc = receive_slot(sink, link, section, slot, err);

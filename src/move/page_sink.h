@@ -33,7 +33,8 @@ struct page_slot {
 struct page_sink {
     struct mem *mem;
     struct meter *meter;
-    _Atomic(uint64_t) *written; /* pages that hold data, one bit a page index: only these need zeroing again */
+    _Atomic(uint64_t)
+        *written; /* pages that hold data, one bit a page index: only these need zeroing again */
     uint64_t data_pages, zero_pages; /* accepted */
 
     unsigned slot_count, writer_count;
@@ -53,7 +54,8 @@ int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter)
 void page_sink_fini(struct page_sink *sink);
 
 /* Receives and checks the body of `section` (a SECTION_PAGES whose head was just read) and has it written. */
-int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section, struct err *err) MUST_CHECK;
+int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section,
+                   struct err *err) MUST_CHECK;
 
 /* Returns when everything accepted so far is in guest memory; the error of any writer. */
 int page_sink_drain(struct page_sink *sink, struct err *err) MUST_CHECK;

@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_WORDS 1                      /* pages taken at a time where memory was touched: 64 */
-#define HOLE_WORDS 1024                    /* and where it was not: 64 Ki pages */
+#define CHUNK_WORDS 1   /* pages taken at a time where memory was touched: 64 */
+#define HOLE_WORDS 1024 /* and where it was not: 64 Ki pages */
 #define TABLE_BYTES (4 + PAGES_RUNS_MAX * PAGES_RUN_BYTES)
 #define SECTION_ROOM (STREAM_SECTION_BYTES + TABLE_BYTES + PAGES_DATA_MAX * PAGE_BYTES)
 
@@ -134,18 +134,22 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
         if (w < *ret_words)
             source->round.untouched += (uint64_t)__builtin_popcountll(bits[w]);
         else
-            source->dirty->pending[source->next / 64 + w] |= bits[w]; /* back to be taken one by one */
+            source->dirty->pending[source->next / 64 + w] |=
+                bits[w]; /* back to be taken one by one */
     }
     return 0;
 }
 
-static void finish(struct page_source *source, struct making *making, const uint8_t **ret, size_t *ret_len)
+static void finish(struct page_source *source, struct making *making, const uint8_t **ret,
+                   size_t *ret_len)
 {
     size_t table = 4 + making->runs * PAGES_RUN_BYTES;
     uint8_t *body = making->data - table;
     pages_table_encode(making->run, making->runs, body);
     size_t length = table + making->data_pages * PAGE_BYTES;
-    struct section section = { .type = SECTION_PAGES, .version = PAGES_VERSION, .length = (uint32_t)length,
+    struct section section = { .type = SECTION_PAGES,
+                               .version = PAGES_VERSION,
+                               .length = (uint32_t)length,
                                .body_sum = stream_sum(body, length) };
     section_encode(&section, body - STREAM_SECTION_BYTES);
     *ret = body - STREAM_SECTION_BYTES;
@@ -162,7 +166,8 @@ int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *re
     int rc = 0;
 
     *ret_len = 0;
-    while (visits++ < 1024 && making.data_pages + 64 <= PAGES_DATA_MAX && making.runs + 64 <= PAGES_RUNS_MAX) {
+    while (visits++ < 1024 && making.data_pages + 64 <= PAGES_DATA_MAX &&
+           making.runs + 64 <= PAGES_RUNS_MAX) {
         source->next = dirty_next(source->dirty, source->next);
         if (source->next >= source->mem->pages)
             break;
@@ -179,7 +184,8 @@ int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *re
         rc = dirty_take(source->dirty, source->next, CHUNK_WORDS, &bits);
         /* "Touched" stays true for ever; "not touched" must be asked again after the log was cleared,
          * or a page touched in between would be neither sent nor logged. */
-        if (source->next < source->touched_first || source->next + CHUNK_WORDS * 64 > source->touched_end)
+        if (source->next < source->touched_first ||
+            source->next + CHUNK_WORDS * 64 > source->touched_end)
             source->touched_end = 0;
         if (!rc)
             rc = add_chunk(source, &making, bits);

@@ -26,11 +26,11 @@ struct page_count {
 struct page_source {
     struct mem *mem;
     struct dirty *dirty;
-    bool skip_untouched;                   /* this round still meets never-touched memory */
-    uint64_t next;                         /* page index, multiple of 64 */
-    uint64_t touched_first, touched_end;   /* the touched run at or after `next`, as last looked up */
-    uint8_t *section;                      /* head and body under construction; owned */
-    struct page_count round; /* of the current or last round */
+    bool skip_untouched;                 /* this round still meets never-touched memory */
+    uint64_t next;                       /* page index, multiple of 64 */
+    uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
+    uint8_t *section;                    /* head and body under construction; owned */
+    struct page_count round;             /* of the current or last round */
 };
 
 int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty) MUST_CHECK;

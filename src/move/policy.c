@@ -107,7 +107,7 @@ struct policy_decision policy_decide(struct policy *policy, const struct policy_
 const char *policy_why_name(enum policy_why why)
 {
     static const char *const names[] = {
-        [POLICY_GO] = "go", [POLICY_SMALL] = "small", [POLICY_LEVEL] = "level",
+        [POLICY_GO] = "go",         [POLICY_SMALL] = "small",   [POLICY_LEVEL] = "level",
         [POLICY_ROUNDS] = "rounds", [POLICY_FACTOR] = "factor", [POLICY_TIME] = "time",
     };
     static_assert(ARRAY_LEN(names) == POLICY_MAX, "one name a reason");

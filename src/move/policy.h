@@ -39,9 +39,9 @@ struct policy_limits {
     uint64_t aim_ns;          /* what is pursued where the guest lets it; at most max_downtime_ns */
     uint64_t floor_pages;
     uint32_t patience;
-    uint32_t max_rounds;      /* with a running guest */
+    uint32_t max_rounds; /* with a running guest */
     uint32_t max_factor;
-    uint64_t max_time_ns;     /* since the first round began; 0 = any */
+    uint64_t max_time_ns; /* since the first round began; 0 = any */
 };
 
 /* 300 ms, 2 ms, 50 pages, 2 rounds, 29 rounds, 3 times, any time. */
@@ -75,10 +75,10 @@ enum policy_why {
 
 struct policy_decision {
     bool stop;
-    enum policy_why why;       /* POLICY_GO unless stop */
-    uint64_t rate;             /* bytes a second; 0 = nothing measured */
-    uint64_t predicted_ns;     /* to send what is left, at that rate; UINT64_MAX = no telling */
-    bool exceeds;              /* predicted_ns > max_downtime_ns */
+    enum policy_why why;   /* POLICY_GO unless stop */
+    uint64_t rate;         /* bytes a second; 0 = nothing measured */
+    uint64_t predicted_ns; /* to send what is left, at that rate; UINT64_MAX = no telling */
+    bool exceeds;          /* predicted_ns > max_downtime_ns */
 };
 
 void policy_init(struct policy *policy, const struct policy_limits *limits, uint64_t total_pages);

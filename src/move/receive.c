@@ -30,10 +30,12 @@
 #define CONNS_MAX 4
 #define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
-#define NEWCOMER_READ_NS CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
+#define NEWCOMER_READ_NS \
+    CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
 #define LINGER_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
-#define STATE_BYTES_MAX (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
+#define STATE_BYTES_MAX \
+    (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
 struct queued {
@@ -56,8 +58,8 @@ struct receiving {
     uint64_t timer_ns;
 
     struct arrival *arrival;
-    struct buf state;                /* device-state sections, heads and bodies */
-    struct message_verdict verdict;  /* of the check, while its event is delivered */
+    struct buf state;               /* device-state sections, heads and bodies */
+    struct message_verdict verdict; /* of the check, while its event is delivered */
     struct message_activated activated;
     bool claimed, arrived;
     uint64_t load_ns, record_ns, arrived_ns;
@@ -73,7 +75,8 @@ static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, 
     return q;
 }
 
-static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn, const struct err *why)
+static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
+                        const struct err *why)
 {
     struct queued *q = enqueue(r, kind, conn);
     q->why = *why;
@@ -102,8 +105,8 @@ static enum move_reason reason_of(const char *fact)
         const char *fact;
         enum move_reason reason;
     } table[] = {
-        { "cpu", REASON_CPU_FEATURE }, { "memory", REASON_MEMORY }, { "disk", REASON_DISK },
-        { "kvm", REASON_HYPERVISOR }, { "host", REASON_HYPERVISOR }, { "device", REASON_DEVICE },
+        { "cpu", REASON_CPU_FEATURE }, { "memory", REASON_MEMORY },   { "disk", REASON_DISK },
+        { "kvm", REASON_HYPERVISOR },  { "host", REASON_HYPERVISOR }, { "device", REASON_DEVICE },
         { "name", REASON_NAME },
     };
     for (size_t i = 0; i < ARRAY_LEN(table); i++)
@@ -161,7 +164,8 @@ static int apply_state(struct receiving *r, struct err *err)
         struct section section;
         int rc = section_decode(r->state.data + at, &section, err);
         if (!rc)
-            rc = machine_load(machine, &section, r->state.data + at + STREAM_SECTION_BYTES, &r->arrival->seen, err);
+            rc = machine_load(machine, &section, r->state.data + at + STREAM_SECTION_BYTES,
+                              &r->arrival->seen, err);
         if (rc)
             return rc;
         at += STREAM_SECTION_BYTES + section.length;
@@ -186,8 +190,8 @@ static void write_record(struct receiving *r, enum move_record record)
     struct err err = { 0 };
     bool unknown = false;
     uint64_t began = clock_now_ns();
-    int rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token, r->engine.config.store,
-                                  r->engine.hello.source, &unknown, &err);
+    int rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
+                                  r->engine.config.store, r->engine.hello.source, &unknown, &err);
     r->record_ns = clock_now_ns() - began;
     struct queued *q = enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
     if (rc) {
@@ -212,8 +216,10 @@ static void run_guest(struct receiving *r)
 
     struct message_activated *a = &r->activated;
     const struct wire *wire = find(r, r->engine.conn);
-    *a = (struct message_activated){ .record_ns = r->record_ns, .resume_ns = running - began,
-                                     .running_wall_ns = clock_wall_ns(), .side_count = 1 };
+    *a = (struct message_activated){ .record_ns = r->record_ns,
+                                     .resume_ns = running - began,
+                                     .running_wall_ns = clock_wall_ns(),
+                                     .side_count = 1 };
     meter_span_end(r->env->meter, &r->span, wire ? wire->link.fd : -1, &a->side[0]);
     a->side[0].load_ns = r->load_ns;
     a->side[0].commit_ns = r->record_ns;
@@ -250,8 +256,9 @@ static void emit(struct receiving *r, const struct move_action *action)
         r->env->hooks.state(r->env->hooks.ctx, target_state_name(to), action->emit.text);
     if (action->emit.reason)
         (void)snprintf(r->last_failure, sizeof(r->last_failure), "%s", action->emit.text);
-    log_event(LOG_INFO, "move.target", "%s -> %s%s%s", target_state_name((enum target_state)action->emit.from),
-              target_state_name(to), action->emit.text[0] ? ": " : "", action->emit.text);
+    log_event(LOG_INFO, "move.target", "%s -> %s%s%s",
+              target_state_name((enum target_state)action->emit.from), target_state_name(to),
+              action->emit.text[0] ? ": " : "", action->emit.text);
 }
 
 static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
@@ -324,16 +331,20 @@ static void deliver(struct receiving *r, const struct target_event *event)
 
 static bool bulk_is_expected(const struct receiving *r, const struct wire *wire)
 {
-    return wire->conn == r->engine.conn && r->arrival && r->arrival->machine && r->engine.state == TARGET_RECEIVING;
+    return wire->conn == r->engine.conn && r->arrival && r->arrival->machine &&
+           r->engine.state == TARGET_RECEIVING;
 }
 
-static int receive_pages(struct receiving *r, struct wire *wire, const struct section *section, struct err *err)
+static int receive_pages(struct receiving *r, struct wire *wire, const struct section *section,
+                         struct err *err)
 {
     uint64_t before = r->arrival->sink.data_pages + r->arrival->sink.zero_pages;
     int rc = page_sink_recv(&r->arrival->sink, &wire->link, section, err);
     if (rc)
         return rc;
-    struct target_event event = { .kind = TARGET_SECTION, .conn = wire->conn, .section = section->type };
+    struct target_event event = { .kind = TARGET_SECTION,
+                                  .conn = wire->conn,
+                                  .section = section->type };
     deliver(r, &event);
     if (!r->arrival)
         return 0; /* refused, and all is gone */
@@ -344,20 +355,25 @@ static int receive_pages(struct receiving *r, struct wire *wire, const struct se
 }
 
 /* A section of the machine, other than pages: taken whole, offered to the engine, then kept or applied. */
-static int receive_section(struct receiving *r, struct wire *wire, const struct section *section, struct err *err)
+static int receive_section(struct receiving *r, struct wire *wire, const struct section *section,
+                           struct err *err)
 {
     if (wire->conn != r->engine.conn)
         return err_set(err, ERR_PEER, EBADMSG, "section %s on a connection that is not the move's",
                        section_type_name(section->type));
     if (section->length + STREAM_SECTION_BYTES > STATE_BYTES_MAX - r->state.len)
-        return err_set(err, ERR_PEER, EBADMSG, "more than %u MiB of device state", STATE_BYTES_MAX >> 20);
+        return err_set(err, ERR_PEER, EBADMSG, "more than %u MiB of device state",
+                       STATE_BYTES_MAX >> 20);
     CLEANUP_FREE uint8_t *body = malloc(section->length + 1u);
     if (!body)
-        return err_errno(err, ERR_HOST, ENOMEM, "cannot receive section %s", section_type_name(section->type));
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot receive section %s",
+                         section_type_name(section->type));
     int rc = link_recv_body(&wire->link, section, body, err);
     if (rc)
         return rc;
-    struct target_event event = { .kind = TARGET_SECTION, .conn = wire->conn, .section = section->type };
+    struct target_event event = { .kind = TARGET_SECTION,
+                                  .conn = wire->conn,
+                                  .section = section->type };
     rc = target_step(&r->engine, &event, clock_now_ns(), &r->actions, err);
     if (!rc && section->type != SECTION_PAGES) {
         if (section->type == SECTION_MACHINE || section->type == SECTION_CPUID) {
@@ -393,13 +409,18 @@ static void receive(struct receiving *r, struct wire *wire)
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
         wire->link.until_ns = 0; /* the answer has its own time */
         if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && r->arrival)
-            rc = page_sink_drain(&r->arrival->sink, &err); /* the engine says the round is applied: be sure */
+            rc = page_sink_drain(&r->arrival->sink,
+                                 &err); /* the engine says the round is applied: be sure */
         if (!rc) {
-            struct target_event event = { .kind = TARGET_MESSAGE, .conn = conn, .message = &r->incoming };
+            struct target_event event = { .kind = TARGET_MESSAGE,
+                                          .conn = conn,
+                                          .message = &r->incoming };
             if (r->incoming.type == MESSAGE_RESOLVE)
-                event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.resolve.token);
+                event.token_recorded =
+                    r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.resolve.token);
             else if (r->incoming.type == MESSAGE_HELLO)
-                event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
+                event.token_recorded =
+                    r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
             if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
                 meter_span_begin(r->env->meter, &r->span);
             deliver(r, &event);
@@ -428,7 +449,8 @@ static void accept_one(struct receiving *r)
             free_wire = &r->wire[i];
     if (fd < 0 || !free_wire)
         return; /* more than we serve: closed, and the source tries again */
-    *free_wire = (struct wire){ .link = LINK_NONE, .conn = ++r->last_conn, .since_ns = clock_now_ns() };
+    *free_wire =
+        (struct wire){ .link = LINK_NONE, .conn = ++r->last_conn, .since_ns = clock_now_ns() };
     free_wire->link.cancel_fd = r->env->cancel_fd;
     free_wire->link.stall_limit_ns = r->engine.config.stall_limit_ns;
     if (link_adopt(&free_wire->link, TAKE_FD(fd), &err))
@@ -439,7 +461,8 @@ static void drop_silent(struct receiving *r, uint64_t now)
 {
     for (unsigned i = 0; i < CONNS_MAX; i++) {
         struct wire *wire = &r->wire[i];
-        if (wire->conn && wire->conn != r->engine.conn && now - wire->since_ns > NEWCOMER_LIMIT_NS) {
+        if (wire->conn && wire->conn != r->engine.conn &&
+            now - wire->since_ns > NEWCOMER_LIMIT_NS) {
             log_event(LOG_WARN, "move.silent", "a connection that said nothing was closed");
             wire_close(wire);
         }
@@ -499,7 +522,8 @@ static int run_once(struct receiving *r)
                                          { .fd = r->listen_fd, .events = POLLIN } };
     uint64_t now = clock_now_ns();
     for (unsigned i = 0; i < CONNS_MAX; i++)
-        fds[2 + i] = (struct pollfd){ .fd = r->wire[i].conn ? r->wire[i].link.fd : -1, .events = POLLIN };
+        fds[2 + i] =
+            (struct pollfd){ .fd = r->wire[i].conn ? r->wire[i].link.fd : -1, .events = POLLIN };
     if (poll(fds, ARRAY_LEN(fds), wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
@@ -546,16 +570,19 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
         /* A source that may be uncertain about us is given a while to ask before there is nobody to answer. */
         if (r->engine.state == TARGET_GONE && !gone_ns)
             gone_ns = clock_now_ns();
-        bool asked = r->engine.ended || !r->engine.prepared || clock_now_ns() - gone_ns > GONE_LIMIT_NS;
+        bool asked =
+            r->engine.ended || !r->engine.prepared || clock_now_ns() - gone_ns > GONE_LIMIT_NS;
         if (r->engine.state == TARGET_GONE && asked) {
             *err = r->engine.err;
-            return err->code ? -err->code : err_set(err, ERR_PEER, ECANCELED, "%s", r->last_failure);
+            return err->code ? -err->code
+                             : err_set(err, ERR_PEER, ECANCELED, "%s", r->last_failure);
         }
     }
 }
 
 int receive_run(const struct move_env *env, const struct arrival_host *host, int listen_fd,
-                const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled, struct err *err)
+                const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled,
+                struct err *err)
 {
     struct receiving *r = calloc(1, sizeof(*r));
     if (!r)

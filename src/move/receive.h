@@ -10,4 +10,5 @@
  * move left is gone before the next connection is looked at. *ret_settled (with 0): the source knows; else its
  * question may still come, and the record must be kept to answer it. */
 int receive_run(const struct move_env *env, const struct arrival_host *host, int listen_fd,
-                const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled, struct err *err) MUST_CHECK;
+                const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled,
+                struct err *err) MUST_CHECK;

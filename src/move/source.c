@@ -52,13 +52,19 @@ struct row {
     int (*fn)(struct source_call *);
 };
 
-#define ON(state, event, fn) { SOURCE_##state, SOURCE_##event, 0, fn }
-#define MSG(state, message, fn) { SOURCE_##state, SOURCE_MESSAGE, MESSAGE_##message, fn }
+#define ON(state, event, fn)                  \
+    {                                         \
+        SOURCE_##state, SOURCE_##event, 0, fn \
+    }
+#define MSG(state, message, fn)                               \
+    {                                                         \
+        SOURCE_##state, SOURCE_MESSAGE, MESSAGE_##message, fn \
+    }
 /* A connection that was made can break, bring rubbish, and carry the target's ABORT. */
-#define WIRE(state)                                                                                \
+#define WIRE(state) \
     ON(state, LOST, on_lost), ON(state, BAD_BYTES, on_bad_bytes), MSG(state, ABORT, source_on_abort)
 /* One that is made again may also fail before that. */
-#define REWIRE(state)                                                                              \
+#define REWIRE(state) \
     WIRE(state), ON(state, CONNECTED, source_on_reconnected), ON(state, CONNECT_FAILED, on_lost)
 
 static const struct row rows[] = {
@@ -208,12 +214,15 @@ static bool is_stale(const struct source_call *c)
     if (on_connection(c->e->kind)) /* 0: the pump had closed it already */
         return c->e->conn == 0 || (c->e->conn != s->conn && c->e->conn <= s->last_conn);
     switch (c->e->kind) {
-    case SOURCE_PAUSED: return source_state_ended(s->state);
-    case SOURCE_FAULT: return s->state >= SOURCE_RECORDING;
+    case SOURCE_PAUSED:
+        return source_state_ended(s->state);
+    case SOURCE_FAULT:
+        return s->state >= SOURCE_RECORDING;
     case SOURCE_RECORDED:
     case SOURCE_RECORD_FAILED:
         return s->state == SOURCE_WITHDRAWING || source_state_ended(s->state);
-    default: return false;
+    default:
+        return false;
     }
 }
 

@@ -76,19 +76,19 @@ enum source_state {
     SOURCE_STOPPING,    /* pause asked for                                       stop-and-copy */
     SOURCE_DRAINING,    /* paused; last round, then device state being sent      stop-and-copy */
     SOURCE_PREPARING,   /* paused; everything sent, waits for PREPARED           stop-and-copy */
-    SOURCE_RECORDING,   /* paused; HANDED being written. COMMIT not sent. No CANCEL from here on. Has
+    SOURCE_RECORDING,  /* paused; HANDED being written. COMMIT not sent. No CANCEL from here on. Has
                          * no stall limit: what a write in flight will leave on disk is unknown */
-    SOURCE_COMMITTING,  /* paused; HANDED durable, COMMIT sent on a live connection. The guest runs
+    SOURCE_COMMITTING, /* paused; HANDED durable, COMMIT sent on a live connection. The guest runs
                          * here again only if the target says NOTHING or HELD    commitment */
-    SOURCE_UNCERTAIN,   /* paused; HANDED durable, COMMIT may have been acted on, no answer. Connects
+    SOURCE_UNCERTAIN,  /* paused; HANDED durable, COMMIT may have been acted on, no answer. Connects
                          * with growing pauses and asks, for as long as it takes commitment */
-    SOURCE_ACTIVATING,  /* guest released; waits for ACTIVATED, which only the bill needs */
-    SOURCE_RECLAIMING,  /* paused; the target can't run the guest; HERE being written, again and again
+    SOURCE_ACTIVATING, /* guest released; waits for ACTIVATED, which only the bill needs */
+    SOURCE_RECLAIMING, /* paused; the target can't run the guest; HERE being written, again and again
                          * until it is durable (TAKE_BACK: not waited for) */
     SOURCE_WITHDRAWING, /* guest runs here again, nothing is at stake here; the target may hold a copy
                          * and is told to free it, until withdraw_limit_ns has passed or CANCEL */
     SOURCE_DONE,        /* end: the target owns the guest; `reason` if its ACTIVATED never came */
-    SOURCE_FAILED,      /* end: the guest is here and runs (recovered: is nowhere); `reason` says why */
+    SOURCE_FAILED, /* end: the guest is here and runs (recovered: is nowhere); `reason` says why */
     SOURCE_STATE_MAX
 };
 
@@ -107,12 +107,12 @@ static inline bool source_state_cancellable(enum source_state state)
 }
 
 struct source_config {
-    struct message_hello hello;   /* with the token: new for this move */
+    struct message_hello hello; /* with the token: new for this move */
     struct policy_limits policy;
-    uint64_t stall_limit_ns;      /* no progress for so long is a failure */
+    uint64_t stall_limit_ns;               /* no progress for so long is a failure */
     uint64_t retry_first_ns, retry_max_ns; /* pause between attempts to reach the target: doubles */
-    uint64_t withdraw_limit_ns;   /* how long to go on telling it to free its copy */
-    uint8_t store[MOVE_STORE_BYTES]; /* RECOVER only: from the record */
+    uint64_t withdraw_limit_ns;            /* how long to go on telling it to free its copy */
+    uint8_t store[MOVE_STORE_BYTES];       /* RECOVER only: from the record */
 };
 
 /* 10 s, 100 ms to 5 s, 60 s; hello is the caller's to fill. */
@@ -120,10 +120,10 @@ struct source_config source_config_default(void);
 
 enum source_event_kind {
     SOURCE_START = 1,
-    SOURCE_RECOVER,        /* instead of START: this host's record says HANDED and the guest's process is
+    SOURCE_RECOVER,   /* instead of START: this host's record says HANDED and the guest's process is
                             * dead. Asks the target and lets it run the guest if it holds it.
                             * Config: token and store from the record */
-    SOURCE_CONNECTED,      /* conn */
+    SOURCE_CONNECTED, /* conn */
     SOURCE_CONNECT_FAILED, /* conn, why */
     SOURCE_MESSAGE,        /* conn, message */
     SOURCE_BAD_BYTES,      /* conn, why: what came is no valid message */
@@ -131,15 +131,15 @@ enum source_event_kind {
     SOURCE_PROGRESS,       /* conn: the peer took bytes. Any rate; once every 100 ms is plenty */
     SOURCE_ROUND_SENT,     /* conn, round: all of the round is in the connection */
     SOURCE_PAUSED,
-    SOURCE_STATE_SENT,     /* conn, sections */
-    SOURCE_RECORDED,       /* the last WRITE_RECORD is durable */
-    SOURCE_RECORD_FAILED,  /* why; record_unknown */
-    SOURCE_FAULT,          /* why: this host could not pause, read memory, save state */
+    SOURCE_STATE_SENT,    /* conn, sections */
+    SOURCE_RECORDED,      /* the last WRITE_RECORD is durable */
+    SOURCE_RECORD_FAILED, /* why; record_unknown */
+    SOURCE_FAULT,         /* why: this host could not pause, read memory, save state */
     SOURCE_TICK,
-    SOURCE_CANCEL,         /* by a person; refused with -EBUSY from RECORDING on */
-    SOURCE_TAKE_BACK,      /* by a person, in UNCERTAIN or RECLAIMING, who answers for it that the target
+    SOURCE_CANCEL,    /* by a person; refused with -EBUSY from RECORDING on */
+    SOURCE_TAKE_BACK, /* by a person, in UNCERTAIN or RECLAIMING, who answers for it that the target
                             * does not and will not run the guest */
-    SOURCE_FORGET,         /* by a person, in UNCERTAIN: the target has or had it; free it here */
+    SOURCE_FORGET,    /* by a person, in UNCERTAIN: the target has or had it; free it here */
     SOURCE_EVENT_MAX
 };
 
@@ -153,10 +153,10 @@ struct source_event {
     union {
         struct {
             uint64_t pages, bytes;
-            uint64_t left_pages;   /* dirty now (last round: 0) */
+            uint64_t left_pages; /* dirty now (last round: 0) */
         } round;
         uint32_t sections;
-        bool record_unknown;       /* RECORD_FAILED: false = the old record is certainly still in force
+        bool record_unknown; /* RECORD_FAILED: false = the old record is certainly still in force
                                     * (nothing was renamed); true = either may be */
     };
 };
@@ -165,14 +165,14 @@ struct source_event {
 struct source {
     struct source_config config;
     enum source_state state;
-    enum move_reason reason;        /* of the failure or trouble; 0 = none */
-    struct err err;                 /* the same for people */
-    bool recovered;                 /* there is no guest here */
-    bool committed;                 /* the target has said that it owns the guest */
-    bool target_gone;               /* it has said that it holds nothing */
-    bool giving_up;                 /* RECORDING: reclaim as soon as the write has ended */
+    enum move_reason reason; /* of the failure or trouble; 0 = none */
+    struct err err;          /* the same for people */
+    bool recovered;          /* there is no guest here */
+    bool committed;          /* the target has said that it owns the guest */
+    bool target_gone;        /* it has said that it holds nothing */
+    bool giving_up;          /* RECORDING: reclaim as soon as the write has ended */
 
-    uint32_t conn, last_conn;       /* the connection in use, or 0; the newest number given */
+    uint32_t conn, last_conn; /* the connection in use, or 0; the newest number given */
     bool connected;
     uint64_t progress_ns;           /* of the last sign of life */
     uint64_t retry_at_ns, retry_ns; /* next attempt, or CLOCK_NEVER; its pause */
@@ -182,13 +182,14 @@ struct source {
 
     struct policy policy;
     struct policy_decision decision; /* the last one */
-    uint32_t round;                 /* number of the current or last round */
+    uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
     uint64_t round_began_ns;
     struct policy_round round_facts;
 
-    uint8_t store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
-    char note[192];                 /* text of the last EMIT that had no error */
+    uint8_t
+        store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
+    char note[192];              /* text of the last EMIT that had no error */
     struct message_verdict verdict; /* as received */
     struct message_prepared prepared;
     struct message_committed committed_msg;

@@ -83,7 +83,8 @@ int source_on_round_sent(struct source_call *c)
     if (s->round_sent)
         return SOURCE_REFUSE;
     s->round_sent = true;
-    s->round_facts = (struct policy_round){ .pages = c->e->round.pages, .bytes = c->e->round.bytes,
+    s->round_facts = (struct policy_round){ .pages = c->e->round.pages,
+                                            .bytes = c->e->round.bytes,
                                             .left_pages = c->e->round.left_pages };
 
     struct message_round_done *done = &move_send(c->out, s->conn, MESSAGE_ROUND_DONE)->round_done;

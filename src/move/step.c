@@ -7,9 +7,12 @@
 const char *move_stage_name(enum move_stage stage)
 {
     static const char *const names[] = {
-        [STAGE_NONE] = "none", [STAGE_PRE_MIGRATION] = "pre-migration",
-        [STAGE_RESERVATION] = "reservation", [STAGE_PRE_COPY] = "pre-copy",
-        [STAGE_STOP_AND_COPY] = "stop-and-copy", [STAGE_COMMITMENT] = "commitment",
+        [STAGE_NONE] = "none",
+        [STAGE_PRE_MIGRATION] = "pre-migration",
+        [STAGE_RESERVATION] = "reservation",
+        [STAGE_PRE_COPY] = "pre-copy",
+        [STAGE_STOP_AND_COPY] = "stop-and-copy",
+        [STAGE_COMMITMENT] = "commitment",
         [STAGE_ACTIVATION] = "activation",
     };
     static_assert(ARRAY_LEN(names) == STAGE_MAX, "one name a stage");
@@ -19,13 +22,24 @@ const char *move_stage_name(enum move_stage stage)
 const char *move_action_name(enum move_action_kind kind)
 {
     static const char *const names[] = {
-        [ACTION_SEND] = "send", [ACTION_CLOSE] = "close", [ACTION_WRITE_RECORD] = "write-record",
-        [ACTION_SET_TIMER] = "set-timer", [ACTION_EMIT] = "emit", [ACTION_CONNECT] = "connect",
-        [ACTION_SEND_DESCRIPTION] = "send-description", [ACTION_SEND_ROUND] = "send-round",
-        [ACTION_PAUSE_GUEST] = "pause-guest", [ACTION_SEND_STATE] = "send-state",
-        [ACTION_RESUME_GUEST] = "resume-guest", [ACTION_RELEASE] = "release",
-        [ACTION_CHECK] = "check", [ACTION_RESERVE] = "reserve", [ACTION_LOAD] = "load",
-        [ACTION_RUN_GUEST] = "run-guest", [ACTION_DISCARD] = "discard", [ACTION_END] = "end",
+        [ACTION_SEND] = "send",
+        [ACTION_CLOSE] = "close",
+        [ACTION_WRITE_RECORD] = "write-record",
+        [ACTION_SET_TIMER] = "set-timer",
+        [ACTION_EMIT] = "emit",
+        [ACTION_CONNECT] = "connect",
+        [ACTION_SEND_DESCRIPTION] = "send-description",
+        [ACTION_SEND_ROUND] = "send-round",
+        [ACTION_PAUSE_GUEST] = "pause-guest",
+        [ACTION_SEND_STATE] = "send-state",
+        [ACTION_RESUME_GUEST] = "resume-guest",
+        [ACTION_RELEASE] = "release",
+        [ACTION_CHECK] = "check",
+        [ACTION_RESERVE] = "reserve",
+        [ACTION_LOAD] = "load",
+        [ACTION_RUN_GUEST] = "run-guest",
+        [ACTION_DISCARD] = "discard",
+        [ACTION_END] = "end",
     };
     static_assert(ARRAY_LEN(names) == ACTION_KIND_MAX, "one name an action");
     return kind < ACTION_KIND_MAX && names[kind] ? names[kind] : "unknown";

@@ -56,12 +56,12 @@ enum move_record {
 
 enum move_action_kind {
     /* both */
-    ACTION_SEND = 1,         /* `message` on `conn` */
-    ACTION_CLOSE,            /* `conn` */
-    ACTION_WRITE_RECORD,     /* `record`, token in the engine's config; -> RECORDED, RECORD_FAILED */
-    ACTION_SET_TIMER,        /* `at_ns`: one timer an engine, each setting replaces the last; CLOCK_NEVER
+    ACTION_SEND = 1,     /* `message` on `conn` */
+    ACTION_CLOSE,        /* `conn` */
+    ACTION_WRITE_RECORD, /* `record`, token in the engine's config; -> RECORDED, RECORD_FAILED */
+    ACTION_SET_TIMER, /* `at_ns`: one timer an engine, each setting replaces the last; CLOCK_NEVER
                               * disarms; -> TICK. An early or extra TICK is harmless. */
-    ACTION_EMIT,             /* `emit`: a change of state, for the log, the control socket, the bill */
+    ACTION_EMIT,      /* `emit`: a change of state, for the log, the control socket, the bill */
 
     /* source */
     ACTION_CONNECT,          /* make connection `conn` to the target -> CONNECTED, CONNECT_FAILED */
@@ -70,19 +70,19 @@ enum move_action_kind {
                               * -> PROGRESS..., ROUND_SENT */
     ACTION_PAUSE_GUEST,      /* vCPUs parked, devices quiescent -> PAUSED */
     ACTION_SEND_STATE,       /* every device-state section -> STATE_SENT */
-    ACTION_RESUME_GUEST,     /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
+    ACTION_RESUME_GUEST, /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
                               * way or never asked for; give up rounds and state being sent; dirty
                               * tracking ends */
-    ACTION_RELEASE,          /* the guest is the target's: free it here, never run it again */
+    ACTION_RELEASE,      /* the guest is the target's: free it here, never run it again */
 
     /* target */
-    ACTION_CHECK,            /* HELLO, MACHINE and CPUID against this host -> CHECKED */
-    ACTION_RESERVE,          /* set aside memory, devices, name, network -> RESERVED_DONE */
-    ACTION_LOAD,             /* decode, validate, apply all device state -> LOADED; the guest must need
+    ACTION_CHECK,     /* HELLO, MACHINE and CPUID against this host -> CHECKED */
+    ACTION_RESERVE,   /* set aside memory, devices, name, network -> RESERVED_DONE */
+    ACTION_LOAD,      /* decode, validate, apply all device state -> LOADED; the guest must need
                               * nothing more to run that could fail */
-    ACTION_RUN_GUEST,        /* let it run and announce it on the network -> RUNNING */
-    ACTION_DISCARD,          /* free everything received and reserved; never run it */
-    ACTION_END,              /* nobody will ask for this token again: the pump may stop listening, and
+    ACTION_RUN_GUEST, /* let it run and announce it on the network -> RUNNING */
+    ACTION_DISCARD,   /* free everything received and reserved; never run it */
+    ACTION_END,       /* nobody will ask for this token again: the pump may stop listening, and
                               * the store may forget the token (not that this host owns the VM) */
     ACTION_KIND_MAX
 };

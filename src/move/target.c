@@ -52,12 +52,18 @@ struct row {
     int (*fn)(struct target_call *);
 };
 
-#define ON(state, event, fn) { TARGET_##state, TARGET_##event, 0, fn }
-#define MSG(state, message, fn) { TARGET_##state, TARGET_MESSAGE, MESSAGE_##message, fn }
+#define ON(state, event, fn)                  \
+    {                                         \
+        TARGET_##state, TARGET_##event, 0, fn \
+    }
+#define MSG(state, message, fn)                               \
+    {                                                         \
+        TARGET_##state, TARGET_MESSAGE, MESSAGE_##message, fn \
+    }
 #define WIRE(state) ON(state, LOST, on_lost), ON(state, BAD_BYTES, on_bad_bytes)
 /* Where everything can still be thrown away. */
-#define LOOSE(state)                                                                               \
-    WIRE(state), MSG(state, ABORT, target_on_abort), ON(state, FAULT, on_fault),                   \
+#define LOOSE(state)                                                             \
+    WIRE(state), MSG(state, ABORT, target_on_abort), ON(state, FAULT, on_fault), \
         ON(state, CANCEL, on_cancel)
 
 static const struct row rows[] = {
@@ -169,9 +175,12 @@ static bool is_stale(const struct target_call *c)
     switch (c->e->kind) {
     case TARGET_CHECKED:
     case TARGET_RESERVED_DONE:
-    case TARGET_LOADED: return c->t->state == TARGET_GONE;
-    case TARGET_FAULT: return c->t->state >= TARGET_RECORDING;
-    default: return false;
+    case TARGET_LOADED:
+        return c->t->state == TARGET_GONE;
+    case TARGET_FAULT:
+        return c->t->state >= TARGET_RECORDING;
+    default:
+        return false;
     }
 }
 

@@ -31,12 +31,12 @@
 
 enum target_state {
     TARGET_LISTENING = 1, /* nothing here. Bad newcomers are closed, and it listens on */
-    TARGET_CHECKING,   /* HELLO taken; MACHINE, CPUID expected, then the check     pre-migration */
-    TARGET_RESERVING,  /* VERDICT ok sent; RESERVE expected, then reserving        reservation */
-    TARGET_RESERVED,   /* RESERVED sent; ROUND 1 expected                          reservation */
-    TARGET_RECEIVING,  /* rounds; after the last, device state up to STATE_DONE    pre-copy, stop-and-copy */
-    TARGET_LOADING,    /* device state being checked and applied                   stop-and-copy */
-    TARGET_PREPARED,   /* holds the whole guest, does not run it; connected, waits for COMMIT or ABORT
+    TARGET_CHECKING,  /* HELLO taken; MACHINE, CPUID expected, then the check     pre-migration */
+    TARGET_RESERVING, /* VERDICT ok sent; RESERVE expected, then reserving        reservation */
+    TARGET_RESERVED,  /* RESERVED sent; ROUND 1 expected                          reservation */
+    TARGET_RECEIVING, /* rounds; after the last, device state up to STATE_DONE    pre-copy, stop-and-copy */
+    TARGET_LOADING,  /* device state being checked and applied                   stop-and-copy */
+    TARGET_PREPARED, /* holds the whole guest, does not run it; connected, waits for COMMIT or ABORT
                         * or, on a new connection, RESOLVE                         commitment */
     TARGET_UNCERTAIN,  /* the same without a connection, for as long as it takes   commitment */
     TARGET_RECORDING,  /* COMMIT taken; HERE being written; does not run the guest. ABORT and CANCEL
@@ -61,16 +61,17 @@ struct target_config {
 };
 
 enum target_event_kind {
-    TARGET_MESSAGE = 1,   /* conn, message; RESOLVE and HELLO: token_recorded. ROUND_DONE only after the
+    TARGET_MESSAGE =
+        1,            /* conn, message; RESOLVE and HELLO: token_recorded. ROUND_DONE only after the
                            * PAGES_OK of all pages before it */
-    TARGET_SECTION,       /* conn, section: any known section that is no message has arrived whole with
+    TARGET_SECTION,   /* conn, section: any known section that is no message has arrived whole with
                            * its sum right. Step refused: drop it. Accepted: apply it, then carry
                            * out the actions; or, if that fails, BAD_BYTES or FAULT instead */
-    TARGET_PAGES_OK,      /* conn, pages: of the current round, applied since the last such event */
-    TARGET_PROGRESS,      /* conn: bytes came */
-    TARGET_BAD_BYTES,     /* conn, why: damaged or impossible, or no message at all */
-    TARGET_LOST,          /* conn, why */
-    TARGET_CHECKED,       /* verdict: borrowed for the call; ok or its reasons */
+    TARGET_PAGES_OK,  /* conn, pages: of the current round, applied since the last such event */
+    TARGET_PROGRESS,  /* conn: bytes came */
+    TARGET_BAD_BYTES, /* conn, why: damaged or impossible, or no message at all */
+    TARGET_LOST,      /* conn, why */
+    TARGET_CHECKED,   /* verdict: borrowed for the call; ok or its reasons */
     TARGET_RESERVED_DONE, /* why (NULL = ok), duration_ns */
     TARGET_LOADED,        /* why (NULL = ok), prepared */
     TARGET_RECORDED,      /* record_ns */
@@ -78,9 +79,9 @@ enum target_event_kind {
     TARGET_RUNNING,       /* activated: the engine fills in the token; borrowed for the call */
     TARGET_FAULT,         /* why: this host could not apply pages, or lost what it had reserved */
     TARGET_TICK,
-    TARGET_CANCEL,        /* by a person here; refused with -EBUSY from RECORDING on. In PREPARED and
+    TARGET_CANCEL, /* by a person here; refused with -EBUSY from RECORDING on. In PREPARED and
                            * UNCERTAIN it frees what may be the only copy: ask twice */
-    TARGET_ADOPT,         /* by a person, in UNCERTAIN, who answers for it that the source's record says
+    TARGET_ADOPT,  /* by a person, in UNCERTAIN, who answers for it that the source's record says
                            * HANDED and its process is dead: the guest runs here */
     TARGET_EVENT_MAX
 };
@@ -93,14 +94,14 @@ struct target_event {
     const struct message *message; /* borrowed for the call */
     const struct err *why;         /* borrowed for the call */
     union {
-        bool token_recorded;       /* MESSAGE: this host's store says HERE under the message's token */
-        uint16_t section;          /* enum section_type */
+        bool token_recorded; /* MESSAGE: this host's store says HERE under the message's token */
+        uint16_t section;    /* enum section_type */
         uint64_t pages;
         const struct message_verdict *verdict;
         uint64_t duration_ns;
         struct message_prepared prepared;
         uint64_t record_ns;
-        bool record_unknown;       /* as in source.h */
+        bool record_unknown; /* as in source.h */
         const struct message_activated *activated;
     };
 };
@@ -109,25 +110,25 @@ struct target_event {
 struct target {
     struct target_config config;
     enum target_state state;
-    enum move_reason reason;    /* of the failure or trouble; 0 = none */
-    struct err err;             /* the same for people */
+    enum move_reason reason; /* of the failure or trouble; 0 = none */
+    struct err err;          /* the same for people */
 
-    uint32_t conn;              /* the move's connection, or 0 */
-    bool prepared;              /* PREPARED was sent: the source may be uncertain about this target */
-    bool withdrawn;             /* GONE: the source asked for it */
-    bool adopting;              /* RECORDING: by ADOPT */
-    bool record_unknown;        /* RECORDING: HERE may be on disk; it is written until it surely is */
-    bool ended;                 /* END was asked for */
+    uint32_t conn;       /* the move's connection, or 0 */
+    bool prepared;       /* PREPARED was sent: the source may be uncertain about this target */
+    bool withdrawn;      /* GONE: the source asked for it */
+    bool adopting;       /* RECORDING: by ADOPT */
+    bool record_unknown; /* RECORDING: HERE may be on disk; it is written until it surely is */
+    bool ended;          /* END was asked for */
     uint64_t progress_ns, timer_ns;
-    uint64_t stale;             /* events dropped as stale */
-    uint64_t retry_at_ns;       /* RECORDING after an unknown failure */
+    uint64_t stale;       /* events dropped as stale */
+    uint64_t retry_at_ns; /* RECORDING after an unknown failure */
 
     struct message_hello hello; /* from CHECKING on */
     unsigned expect;            /* CHECKING, RESERVING, RECEIVING: what comes next (target.c) */
     uint32_t round;             /* current or last */
     bool round_last;
-    uint64_t round_pages;       /* applied in this round */
-    uint32_t state_sections;    /* device-state sections taken */
+    uint64_t round_pages;    /* applied in this round */
+    uint32_t state_sections; /* device-state sections taken */
     uint64_t record_ns;
     struct message_activated activated; /* kept: sent again to a source that asks again */
 };

@@ -13,11 +13,20 @@ int target_on_section(struct target_call *c)
     bool fits = false;
 
     switch ((enum target_expect)t->expect) {
-    case EXPECT_MACHINE: fits = type == SECTION_MACHINE; break;
-    case EXPECT_CPUID: fits = type == SECTION_CPUID; break;
-    case EXPECT_PAGES: fits = type == SECTION_PAGES; break;
-    case EXPECT_STATE: fits = type >= SECTION_VM && type < SECTION_STATE_MAX; break;
-    default: break;
+    case EXPECT_MACHINE:
+        fits = type == SECTION_MACHINE;
+        break;
+    case EXPECT_CPUID:
+        fits = type == SECTION_CPUID;
+        break;
+    case EXPECT_PAGES:
+        fits = type == SECTION_PAGES;
+        break;
+    case EXPECT_STATE:
+        fits = type >= SECTION_VM && type < SECTION_STATE_MAX;
+        break;
+    default:
+        break;
     }
     if (!fits) {
         char what[64];

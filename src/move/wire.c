@@ -44,7 +44,8 @@ int wire_recv_head(struct wire *wire, struct section *ret, struct err *err)
     return link_recv_head(&wire->link, ret, err);
 }
 
-int wire_recv_message(struct wire *wire, const struct section *section, struct message *ret, struct err *err)
+int wire_recv_message(struct wire *wire, const struct section *section, struct message *ret,
+                      struct err *err)
 {
     CLEANUP_FREE void *body = malloc(section->length + 1u);
     if (!body)

@@ -26,7 +26,8 @@ int wire_send_message(struct wire *wire, const struct message *message, struct e
 int wire_recv_head(struct wire *wire, struct section *ret, struct err *err) MUST_CHECK;
 
 /* Receives the body of a message section and decodes it. */
-int wire_recv_message(struct wire *wire, const struct section *section, struct message *ret, struct err *err) MUST_CHECK;
+int wire_recv_message(struct wire *wire, const struct section *section, struct message *ret,
+                      struct err *err) MUST_CHECK;
 
 /* Whether an error of the receiving functions means bad bytes, and not a lost connection. */
 bool wire_is_bad_bytes(int rc);

@@ -208,18 +208,12 @@ static void print_section(struct dump *dump, const struct section *s, uint64_t o
     (void)snprintf(sum, sizeof(sum), "%016" PRIx64, s->body_sum);
 
     json_t *body = sound ? body_json(dump, s, offset) : NULL;
-    json_t *json = json_pack("{s:I, s:s, s:i, s:i, s:i, s:b, s:I, s:s, s:b, s:b, s:o}",
-                             "offset", (json_int_t)offset,
-                             "type", section_type_name(s->type),
-                             "number", s->type,
-                             "instance", s->instance,
-                             "version", s->version,
-                             "optional", (s->flags & SECTION_OPTIONAL) != 0,
-                             "length", (json_int_t)s->length,
-                             "checksum", sum,
-                             "checksum_ok", sound,
-                             "known", known,
-                             "body", body ? body : json_null());
+    json_t *json =
+        json_pack("{s:I, s:s, s:i, s:i, s:i, s:b, s:I, s:s, s:b, s:b, s:o}", "offset",
+                  (json_int_t)offset, "type", section_type_name(s->type), "number", s->type,
+                  "instance", s->instance, "version", s->version, "optional",
+                  (s->flags & SECTION_OPTIONAL) != 0, "length", (json_int_t)s->length, "checksum",
+                  sum, "checksum_ok", sound, "known", known, "body", body ? body : json_null());
     (void)fputs(dump->sections ? ",\n" : "\n", dump->out);
     if (!json || json_dumpf(json, dump->out, JSON_ENSURE_ASCII) < 0)
         dump->rc = json ? -EIO : -ENOMEM;
@@ -282,8 +276,13 @@ int dump_stream(int fd, const struct dump_schema *table, size_t table_len, FILE 
                 struct err *err)
 {
     struct dump dump = {
-        .fd = fd, .out = out, .table = table, .table_len = table_len,
-        .guest_pages = UINT64_MAX, .body = malloc(STREAM_BODY_MAX), .damage = json_array(),
+        .fd = fd,
+        .out = out,
+        .table = table,
+        .table_len = table_len,
+        .guest_pages = UINT64_MAX,
+        .body = malloc(STREAM_BODY_MAX),
+        .damage = json_array(),
     };
     if (!dump.body || !dump.damage) {
         dump.rc = -ENOMEM;

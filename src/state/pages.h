@@ -15,7 +15,8 @@
 #define PAGES_VERSION 1
 #define PAGES_RUN_BYTES 16
 #define PAGES_RUNS_MAX 1024u
-#define PAGES_DATA_MAX 64u /* data pages: few enough that copying, checksumming and sending them stays in cache */
+#define PAGES_DATA_MAX \
+    64u /* data pages: few enough that copying, checksumming and sending them stays in cache */
 #define PAGES_TABLE_MAX (4 + PAGES_RUNS_MAX * PAGES_RUN_BYTES)
 
 enum pages_kind { PAGES_DATA = 1, PAGES_ZERO = 2 };
@@ -35,5 +36,6 @@ int pages_table_bytes(const uint8_t first[4], uint32_t *ret_bytes, struct err *e
 /* Decodes a table of pages_table_bytes() bytes into run[PAGES_RUNS_MAX]. Refuses (ERR_PEER) runs that are
  * empty, of unknown kind, out of order or beyond `total_pages`, and data that does not make `body_bytes`
  * exact. */
-int pages_table_decode(const uint8_t *table, uint32_t table_bytes, uint32_t body_bytes, uint64_t total_pages,
-                       struct pages_run *run, uint32_t *ret_runs, struct err *err) MUST_CHECK;
+int pages_table_decode(const uint8_t *table, uint32_t table_bytes, uint32_t body_bytes,
+                       uint64_t total_pages, struct pages_run *run, uint32_t *ret_runs,
+                       struct err *err) MUST_CHECK;

@@ -82,7 +82,10 @@ static void put_port(struct buf *out, uint16_t port)
 static size_t put_fadt(struct buf *out, uint64_t dsdt_gpa)
 {
     enum {
-        WBINVD = 1, BUTTONS_IN_DSDT = 3 << 4, RESET_REGISTER = 1 << 10, HARDWARE_REDUCED = 1 << 20,
+        WBINVD = 1,
+        BUTTONS_IN_DSDT = 3 << 4,
+        RESET_REGISTER = 1 << 10,
+        HARDWARE_REDUCED = 1 << 20,
         NO_VGA_MSI_ASPM_RTC = 0x3c,
     };
     size_t at = begin(out, "FACP", 6);
@@ -220,7 +223,7 @@ static void put_rsdp(struct buf *out, uint64_t xsdt_gpa)
     buf_put(out, "RSD PTR ", 8);
     buf_put_u8(out, 0); /* checksum of the first 20 bytes */
     buf_put(out, "GODWIT", 6);
-    buf_put_u8(out, 2); /* revision */
+    buf_put_u8(out, 2);  /* revision */
     buf_put_u32(out, 0); /* no RSDT */
     buf_put_u32(out, RSDP_BYTES);
     buf_put_u64(out, xsdt_gpa);

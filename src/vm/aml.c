@@ -7,11 +7,25 @@
 #include <string.h>
 
 enum {
-    OP_ZERO = 0x00, OP_ONE = 0x01, OP_NAME = 0x08, OP_BYTE = 0x0a, OP_WORD = 0x0b, OP_DWORD = 0x0c,
-    OP_STRING = 0x0d, OP_QWORD = 0x0e, OP_SCOPE = 0x10, OP_BUFFER = 0x11, OP_PACKAGE = 0x12,
-    OP_METHOD = 0x14, OP_EXT = 0x5b, OP_IF = 0xa0,
-    EXT_REGION = 0x80, EXT_FIELD = 0x81, EXT_DEVICE = 0x82,
-    SPACE_IO = 0x01, FIELD_BYTE_ZEROS = 0x41, /* byte access, no lock, written as zeros */
+    OP_ZERO = 0x00,
+    OP_ONE = 0x01,
+    OP_NAME = 0x08,
+    OP_BYTE = 0x0a,
+    OP_WORD = 0x0b,
+    OP_DWORD = 0x0c,
+    OP_STRING = 0x0d,
+    OP_QWORD = 0x0e,
+    OP_SCOPE = 0x10,
+    OP_BUFFER = 0x11,
+    OP_PACKAGE = 0x12,
+    OP_METHOD = 0x14,
+    OP_EXT = 0x5b,
+    OP_IF = 0xa0,
+    EXT_REGION = 0x80,
+    EXT_FIELD = 0x81,
+    EXT_DEVICE = 0x82,
+    SPACE_IO = 0x01,
+    FIELD_BYTE_ZEROS = 0x41, /* byte access, no lock, written as zeros */
     METHOD_SERIALIZED = 0x08,
 };
 

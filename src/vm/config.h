@@ -25,21 +25,21 @@ enum config_device_kind { CONFIG_NET = 1, CONFIG_BLK, CONFIG_RNG, CONFIG_DEVICE_
 #define CONFIG_GSI_BASE 5u
 
 #define CONFIG_DEVICE(F, T)                                             \
-    F(T, u32, kind)          /* enum config_device_kind */              \
-    F(T, text, id, 32)       /* the user's name: unique in the machine */\
-    F(T, u8s, mac, 6)        /* net */                                  \
-    F(T, u8, read_only)      /* blk */                                  \
-    F(T, text, serial, 21)   /* blk: virtio serial number */            \
-    F(T, u64, sectors)       /* blk: of 512 bytes */                    \
-    F(T, u64, fingerprint)   /* blk: sample of its contents (disk_fingerprint()); 0 = none */
+    F(T, u32, kind)        /* enum config_device_kind */                \
+    F(T, text, id, 32)     /* the user's name: unique in the machine */ \
+    F(T, u8s, mac, 6)      /* net */                                    \
+    F(T, u8, read_only)    /* blk */                                    \
+    F(T, text, serial, 21) /* blk: virtio serial number */              \
+    F(T, u64, sectors)     /* blk: of 512 bytes */                      \
+    F(T, u64, fingerprint) /* blk: sample of its contents (disk_fingerprint()); 0 = none */
 SCHEMA_STRUCT(config_device, CONFIG_DEVICE);
 
-#define MACHINE_CONFIG(F, T)                                            \
-    F(T, text, name, CONFIG_NAME_MAX)                                   \
-    F(T, u8s, uuid, 16)                                                 \
-    F(T, u32, vcpus)                                                    \
-    F(T, u64, memory_bytes)                                             \
-    F(T, text, cmdline, CONFIG_CMDLINE_MAX)                             \
+#define MACHINE_CONFIG(F, T)                \
+    F(T, text, name, CONFIG_NAME_MAX)       \
+    F(T, u8s, uuid, 16)                     \
+    F(T, u32, vcpus)                        \
+    F(T, u64, memory_bytes)                 \
+    F(T, text, cmdline, CONFIG_CMDLINE_MAX) \
     F(T, list, device, config_device, CONFIG_DEVICES_MAX)
 SCHEMA_STRUCT(machine_config, MACHINE_CONFIG);
 

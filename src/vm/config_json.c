@@ -24,10 +24,12 @@ static const struct {
 static_assert(ARRAY_LEN(kinds) == CONFIG_DEVICE_MAX, "one row per kind of device");
 
 enum key_kind {
-    KEY_U32, KEY_U64,
-    KEY_FLAG,   /* u8, as true or false */
+    KEY_U32,
+    KEY_U64,
+    KEY_FLAG, /* u8, as true or false */
     KEY_TEXT,
-    KEY_UUID, KEY_MAC,
+    KEY_UUID,
+    KEY_MAC,
     KEY_SUM,    /* u64, as 16 hex digits: JSON's integers are signed */
     KEY_DEVICE, /* u32, as a name of kinds[] */
     KEY_NESTED, /* not a member: its reader and writer are called by hand */
@@ -39,24 +41,27 @@ struct key {
     size_t offset, size; /* of the member */
 };
 
-#define KEY(T, kind, member)                                                                       \
-    { #member, kind, offsetof(struct T, member), sizeof(((struct T *)NULL)->member) }
+#define KEY(T, kind, member)                                                          \
+    {                                                                                 \
+#member, kind, offsetof(struct T, member), sizeof(((struct T *)NULL)->member) \
+    }
 
 static const struct key top_keys[] = { { .name = "machine", .kind = KEY_NESTED },
                                        { .name = "host", .kind = KEY_NESTED } };
 static const struct key machine_keys[] = {
-    KEY(machine_config, KEY_TEXT, name),        KEY(machine_config, KEY_UUID, uuid),
-    KEY(machine_config, KEY_U32, vcpus),        KEY(machine_config, KEY_U64, memory_bytes),
-    KEY(machine_config, KEY_TEXT, cmdline),     { .name = "devices", .kind = KEY_NESTED },
+    KEY(machine_config, KEY_TEXT, name),    KEY(machine_config, KEY_UUID, uuid),
+    KEY(machine_config, KEY_U32, vcpus),    KEY(machine_config, KEY_U64, memory_bytes),
+    KEY(machine_config, KEY_TEXT, cmdline), { .name = "devices", .kind = KEY_NESTED },
 };
 static const struct key device_keys[] = {
-    KEY(config_device, KEY_DEVICE, kind),    KEY(config_device, KEY_TEXT, id),
-    KEY(config_device, KEY_MAC, mac),        KEY(config_device, KEY_FLAG, read_only),
-    KEY(config_device, KEY_TEXT, serial),    KEY(config_device, KEY_U64, sectors),
+    KEY(config_device, KEY_DEVICE, kind),     KEY(config_device, KEY_TEXT, id),
+    KEY(config_device, KEY_MAC, mac),         KEY(config_device, KEY_FLAG, read_only),
+    KEY(config_device, KEY_TEXT, serial),     KEY(config_device, KEY_U64, sectors),
     KEY(config_device, KEY_SUM, fingerprint),
 };
 static const struct key host_keys[] = {
-    KEY(host_config, KEY_TEXT, kernel), KEY(host_config, KEY_TEXT, initrd),
+    KEY(host_config, KEY_TEXT, kernel),
+    KEY(host_config, KEY_TEXT, initrd),
     { .name = "devices", .kind = KEY_NESTED },
 };
 
@@ -163,18 +168,28 @@ static json_t *write_value(const struct key *key, const void *member)
     char text[sizeof(LIKE_UUID)];
 
     switch (key->kind) {
-    case KEY_U32: return json_integer(*(const uint32_t *)member);
-    case KEY_U64: return json_integer((json_int_t)*(const uint64_t *)member);
-    case KEY_FLAG: return json_boolean(*(const uint8_t *)member);
-    case KEY_TEXT: return json_string(member);
-    case KEY_UUID: print_hex(member, LIKE_UUID, text); return json_string(text);
-    case KEY_MAC: print_hex(member, LIKE_MAC, text); return json_string(text);
+    case KEY_U32:
+        return json_integer(*(const uint32_t *)member);
+    case KEY_U64:
+        return json_integer((json_int_t) * (const uint64_t *)member);
+    case KEY_FLAG:
+        return json_boolean(*(const uint8_t *)member);
+    case KEY_TEXT:
+        return json_string(member);
+    case KEY_UUID:
+        print_hex(member, LIKE_UUID, text);
+        return json_string(text);
+    case KEY_MAC:
+        print_hex(member, LIKE_MAC, text);
+        return json_string(text);
     case KEY_SUM:
         (void)snprintf(text, sizeof(text), "%016llx",
                        (unsigned long long)*(const uint64_t *)member);
         return json_string(text);
-    case KEY_DEVICE: return json_string(kinds[*(const uint32_t *)member].name);
-    case KEY_NESTED: break;
+    case KEY_DEVICE:
+        return json_string(kinds[*(const uint32_t *)member].name);
+    case KEY_NESTED:
+        break;
     }
     return NULL;
 }
@@ -189,7 +204,7 @@ static int read_object(const json_t *json, const struct key *keys, size_t count,
     if (!json_is_object(json))
         return err_set(err, ERR_CALLER, EINVAL, "%s: wanted a JSON object", where);
     /* jansson's iterator takes no const; nothing is written through it. */
-    json_object_foreach((json_t *)(uintptr_t)json, name, value) {
+    json_object_foreach ((json_t *)(uintptr_t)json, name, value) {
         const struct key *key = keys;
         while (key < keys + count && strcmp(key->name, name) != 0)
             key++;
@@ -244,7 +259,7 @@ static int read_place(const char *id, const json_t *place, const struct machine_
 
     if (!json_is_object(place))
         return err_set(err, ERR_CALLER, EINVAL, "host: device %.32s: wanted a JSON object", id);
-    json_object_foreach((json_t *)(uintptr_t)place, key, where) {
+    json_object_foreach ((json_t *)(uintptr_t)place, key, where) {
         const char *text = json_string_value(where);
         if (!text || strlen(text) != json_string_length(where))
             return err_set(err, ERR_CALLER, EINVAL, "host: device %.32s: \"%.64s\": wanted text",
@@ -271,7 +286,7 @@ static int read_places(const json_t *places, const struct machine_config *machin
 
     if (places && !json_is_object(places))
         return err_set(err, ERR_CALLER, EINVAL, "host: \"devices\": wanted a JSON object");
-    json_object_foreach((json_t *)(uintptr_t)places, id, place) {
+    json_object_foreach ((json_t *)(uintptr_t)places, id, place) {
         int rc = read_place(id, place, machine, host, err);
         if (rc)
             return rc;
@@ -328,8 +343,8 @@ json_t *config_to_json(const struct machine_config *machine, const struct host_c
         const char *where = d->kind == CONFIG_NET ? host->device[i].tap : host->device[i].path;
         rc |= json_array_append_new(devices, device_json(d));
         if (kinds[d->kind].place && *where)
-            rc |= json_object_set_new(places, d->id,
-                                      json_pack("{s:s}", kinds[d->kind].place, where));
+            rc |=
+                json_object_set_new(places, d->id, json_pack("{s:s}", kinds[d->kind].place, where));
     }
     rc |= json_object_set_new(m, "devices", devices);
     rc |= json_object_set_new(h, "devices", places);

@@ -183,10 +183,14 @@ static uint32_t register_of(const struct hv_cpuid *cpuid, const struct cpuid_fea
 {
     struct hv_cpuid_leaf l = find(cpuid, f->leaf, f->subleaf);
     switch (f->reg) {
-    case CPUID_EAX: return l.eax;
-    case CPUID_EBX: return l.ebx;
-    case CPUID_ECX: return l.ecx;
-    case CPUID_EDX: return l.edx;
+    case CPUID_EAX:
+        return l.eax;
+    case CPUID_EBX:
+        return l.ebx;
+    case CPUID_ECX:
+        return l.ecx;
+    case CPUID_EDX:
+        return l.edx;
     }
     return 0;
 }

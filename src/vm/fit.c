@@ -32,13 +32,16 @@ static void check_memory(const struct machine_config *config, struct fit_report 
     if (fd_read_file("/proc/meminfo", 1 << 16, &text, &len) < 0)
         return; /* an unknown is no reason to refuse; running out later fails the move cleanly */
     const char *line = strstr(text, "MemAvailable:");
-    uint64_t available = line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) << 10 : UINT64_MAX;
+    uint64_t available =
+        line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) << 10 : UINT64_MAX;
     if (available < config->memory_bytes)
         fit_add(report, "memory", "the guest has %llu MiB and this host has %llu MiB to spare",
-                (unsigned long long)(config->memory_bytes >> 20), (unsigned long long)(available >> 20));
+                (unsigned long long)(config->memory_bytes >> 20),
+                (unsigned long long)(available >> 20));
 }
 
-static void check_disks(const struct machine_config *need, const struct machine_fds *fds, struct fit_report *report)
+static void check_disks(const struct machine_config *need, const struct machine_fds *fds,
+                        struct fit_report *report)
 {
     CLEANUP_FREE struct machine_config *have = malloc(sizeof(*have));
     struct err err;
@@ -63,8 +66,9 @@ static void check_disks(const struct machine_config *need, const struct machine_
     }
 }
 
-void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid, const struct host_config *host,
-               bool fake, struct fit_report *report, struct machine_fds *ret_fds)
+void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid,
+               const struct host_config *host, bool fake, struct fit_report *report,
+               struct machine_fds *ret_fds)
 {
     struct err err = { 0 };
     struct machine_fds fds;
@@ -95,6 +99,7 @@ int fit_err(const struct fit_report *report, struct err *err)
     size_t len = 0;
     text[0] = '\0';
     for (unsigned i = 0; i < report->count && len < sizeof(text); i++)
-        len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s", i ? "; " : "", report->reason[i].text);
+        len += (size_t)snprintf(text + len, sizeof(text) - len, "%s%s", i ? "; " : "",
+                                report->reason[i].text);
     return err_set(err, ERR_HOST, ENOTSUP, "%s", text);
 }

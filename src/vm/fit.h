@@ -23,8 +23,9 @@ void fit_add(struct fit_report *report, const char *fact, const char *fmt, ...) 
 
 /* Checks CPU, memory, taps and disks for a machine that comes with `config` and `cpuid`. When it fits,
  * *ret_fds is what machine_create() needs; otherwise nothing is held. */
-void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid, const struct host_config *host,
-               bool fake, struct fit_report *report, struct machine_fds *ret_fds);
+void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid,
+               const struct host_config *host, bool fake, struct fit_report *report,
+               struct machine_fds *ret_fds);
 
 /* All reasons in one error; 0 when there is none. */
 int fit_err(const struct fit_report *report, struct err *err) MUST_CHECK;

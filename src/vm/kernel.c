@@ -24,10 +24,20 @@
 
 /* The fields of the setup header that are used here, as file offsets. */
 enum {
-    SETUP_SECTS = 0x1f1, BOOT_FLAG = 0x1fe, JUMP_LENGTH = 0x201, HEADER_MAGIC = 0x202,
-    VERSION = 0x206, LOADFLAGS = 0x211, INITRD_ADDR_MAX = 0x22c, XLOADFLAGS = 0x236,
-    CMDLINE_SIZE = 0x238, PAYLOAD_OFFSET = 0x248, PAYLOAD_LENGTH = 0x24c, PREF_ADDRESS = 0x258,
-    INIT_SIZE = 0x260, HEADER_END_2_12 = 0x268,
+    SETUP_SECTS = 0x1f1,
+    BOOT_FLAG = 0x1fe,
+    JUMP_LENGTH = 0x201,
+    HEADER_MAGIC = 0x202,
+    VERSION = 0x206,
+    LOADFLAGS = 0x211,
+    INITRD_ADDR_MAX = 0x22c,
+    XLOADFLAGS = 0x236,
+    CMDLINE_SIZE = 0x238,
+    PAYLOAD_OFFSET = 0x248,
+    PAYLOAD_LENGTH = 0x24c,
+    PREF_ADDRESS = 0x258,
+    INIT_SIZE = 0x260,
+    HEADER_END_2_12 = 0x268,
 };
 #define VERSION_2_12 0x20c /* the first with xloadflags */
 #define LOADED_HIGH 1

@@ -36,8 +36,10 @@ static bool unpack_lz4(const uint8_t *packed, size_t packed_len, uint8_t *out, s
 
 static bool unpack_gzip(const uint8_t *packed, size_t packed_len, uint8_t *out, size_t len)
 {
-    z_stream z = { .next_in = (Bytef *)(uintptr_t)packed, .avail_in = (uInt)packed_len,
-                   .next_out = out, .avail_out = (uInt)len };
+    z_stream z = { .next_in = (Bytef *)(uintptr_t)packed,
+                   .avail_in = (uInt)packed_len,
+                   .next_out = out,
+                   .avail_out = (uInt)len };
     if (packed_len > UINT_MAX || len > UINT_MAX || inflateInit2(&z, MAX_WBITS + 16) != Z_OK)
         return false;
     bool whole = inflate(&z, Z_FINISH) == Z_STREAM_END && z.avail_out == 0;

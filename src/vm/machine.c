@@ -30,7 +30,8 @@
 
 /* ------------------------------------------------------------------------------ what the host lends */
 
-static int open_disk(const struct config_device *device, const char *path, int *ret, struct err *err)
+static int open_disk(const struct config_device *device, const char *path, int *ret,
+                     struct err *err)
 {
     uint64_t sectors;
     int rc = disk_open(path, device->read_only, ret, &sectors, err);
@@ -48,16 +49,19 @@ int machine_open_fds(const struct machine_config *config, const struct host_conf
     if (!fake) {
         fds.kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
         if (fds.kvm < 0)
-            rc = err_errno(err, ERR_HOST, errno, "cannot open /dev/kvm (`godwit check` tells more)");
+            rc =
+                err_errno(err, ERR_HOST, errno, "cannot open /dev/kvm (`godwit check` tells more)");
     }
     for (uint32_t i = 0; i < config->device_count && !rc; i++) {
         const struct config_device *device = &config->device[i];
         if (device->kind == CONFIG_NET && !host->device[i].tap[0])
-            rc = err_set(err, ERR_CALLER, EINVAL, "net %s: no tap given (--net %s=TAP)", device->id, device->id);
+            rc = err_set(err, ERR_CALLER, EINVAL, "net %s: no tap given (--net %s=TAP)", device->id,
+                         device->id);
         else if (device->kind == CONFIG_NET)
             rc = tap_open(host->device[i].tap, &fds.device[i], err);
         else if (device->kind == CONFIG_BLK && !host->device[i].path[0])
-            rc = err_set(err, ERR_CALLER, EINVAL, "disk %s: no file given (--disk %s=PATH)", device->id, device->id);
+            rc = err_set(err, ERR_CALLER, EINVAL, "disk %s: no file given (--disk %s=PATH)",
+                         device->id, device->id);
         else if (device->kind == CONFIG_BLK)
             rc = open_disk(device, host->device[i].path, &fds.device[i], err);
     }
@@ -75,7 +79,8 @@ void machine_close_fds(struct machine_fds *fds)
         fd_close(&fds->device[i]);
 }
 
-int machine_disk_facts(const struct machine_fds *fds, struct machine_config *config, struct err *err)
+int machine_disk_facts(const struct machine_fds *fds, struct machine_config *config,
+                       struct err *err)
 {
     for (uint32_t i = 0; i < config->device_count; i++) {
         struct config_device *device = &config->device[i];
@@ -102,8 +107,10 @@ int machine_host_cpuid(const struct machine_fds *fds, struct hv_cpuid *ret, stru
 
 /* What the guest is told in ACPI is where the devices answer. */
 static_assert(SERIAL_PORT == ACPI_COM1_PORT && SERIAL_GSI == ACPI_COM1_GSI, "serial port");
-static_assert(BUTTON_RESET_PORT == ACPI_RESET_PORT && BUTTON_SLEEP_CONTROL_PORT == ACPI_SLEEP_PORT &&
-              BUTTON_EVENT_PORT == ACPI_EVENT_PORT && BUTTON_GSI == ACPI_EVENT_GSI, "power button");
+static_assert(BUTTON_RESET_PORT == ACPI_RESET_PORT &&
+                  BUTTON_SLEEP_CONTROL_PORT == ACPI_SLEEP_PORT &&
+                  BUTTON_EVENT_PORT == ACPI_EVENT_PORT && BUTTON_GSI == ACPI_EVENT_GSI,
+              "power button");
 static_assert(CONFIG_MMIO_STRIDE >= VIRTIO_MMIO_BYTES, "virtio window");
 
 static void access_bytes(struct dev *dev, uint64_t offset, const struct hv_exit *exit, bool write)
@@ -149,7 +156,8 @@ static void on_vcpu_end(void *ctx, unsigned id, enum vcpu_end how, const char *w
     struct machine *machine = ctx;
     char text[200];
     (void)snprintf(text, sizeof(text), "vCPU %u: %s", id, why);
-    machine->hooks.on_end(machine->hooks.ctx, how == VCPU_SHUTDOWN ? MACHINE_RESET : MACHINE_FAILED, text);
+    machine->hooks.on_end(machine->hooks.ctx, how == VCPU_SHUTDOWN ? MACHINE_RESET : MACHINE_FAILED,
+                          text);
 }
 
 static void on_poweroff(void *ctx)
@@ -192,7 +200,8 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
     case CONFIG_BLK:
         return virtio_blk_create(ret, instance, &machine->mem, machine->loop, fd,
                                  &(struct virtio_blk_options){ .serial = device->serial,
-                                                               .read_only = device->read_only }, err);
+                                                               .read_only = device->read_only },
+                                 err);
     case CONFIG_RNG:
         return virtio_rng_create(ret, instance, &machine->mem, machine->loop, err);
     case CONFIG_DEVICE_MAX:
@@ -209,13 +218,17 @@ static int wire_virtio(struct machine *machine, uint32_t n, struct dev *dev, str
 
     int rc = ops->irqfd(machine->hv, virtio->irq_fd, CONFIG_GSI_BASE + n);
     for (unsigned q = 0; q < virtio->queue_count && !rc; q++)
-        rc = ops->ioeventfd(machine->hv, virtio->notify_fd[q], gpa_of(base + VIRTIO_MMIO_NOTIFY), 4, q);
-    return rc ? err_errno(err, ERR_HOST, -rc, "cannot wire device %s", machine->config.device[n].id) : 0;
+        rc = ops->ioeventfd(machine->hv, virtio->notify_fd[q], gpa_of(base + VIRTIO_MMIO_NOTIFY), 4,
+                            q);
+    return rc ? err_errno(err, ERR_HOST, -rc, "cannot wire device %s", machine->config.device[n].id)
+              : 0;
 }
 
 static int create_devices(struct machine *machine, struct err *err)
 {
-    struct button_calls button = { .ctx = machine, .on_poweroff = on_poweroff, .on_reset = on_reset };
+    struct button_calls button = { .ctx = machine,
+                                   .on_poweroff = on_poweroff,
+                                   .on_reset = on_reset };
     const struct hv_ops *ops = machine->hv->ops;
 
     int rc = serial_create(&machine->serial, 0, on_console_out, machine, err);
@@ -231,7 +244,8 @@ static int create_devices(struct machine *machine, struct err *err)
         rc = ops->irqfd(machine->hv, button_irq_fd(machine->button), BUTTON_GSI);
     if (rc)
         return err_errno(err, ERR_HOST, -rc, "cannot wire the serial port and power button");
-    rc = loop_add(machine->loop, &machine->serial_room, serial_room_fd(machine->serial), EPOLLIN, on_console_room);
+    rc = loop_add(machine->loop, &machine->serial_room, serial_room_fd(machine->serial), EPOLLIN,
+                  on_console_room);
     if (rc)
         return err_errno(err, ERR_HOST, -rc, "cannot watch the serial port");
 
@@ -260,7 +274,8 @@ static int create_vcpus(struct machine *machine, struct err *err)
         if (rc)
             return err_errno(err, ERR_HOST, -rc, "cannot describe vCPU %u", id);
     }
-    int rc = vcpu_group_init(&machine->vcpus, machine->hv, machine->meter, count, cpuid, &handlers, err);
+    int rc =
+        vcpu_group_init(&machine->vcpus, machine->hv, machine->meter, count, cpuid, &handlers, err);
     if (rc)
         return rc;
     /* Part of what the guest was promised: another host must keep it, or refuse. */
@@ -270,7 +285,8 @@ static int create_vcpus(struct machine *machine, struct err *err)
 
 static int assemble(struct machine *machine, struct err *err)
 {
-    int rc = machine->fds.kvm >= 0 ? hv_kvm_open(machine->fds.kvm, &machine->hv, err) : hv_fake_open(&machine->hv);
+    int rc = machine->fds.kvm >= 0 ? hv_kvm_open(machine->fds.kvm, &machine->hv, err)
+                                   : hv_fake_open(&machine->hv);
     if (rc)
         return rc;
     rc = mem_init(&machine->mem, machine->config.memory_bytes, err);
@@ -279,7 +295,8 @@ static int assemble(struct machine *machine, struct err *err)
     /* Slots before the interrupt controllers: adding one later waits out a grace period. */
     for (unsigned i = 0; i < machine->mem.region_count; i++) {
         const struct mem_region *r = &machine->mem.region[i];
-        rc = machine->hv->ops->slot_set(machine->hv, i, gpa_of(r->gpa), mem_page(&machine->mem, r->page_index), r->bytes, false);
+        rc = machine->hv->ops->slot_set(machine->hv, i, gpa_of(r->gpa),
+                                        mem_page(&machine->mem, r->page_index), r->bytes, false);
         if (rc)
             return err_errno(err, ERR_HOST, -rc, "KVM refuses the guest's memory");
     }
@@ -290,17 +307,23 @@ static int assemble(struct machine *machine, struct err *err)
     return rc ? rc : create_vcpus(machine, err);
 }
 
-int machine_create(const struct machine_config *config, const struct hv_cpuid *cpuid, struct machine_fds *fds,
-                   struct loop *loop, struct meter *meter, const struct machine_hooks *hooks, struct machine **ret,
-                   struct err *err)
+int machine_create(const struct machine_config *config, const struct hv_cpuid *cpuid,
+                   struct machine_fds *fds, struct loop *loop, struct meter *meter,
+                   const struct machine_hooks *hooks, struct machine **ret, struct err *err)
 {
     struct machine *machine = calloc(1, sizeof(*machine));
     if (!machine) {
         machine_close_fds(fds);
         return err_errno(err, ERR_HOST, ENOMEM, "cannot create a machine");
     }
-    *machine = (struct machine){ .config = *config, .cpuid = *cpuid, .fds = *fds, .loop = loop, .meter = meter,
-                                 .hooks = *hooks, .mem = { .memfd = -1 }, .pauses = 1 };
+    *machine = (struct machine){ .config = *config,
+                                 .cpuid = *cpuid,
+                                 .fds = *fds,
+                                 .loop = loop,
+                                 .meter = meter,
+                                 .hooks = *hooks,
+                                 .mem = { .memfd = -1 },
+                                 .pauses = 1 };
     for (uint32_t i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds->device[i] = -1;
     fds->kvm = -1;
@@ -335,8 +358,11 @@ void machine_free(struct machine *machine)
 
 int machine_boot(struct machine *machine, const struct host_config *host, struct err *err)
 {
-    struct boot_spec spec = { .kernel = host->kernel, .initrd = host->initrd, .cmdline = machine->config.cmdline,
-                              .vcpus = machine->config.vcpus, .devices = machine->config.device_count };
+    struct boot_spec spec = { .kernel = host->kernel,
+                              .initrd = host->initrd,
+                              .cmdline = machine->config.cmdline,
+                              .vcpus = machine->config.vcpus,
+                              .devices = machine->config.device_count };
     struct hv_boot boot;
     int rc = boot_prepare(&machine->mem, &spec, &boot, err);
     if (rc)
@@ -360,7 +386,8 @@ int machine_pause(struct machine *machine, struct err *err)
                 machine->dev[i]->ops->resume(machine->dev[i]);
             vcpu_group_resume(&machine->vcpus);
             machine->pauses = 0;
-            return err_errno(err, ERR_HOST, -rc, "device %s (%u) does not come to rest", dev->ops->name, dev->instance);
+            return err_errno(err, ERR_HOST, -rc, "device %s (%u) does not come to rest",
+                             dev->ops->name, dev->instance);
         }
     }
     return 0;
@@ -409,21 +436,25 @@ int machine_save(struct machine *machine, struct buf *out, struct err *err)
     return 0;
 }
 
-static int load_vcpu(struct machine *machine, const struct section *section, const void *body, struct err *err)
+static int load_vcpu(struct machine *machine, const struct section *section, const void *body,
+                     struct err *err)
 {
     if (section->instance >= machine->vcpus.count)
-        return err_set(err, ERR_PEER, EBADMSG, "state of vCPU %u, and the machine has %u", section->instance,
-                       machine->vcpus.count);
+        return err_set(err, ERR_PEER, EBADMSG, "state of vCPU %u, and the machine has %u",
+                       section->instance, machine->vcpus.count);
     CLEANUP_FREE struct hv_vcpu_state *state = malloc(sizeof(*state));
     if (!state)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot load vCPU %u", section->instance);
     int rc = section_get(section, body, &hv_vcpu_state_schema, state, err);
-    return rc ? rc : machine->hv->ops->vcpu_load(machine->vcpus.vcpu[section->instance].hv, state, err);
+    return rc ? rc
+              : machine->hv->ops->vcpu_load(machine->vcpus.vcpu[section->instance].hv, state, err);
 }
 
-static int load_dev(struct machine *machine, const struct section *section, const void *body, struct err *err)
+static int load_dev(struct machine *machine, const struct section *section, const void *body,
+                    struct err *err)
 {
-    struct dev *dev = section->instance < machine->dev_count ? machine->dev[section->instance] : NULL;
+    struct dev *dev =
+        section->instance < machine->dev_count ? machine->dev[section->instance] : NULL;
     if (!dev || dev->ops->section != section->type)
         return err_set(err, ERR_PEER, EBADMSG, "state of %s %u, which this machine does not have",
                        section_type_name(section->type), section->instance);
@@ -459,11 +490,13 @@ int machine_load(struct machine *machine, const struct section *section, const v
     return rc;
 }
 
-int machine_loaded_all(const struct machine *machine, const struct machine_seen *seen, struct err *err)
+int machine_loaded_all(const struct machine *machine, const struct machine_seen *seen,
+                       struct err *err)
 {
     if (!seen->vm || seen->vcpus != (UINT32_C(1) << machine->vcpus.count) - 1 ||
         seen->devs != (UINT32_C(1) << machine->dev_count) - 1)
-        return err_set(err, ERR_PEER, EBADMSG, "state is incomplete: vm %d, vCPUs 0x%x, devices 0x%x", seen->vm,
+        return err_set(err, ERR_PEER, EBADMSG,
+                       "state is incomplete: vm %d, vCPUs 0x%x, devices 0x%x", seen->vm,
                        seen->vcpus, seen->devs);
     return 0;
 }

@@ -28,15 +28,16 @@ enum machine_end {
 
 struct machine_hooks {
     void *ctx;
-    void (*console_out)(void *ctx, const uint8_t *bytes, size_t len); /* vCPU threads; must not block */
-    void (*console_room)(void *ctx);                                  /* the serial port takes input again */
+    void (*console_out)(void *ctx, const uint8_t *bytes,
+                        size_t len); /* vCPU threads; must not block */
+    void (*console_room)(void *ctx); /* the serial port takes input again */
     void (*on_end)(void *ctx, enum machine_end how, const char *why);
 };
 
 /* Descriptors this host lends the machine; machine_create() takes them all over, also on failure. */
 struct machine_fds {
-    int kvm;                         /* /dev/kvm; -1 = the fake hypervisor */
-    int device[CONFIG_DEVICES_MAX];  /* tap or disk of each device; -1 = none */
+    int kvm;                        /* /dev/kvm; -1 = the fake hypervisor */
+    int device[CONFIG_DEVICES_MAX]; /* tap or disk of each device; -1 = none */
 };
 
 #define MACHINE_DEVS_MAX (CONFIG_DEVICES_MAX + 2)
@@ -47,7 +48,7 @@ struct machine {
     struct mem mem;
     struct hv *hv;
     struct vcpu_group vcpus;
-    struct loop *loop;   /* borrowed, as is the meter */
+    struct loop *loop; /* borrowed, as is the meter */
     struct meter *meter;
     struct machine_hooks hooks;
     struct machine_fds fds;
@@ -66,19 +67,23 @@ int machine_open_fds(const struct machine_config *config, const struct host_conf
 void machine_close_fds(struct machine_fds *fds);
 
 /* Reads each disk's size and fingerprint from its descriptor into `config`. */
-int machine_disk_facts(const struct machine_fds *fds, struct machine_config *config, struct err *err) MUST_CHECK;
+int machine_disk_facts(const struct machine_fds *fds, struct machine_config *config,
+                       struct err *err) MUST_CHECK;
 
 /* What this host can show a guest, with the host's TSC rate. */
-int machine_host_cpuid(const struct machine_fds *fds, struct hv_cpuid *ret, struct err *err) MUST_CHECK;
+int machine_host_cpuid(const struct machine_fds *fds, struct hv_cpuid *ret,
+                       struct err *err) MUST_CHECK;
 
 /* `cpuid`: the host's for a new machine, the guest's for one that arrives. */
-int machine_create(const struct machine_config *config, const struct hv_cpuid *cpuid, struct machine_fds *fds,
-                   struct loop *loop, struct meter *meter, const struct machine_hooks *hooks, struct machine **ret,
+int machine_create(const struct machine_config *config, const struct hv_cpuid *cpuid,
+                   struct machine_fds *fds, struct loop *loop, struct meter *meter,
+                   const struct machine_hooks *hooks, struct machine **ret,
                    struct err *err) MUST_CHECK;
 void machine_free(struct machine *machine);
 
 /* Loads the kernel and makes the boot vCPU ready. */
-int machine_boot(struct machine *machine, const struct host_config *host, struct err *err) MUST_CHECK;
+int machine_boot(struct machine *machine, const struct host_config *host,
+                 struct err *err) MUST_CHECK;
 
 int machine_pause(struct machine *machine, struct err *err) MUST_CHECK;
 void machine_resume(struct machine *machine);
@@ -93,7 +98,8 @@ struct machine_seen {
 };
 int machine_load(struct machine *machine, const struct section *section, const void *body,
                  struct machine_seen *seen, struct err *err) MUST_CHECK;
-int machine_loaded_all(const struct machine *machine, const struct machine_seen *seen, struct err *err) MUST_CHECK;
+int machine_loaded_all(const struct machine *machine, const struct machine_seen *seen,
+                       struct err *err) MUST_CHECK;
 
 /* After a move: devices tell the network and the guest. */
 void machine_announce(struct machine *machine);

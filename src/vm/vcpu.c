@@ -5,18 +5,22 @@
 #include <stdio.h>
 #include <string.h>
 
-int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter, unsigned count, const struct hv_cpuid *cpuid,
-                    const struct vcpu_handlers *handlers, struct err *err)
+int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter, unsigned count,
+                    const struct hv_cpuid *cpuid, const struct vcpu_handlers *handlers,
+                    struct err *err)
 {
-    *group = (struct vcpu_group){ .hv = hv, .meter = meter, .handlers = *handlers, .pausing = true };
+    *group =
+        (struct vcpu_group){ .hv = hv, .meter = meter, .handlers = *handlers, .pausing = true };
     (void)pthread_mutex_init(&group->lock, NULL);
     (void)pthread_cond_init(&group->changed, NULL);
     for (unsigned id = 0; id < count; id++) {
         struct vcpu *vcpu = &group->vcpu[id];
         int rc = hv->ops->vcpu_open(hv, id, &cpuid[id], &vcpu->hv);
         if (rc == -ENOTSUP)
-            return err_set(err, ERR_HOST, ENOTSUP, "the guest's TSC runs at %u kHz, and this host's CPU cannot scale to that",
-                           cpuid[id].tsc_khz);
+            return err_set(
+                err, ERR_HOST, ENOTSUP,
+                "the guest's TSC runs at %u kHz, and this host's CPU cannot scale to that",
+                cpuid[id].tsc_khz);
         if (rc)
             return err_errno(err, ERR_HOST, -rc, "cannot create vCPU %u", id);
         vcpu->group = group;

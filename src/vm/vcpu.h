@@ -52,8 +52,9 @@ struct vcpu_group {
 };
 
 /* Opens `count` vCPUs, each shown its entry of `cpuid` (an array of `count`). Nothing runs yet. */
-int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter, unsigned count, const struct hv_cpuid *cpuid,
-                    const struct vcpu_handlers *handlers, struct err *err) MUST_CHECK;
+int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter, unsigned count,
+                    const struct hv_cpuid *cpuid, const struct vcpu_handlers *handlers,
+                    struct err *err) MUST_CHECK;
 
 /* Starts the threads, parked. They are named "vcpu0"... and block all signals but the kick. */
 int vcpu_group_start(struct vcpu_group *group, struct err *err) MUST_CHECK;

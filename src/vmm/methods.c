@@ -22,12 +22,15 @@ static json_t *info_json(struct monitor *monitor)
                              (json_int_t)(clock_now_ns() - monitor->started_ns));
     const struct machine *machine = monitor->machine;
     if (monitor->first_run_ns && info)
-        (void)json_object_set_new(info, "boot", json_pack("{s:I}", "first_run_ns", (json_int_t)monitor->first_run_ns));
+        (void)json_object_set_new(info, "boot",
+                                  json_pack("{s:I}", "first_run_ns",
+                                            (json_int_t)monitor->first_run_ns));
     if (machine && info) {
         (void)json_object_set_new(info, "config", config_to_json(&machine->config, &monitor->host));
         (void)json_object_set_new(info, "hypervisor", json_string(machine->hv->ops->name));
         (void)json_object_set_new(info, "resident_bytes",
-                                  json_integer((json_int_t)(mem_resident_pages(&machine->mem) * PAGE_BYTES)));
+                                  json_integer((json_int_t)(mem_resident_pages(&machine->mem) *
+                                                            PAGE_BYTES)));
     }
     return info;
 }
@@ -82,7 +85,8 @@ static void vm_power_button(void *ctx, struct rpc_call *call, const json_t *para
     struct monitor *monitor = ctx;
     if (rpc_unpack(call, params, "{}"))
         return;
-    if (!monitor->machine || monitor->state == MONITOR_RECEIVING || monitor->state == MONITOR_UNCERTAIN) {
+    if (!monitor->machine || monitor->state == MONITOR_RECEIVING ||
+        monitor->state == MONITOR_UNCERTAIN) {
         fail(call, EBUSY, "no guest runs here yet");
         return;
     }
@@ -98,7 +102,8 @@ static void vm_kill(void *ctx, struct rpc_call *call, const json_t *params)
     monitor_end(ctx, 0, "killed");
 }
 
-static void start(struct monitor *monitor, struct rpc_call *call, const struct mover_request *request)
+static void start(struct monitor *monitor, struct rpc_call *call,
+                  const struct mover_request *request)
 {
     struct err err;
     if (monitor->state != MONITOR_RUNNING && monitor->state != MONITOR_PAUSED && !monitor->mover)
@@ -113,8 +118,8 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
     const char *to, *mode = "pre-copy";
     json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000;
-    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I}", "to", &to, "mode", &mode, "max_downtime_ns",
-                   &max_downtime_ns, "stall_limit_ns", &stall_limit_ns))
+    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I}", "to", &to, "mode", &mode,
+                   "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns))
         return;
     struct mover_request request = { .kind = MOVER_MIGRATE };
     if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
@@ -166,7 +171,10 @@ static void vm_resolve(void *ctx, struct rpc_call *call, const json_t *params)
     static const struct {
         const char *decision;
         enum move_order order;
-    } table[] = { { "take-back", MOVE_TAKE_BACK }, { "forget", MOVE_FORGET }, { "adopt", MOVE_ADOPT }, { "discard", MOVE_DISCARD } };
+    } table[] = { { "take-back", MOVE_TAKE_BACK },
+                  { "forget", MOVE_FORGET },
+                  { "adopt", MOVE_ADOPT },
+                  { "discard", MOVE_DISCARD } };
     const char *decision;
     struct err err;
     if (rpc_unpack(call, params, "{s:s}", "decision", &decision))
@@ -190,8 +198,8 @@ static void vm_migrate_status(void *ctx, struct rpc_call *call, const json_t *pa
         return;
     (void)pthread_mutex_lock(&monitor->progress_lock);
     json_t *status = json_pack("{s:b, s:s, s:O?, s:O?}", "moving", monitor->mover != NULL, "state",
-                               monitor_state_name(monitor->state), "progress", monitor->last_progress, "bill",
-                               monitor->last_bill);
+                               monitor_state_name(monitor->state), "progress",
+                               monitor->last_progress, "bill", monitor->last_bill);
     (void)pthread_mutex_unlock(&monitor->progress_lock);
     rpc_reply(call, status);
 }

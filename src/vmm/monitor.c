@@ -27,10 +27,11 @@
 const char *monitor_state_name(enum monitor_state state)
 {
     static const char *const names[MONITOR_STATE_MAX] = {
-        [MONITOR_STARTING] = "starting", [MONITOR_RECEIVING] = "receiving", [MONITOR_RUNNING] = "running",
-        [MONITOR_PAUSED] = "paused", [MONITOR_MIGRATING] = "migrating",
-        [MONITOR_CHECKPOINTING] = "checkpointing", [MONITOR_UNCERTAIN] = "uncertain",
-        [MONITOR_MOVED] = "moved", [MONITOR_ENDED] = "ended",
+        [MONITOR_STARTING] = "starting",   [MONITOR_RECEIVING] = "receiving",
+        [MONITOR_RUNNING] = "running",     [MONITOR_PAUSED] = "paused",
+        [MONITOR_MIGRATING] = "migrating", [MONITOR_CHECKPOINTING] = "checkpointing",
+        [MONITOR_UNCERTAIN] = "uncertain", [MONITOR_MOVED] = "moved",
+        [MONITOR_ENDED] = "ended",
     };
     return names[state];
 }
@@ -41,12 +42,12 @@ void monitor_set_state(struct monitor *monitor, enum monitor_state state, const 
         return; /* what was still under way then may report, but nothing follows an end */
     const char *previous = monitor_state_name(monitor->state);
     monitor->state = state;
-    log_event(LOG_INFO, "vm.state", "%s -> %s%s%s", previous, monitor_state_name(state), reason ? ": " : "",
-              reason ? reason : "");
+    log_event(LOG_INFO, "vm.state", "%s -> %s%s%s", previous, monitor_state_name(state),
+              reason ? ": " : "", reason ? reason : "");
     if (monitor->rpc)
         rpc_post_event(monitor->rpc, "vm.state",
-                       json_pack("{s:s, s:s, s:s?}", "state", monitor_state_name(state), "previous", previous,
-                                 "reason", reason));
+                       json_pack("{s:s, s:s, s:s?}", "state", monitor_state_name(state), "previous",
+                                 previous, "reason", reason));
 }
 
 void monitor_end(struct monitor *monitor, int exit_status, const char *reason)
@@ -146,13 +147,15 @@ static int watch_signals(struct monitor *monitor)
     if (monitor->signal_fd < 0 || monitor->ended_fd < 0)
         return -errno;
     int rc = loop_add(&monitor->loop, &monitor->signals, monitor->signal_fd, EPOLLIN, on_signal);
-    return rc ? rc : loop_add(&monitor->loop, &monitor->ended, monitor->ended_fd, EPOLLIN, on_guest_end);
+    return rc ? rc
+              : loop_add(&monitor->loop, &monitor->ended, monitor->ended_fd, EPOLLIN, on_guest_end);
 }
 
 /* From here on the log is the directory's file: whoever started the monitor may be gone. */
 static int redirect_log(struct monitor *monitor, struct err *err)
 {
-    int fd = openat(monitor->dir.dir_fd, RUNDIR_LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int fd =
+        openat(monitor->dir.dir_fd, RUNDIR_LOG, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_errno(err, ERR_HOST, errno, "cannot write the log of %s", monitor->dir.name);
     (void)dup2(fd, STDOUT_FILENO);
@@ -166,11 +169,13 @@ static int open_sockets(struct monitor *monitor, struct err *err)
     int control = -1, console = -1;
     int rc = rundir_listen(&monitor->dir, RUNDIR_CONTROL, &control, err);
     if (!rc)
-        rc = rpc_server_new(&monitor->loop, control, monitor_methods, monitor_method_count, monitor, &monitor->rpc, err);
+        rc = rpc_server_new(&monitor->loop, control, monitor_methods, monitor_method_count, monitor,
+                            &monitor->rpc, err);
     if (!rc)
         rc = rundir_listen(&monitor->dir, RUNDIR_CONSOLE, &console, err);
     if (!rc)
-        rc = console_new(&monitor->loop, console, -1, console_typed, monitor, &monitor->console, err);
+        rc = console_new(&monitor->loop, console, -1, console_typed, monitor, &monitor->console,
+                         err);
     if (!rc && monitor->options->console_fd >= 0)
         rc = console_attach(monitor->console, monitor->options->console_fd, err);
     return rc;
@@ -230,8 +235,8 @@ static int start_new(struct monitor *monitor, struct err *err)
         machine_close_fds(&fds);
         return rc;
     }
-    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks, &monitor->machine,
-                        err);
+    rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks,
+                        &monitor->machine, err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
@@ -246,7 +251,9 @@ static int start_new(struct monitor *monitor, struct err *err)
 
 static int start_moved(struct monitor *monitor, struct err *err)
 {
-    struct mover_request request = { .kind = monitor->options->start == VMM_RECEIVE ? MOVER_RECEIVE : MOVER_RESTORE };
+    struct mover_request request = { .kind = monitor->options->start == VMM_RECEIVE
+                                                 ? MOVER_RECEIVE
+                                                 : MOVER_RESTORE };
     (void)snprintf(request.file, sizeof(request.file), "%s", monitor->options->file);
     monitor_set_state(monitor, MONITOR_RECEIVING, NULL);
     return mover_start(monitor, &request, err);
@@ -283,10 +290,16 @@ int vmm_main(struct vmm_options *options)
     struct monitor *monitor = calloc(1, sizeof(*monitor));
     if (!monitor)
         return 1;
-    *monitor = (struct monitor){ .options = options, .dir = RUNDIR_NONE, .signal_fd = -1, .ended_fd = -1,
-                                 .ready_fd = options->ready_fd, .started_ns = clock_now_ns() };
-    monitor->hooks = (struct machine_hooks){ .ctx = monitor, .console_out = hook_console_out,
-                                             .console_room = hook_console_room, .on_end = hook_end };
+    *monitor = (struct monitor){ .options = options,
+                                 .dir = RUNDIR_NONE,
+                                 .signal_fd = -1,
+                                 .ended_fd = -1,
+                                 .ready_fd = options->ready_fd,
+                                 .started_ns = clock_now_ns() };
+    monitor->hooks = (struct machine_hooks){ .ctx = monitor,
+                                             .console_out = hook_console_out,
+                                             .console_room = hook_console_room,
+                                             .on_end = hook_end };
     (void)pthread_mutex_init(&monitor->pause_lock, NULL);
     (void)pthread_mutex_init(&monitor->end_lock, NULL);
     (void)pthread_mutex_init(&monitor->progress_lock, NULL);

@@ -60,7 +60,8 @@ struct monitor {
 
     enum monitor_state state;
     uint64_t started_ns;
-    uint64_t first_run_ns; /* from before the process was made to the guest's first instruction; 0 = not known */
+    uint64_t
+        first_run_ns; /* from before the process was made to the guest's first instruction; 0 = not known */
     struct mover *mover; /* NULL: no move under way */
     json_t *last_bill;
     pthread_mutex_t progress_lock;
@@ -71,7 +72,7 @@ struct monitor {
     enum machine_end end;
     char end_why[200];
     int exit_status;
-    bool ending; /* exit_status stands */
+    bool ending;      /* exit_status stands */
     bool keep_record; /* a source may still ask for it */
 };
 

@@ -76,7 +76,8 @@ static void hook_resume(void *ctx)
 }
 
 static int hook_record(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
-                       const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown, struct err *err)
+                       const uint8_t store[MOVE_STORE_BYTES], const char *peer, bool *ret_unknown,
+                       struct err *err)
 {
     int rc = records_write(&mover_of(ctx)->monitor->dir, record, token, store, peer, err);
     *ret_unknown = rc == -EINPROGRESS;
@@ -160,7 +161,8 @@ static void hook_unclaim(void *ctx)
         return;
     (void)snprintf(name, sizeof(name), "arriving-%d", (int)getpid());
     struct claiming claiming = { .monitor = mover->monitor, .name = name, .err = &err };
-    on_loop(mover, rename_directory, &claiming); /* cannot be in use: the number is this process's */
+    on_loop(mover, rename_directory,
+            &claiming); /* cannot be in use: the number is this process's */
 }
 
 struct noting {
@@ -171,8 +173,9 @@ struct noting {
 static void note_state(void *arg)
 {
     struct noting *n = arg;
-    enum monitor_state state = strcmp(n->state, "uncertain") == 0 ? MONITOR_UNCERTAIN
-        : n->mover->request.kind == MOVER_MIGRATE ? MONITOR_MIGRATING : MONITOR_RECEIVING;
+    enum monitor_state state = strcmp(n->state, "uncertain") == 0        ? MONITOR_UNCERTAIN
+                               : n->mover->request.kind == MOVER_MIGRATE ? MONITOR_MIGRATING
+                                                                         : MONITOR_RECEIVING;
     monitor_set_state(n->mover->monitor, state, n->why);
 }
 
@@ -211,7 +214,8 @@ static void hook_adopt(void *ctx, struct machine *machine)
     mover->env.machine = machine;
 }
 
-static int hook_place(void *ctx, const struct machine_config *config, struct host_config *host, struct err *err)
+static int hook_place(void *ctx, const struct machine_config *config, struct host_config *host,
+                      struct err *err)
 {
     const struct vmm_options *options = mover_of(ctx)->monitor->options;
     for (unsigned i = 0; i < options->place_count; i++) {
@@ -230,7 +234,8 @@ static void run(struct mover *mover)
 
     switch (request->kind) {
     case MOVER_MIGRATE: {
-        struct migrate_request migrate = { .target = request->target, .mode = request->mode,
+        struct migrate_request migrate = { .target = request->target,
+                                           .mode = request->mode,
                                            .max_downtime_ns = request->max_downtime_ns,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
@@ -244,14 +249,16 @@ static void run(struct mover *mover)
         uint8_t store[MOVE_STORE_BYTES];
         mover->rc = records_store(mover->monitor->options->base, store, &mover->err);
         if (!mover->rc)
-            mover->rc = receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
-                                    mover->monitor->options->once, &mover->settled, &mover->err);
+            mover->rc =
+                receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
+                            mover->monitor->options->once, &mover->settled, &mover->err);
         (void)close(mover->monitor->options->listen_fd); /* nobody asks for this move any more */
         break;
     }
     case MOVER_RESTORE:
-        mover->rc = checkpoint_read(&mover->env, &mover->host, request->file, mover->monitor->options->name,
-                                    &mover->bill, &machine, &mover->err);
+        mover->rc =
+            checkpoint_read(&mover->env, &mover->host, request->file, mover->monitor->options->name,
+                            &mover->bill, &machine, &mover->err);
         if (!mover->rc)
             hook_adopt(mover, machine);
         break;
@@ -291,7 +298,8 @@ static void run_errand(struct mover *mover)
     struct errand *errand = mover->errand;
     if (errand) {
         mover->errand = NULL;
-        errand->fn(errand->arg); /* the mover waits for it with the lock released: nobody else is in */
+        errand->fn(
+            errand->arg); /* the mover waits for it with the lock released: nobody else is in */
         errand->done = true;
         (void)pthread_cond_broadcast(&mover->changed);
     }
@@ -339,7 +347,8 @@ static void act_on_result(struct monitor *monitor, struct mover *mover)
         monitor->last_bill = json_incref(bill);
         json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
         rpc_post_event(monitor->rpc, "move.done",
-                       json_pack("{s:b, s:o?, s:o?}", "ok", mover->rc == 0, "error", reason, "bill", bill));
+                       json_pack("{s:b, s:o?, s:o?}", "ok", mover->rc == 0, "error", reason, "bill",
+                                 bill));
     }
     if (mover->rc)
         log_event(LOG_ERROR, "move.failed", "%s", mover->err.text);
@@ -400,13 +409,28 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
     mover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     (void)pthread_mutex_init(&mover->lock, NULL);
     (void)pthread_cond_init(&mover->changed, NULL);
-    mover->env = (struct move_env){ .machine = monitor->machine, .meter = &monitor->meter, .cancel_fd = mover->cancel_fd };
-    mover->env.hooks = (struct move_hooks){ .ctx = mover, .pause = hook_pause, .resume = hook_resume,
-                                            .record = hook_record, .recorded = hook_recorded,
-                                            .state = hook_state, .order = hook_order, .claim = hook_claim, .unclaim = hook_unclaim,
-                                            .adopt = hook_adopt, .arrived = hook_arrived, .event = hook_event };
-    mover->host = (struct arrival_host){ .fake = monitor->options->fake, .hooks = &monitor->hooks, .meter = &monitor->meter,
-                                         .loop = &monitor->loop, .on_loop = on_loop, .place = hook_place, .ctx = mover };
+    mover->env = (struct move_env){ .machine = monitor->machine,
+                                    .meter = &monitor->meter,
+                                    .cancel_fd = mover->cancel_fd };
+    mover->env.hooks = (struct move_hooks){ .ctx = mover,
+                                            .pause = hook_pause,
+                                            .resume = hook_resume,
+                                            .record = hook_record,
+                                            .recorded = hook_recorded,
+                                            .state = hook_state,
+                                            .order = hook_order,
+                                            .claim = hook_claim,
+                                            .unclaim = hook_unclaim,
+                                            .adopt = hook_adopt,
+                                            .arrived = hook_arrived,
+                                            .event = hook_event };
+    mover->host = (struct arrival_host){ .fake = monitor->options->fake,
+                                         .hooks = &monitor->hooks,
+                                         .meter = &monitor->meter,
+                                         .loop = &monitor->loop,
+                                         .on_loop = on_loop,
+                                         .place = hook_place,
+                                         .ctx = mover };
     if (mover->cancel_fd >= 0 && mover->wake_fd >= 0)
         return mover;
     mover_free(mover);
@@ -416,7 +440,8 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
 int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err)
 {
     if (monitor->mover)
-        return err_set(err, ERR_CALLER, EBUSY, "%s is busy: %s", monitor->dir.name, monitor_state_name(monitor->state));
+        return err_set(err, ERR_CALLER, EBUSY, "%s is busy: %s", monitor->dir.name,
+                       monitor_state_name(monitor->state));
     struct mover *mover = mover_new(monitor, request);
     if (!mover)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot start a move");

@@ -13,18 +13,25 @@
 #include "move/move.h"
 #include "vmm/monitor.h"
 
-enum mover_kind { MOVER_MIGRATE = 1, MOVER_CHECKPOINT, MOVER_RECEIVE, MOVER_RESTORE, MOVER_KIND_MAX };
+enum mover_kind {
+    MOVER_MIGRATE = 1,
+    MOVER_CHECKPOINT,
+    MOVER_RECEIVE,
+    MOVER_RESTORE,
+    MOVER_KIND_MAX
+};
 
 struct mover_request {
     enum mover_kind kind;
-    char target[512];           /* migrate: HOST:PORT */
-    char mode[16];              /* migrate */
+    char target[512]; /* migrate: HOST:PORT */
+    char mode[16];    /* migrate */
     uint64_t max_downtime_ns, stall_limit_ns;
-    char file[4096];            /* checkpoint, restore: path */
+    char file[4096]; /* checkpoint, restore: path */
 };
 
 /* Starts the thread. -EBUSY (ERR_CALLER) names the move that is under way. */
-int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err) MUST_CHECK;
+int mover_start(struct monitor *monitor, const struct mover_request *request,
+                struct err *err) MUST_CHECK;
 
 /* Passes an order of a person on to the move under way; whether it can still be obeyed is for its engine to
  * say. -ENOENT: nothing moves. -EBUSY: it is an order for an uncertain move, and this is none. */

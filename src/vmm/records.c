@@ -98,8 +98,10 @@ static void writer_of(pid_t pid, char ret[WRITER_MAX])
     (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
     if (fd_read_file(path, 4096, &text, &len))
         return;
-    const char *rest = strrchr(text, ')'); /* proc(5): the name in brackets may hold anything; began is field 22 */
-    if (rest && sscanf(rest + 1, " %*c%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%llu", &began) == 1)
+    const char *rest =
+        strrchr(text, ')'); /* proc(5): the name in brackets may hold anything; began is field 22 */
+    if (rest && sscanf(rest + 1, " %*c%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%llu",
+                       &began) == 1)
         (void)snprintf(ret, WRITER_MAX, "%d:%llu", (int)pid, began);
 }
 
@@ -134,18 +136,19 @@ static json_t *past_tokens(const json_t *old, const char *writer, const char *no
     for (size_t i = 0; i < json_array_size(before); i++)
         (void)json_array_append(past, json_array_get(before, i));
     const char *token = json_string_value(json_object_get(old, "token"));
-    if (token && is_text(json_object_get(old, "owner"), "here") && is_text(json_object_get(old, "writer"), writer) &&
-        (!now || strcmp(token, now) != 0))
+    if (token && is_text(json_object_get(old, "owner"), "here") &&
+        is_text(json_object_get(old, "writer"), writer) && (!now || strcmp(token, now) != 0))
         (void)json_array_append_new(past, json_string(token));
     while (json_array_size(past) > PAST_MAX)
         (void)json_array_remove(past, 0);
     return past;
 }
 
-int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token, const uint8_t *store,
-                  const char *peer, struct err *err)
+int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token,
+                  const uint8_t *store, const char *peer, struct err *err)
 {
-    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1], writer[WRITER_MAX];
+    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1],
+        writer[WRITER_MAX];
     json_t *old;
     if (token)
         to_hex(token, MOVE_TOKEN_BYTES, token_hex);
@@ -155,11 +158,12 @@ int records_write(const struct rundir *dir, enum move_record record, const uint8
     if (rc)
         return rc;
     writer_of(getpid(), writer);
-    json_t *json = json_pack("{s:s, s:s?, s:s?, s:s?, s:s, s:o, s:o, s:I}",
-                             "owner", record == RECORD_HERE ? "here" : "handed-over", "token", token ? token_hex : NULL,
-                             "store", store ? store_hex : NULL, "peer", peer, "writer", writer,
-                             "past", past_tokens(old, writer, token ? token_hex : NULL),
-                             "lost", lost_tokens(old, writer), "wall_ns", (json_int_t)clock_wall_ns());
+    json_t *json =
+        json_pack("{s:s, s:s?, s:s?, s:s?, s:s, s:o, s:o, s:I}", "owner",
+                  record == RECORD_HERE ? "here" : "handed-over", "token", token ? token_hex : NULL,
+                  "store", store ? store_hex : NULL, "peer", peer, "writer", writer, "past",
+                  past_tokens(old, writer, token ? token_hex : NULL), "lost",
+                  lost_tokens(old, writer), "wall_ns", (json_int_t)clock_wall_ns());
     json_decref(old);
     if (!json)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot write the owner record");
@@ -178,10 +182,12 @@ static bool holds(const json_t *tokens, const char *hex)
 
 /* What a record says of a token. That the guest is here counts for as long as who wrote it lives: a monitor that
  * has claimed the name since has the record too, and not the guest. */
-static enum move_knows knows_of(const json_t *record, const struct rundir_entry *entry, const char *hex)
+static enum move_knows knows_of(const json_t *record, const struct rundir_entry *entry,
+                                const char *hex)
 {
     char writer[WRITER_MAX];
-    bool here = is_text(json_object_get(record, "owner"), "here") && is_text(json_object_get(record, "token"), hex);
+    bool here = is_text(json_object_get(record, "owner"), "here") &&
+                is_text(json_object_get(record, "token"), hex);
     if (holds(json_object_get(record, "lost"), hex))
         return KNOWS_DIED;
     if (!here && !holds(json_object_get(record, "past"), hex))
@@ -191,7 +197,8 @@ static enum move_knows knows_of(const json_t *record, const struct rundir_entry 
     return entry->alive && (written_by_it || !here) ? KNOWS_COMMITTED : KNOWS_DIED;
 }
 
-int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret, struct err *err)
+int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret,
+                   struct err *err)
 {
     CLEANUP_FREE struct rundir_entry *entry = NULL;
     char hex[2 * MOVE_TOKEN_BYTES + 1];

@@ -14,8 +14,9 @@ int records_store(const char *base, uint8_t ret[MOVE_STORE_BYTES], struct err *e
 
 /* Makes durable who owns the guest of `dir`; `token`, `store` (the target's) and `peer` may be NULL.
  * -EINPROGRESS: the record may or may not be durable; after other errors the old one is in force. */
-int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token, const uint8_t *store,
-                  const char *peer, struct err *err) MUST_CHECK;
+int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token,
+                  const uint8_t *store, const char *peer, struct err *err) MUST_CHECK;
 
 /* What the records under `base` say of a token that this process itself does not know. */
-int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret, struct err *err) MUST_CHECK;
+int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret,
+                   struct err *err) MUST_CHECK;

@@ -27,8 +27,8 @@ int main(void)
         0xf4,             /* hlt */
     };
     uint8_t *ram = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    struct kvm_userspace_memory_region slot = {.guest_phys_addr = 0x1000, .memory_size = 4096};
-    struct kvm_regs regs = {.rip = 0x1000, .rax = 40, .rbx = 2, .rflags = 2};
+    struct kvm_userspace_memory_region slot = { .guest_phys_addr = 0x1000, .memory_size = 4096 };
+    struct kvm_regs regs = { .rip = 0x1000, .rax = 40, .rbx = 2, .rflags = 2 };
     struct kvm_sregs sregs;
     struct kvm_run *run;
     int kvm, vm, vcpu, size;

@@ -80,8 +80,8 @@ static void hook_resume(void *ctx)
     machine_resume(((struct end *)ctx)->machine);
 }
 
-static int hook_record(void *ctx, enum move_record record, const uint8_t *token, const uint8_t *store, const char *peer,
-                       bool *ret_unknown, struct err *err)
+static int hook_record(void *ctx, enum move_record record, const uint8_t *token,
+                       const uint8_t *store, const char *peer, bool *ret_unknown, struct err *err)
 {
     (void)ctx, (void)record, (void)token, (void)store, (void)peer, (void)err;
     *ret_unknown = false;
@@ -147,7 +147,8 @@ static void on_loop(void *ctx, void (*fn)(void *), void *arg)
     fn(arg);
 }
 
-static int place(void *ctx, const struct machine_config *config, struct host_config *host, struct err *err)
+static int place(void *ctx, const struct machine_config *config, struct host_config *host,
+                 struct err *err)
 {
     (void)ctx, (void)config, (void)host, (void)err;
     return 0;
@@ -158,14 +159,29 @@ static void end_init(struct end *end)
     *end = (struct end){ .cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), .listen_fd = -1 };
     assert_int_equal(loop_init(&end->loop), 0);
     meter_init(&end->meter);
-    end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console, .console_room = ignore_room, .on_end = ignore_end };
+    end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
+                                                 .console_room = ignore_room,
+                                                 .on_end = ignore_end };
     end->env = (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd };
-    end->env.hooks = (struct move_hooks){ .ctx = end, .pause = hook_pause, .resume = hook_resume, .record = hook_record,
-                                          .recorded = hook_recorded, .state = hook_state, .order = hook_order,
-                                          .claim = hook_claim, .unclaim = hook_unclaim, .adopt = hook_adopt,
-                                          .arrived = hook_arrived, .event = hook_event };
-    end->host = (struct arrival_host){ .fake = true, .hooks = &end->machine_hooks, .meter = &end->meter,
-                                       .loop = &end->loop, .on_loop = on_loop, .place = place, .ctx = end };
+    end->env.hooks = (struct move_hooks){ .ctx = end,
+                                          .pause = hook_pause,
+                                          .resume = hook_resume,
+                                          .record = hook_record,
+                                          .recorded = hook_recorded,
+                                          .state = hook_state,
+                                          .order = hook_order,
+                                          .claim = hook_claim,
+                                          .unclaim = hook_unclaim,
+                                          .adopt = hook_adopt,
+                                          .arrived = hook_arrived,
+                                          .event = hook_event };
+    end->host = (struct arrival_host){ .fake = true,
+                                       .hooks = &end->machine_hooks,
+                                       .meter = &end->meter,
+                                       .loop = &end->loop,
+                                       .on_loop = on_loop,
+                                       .place = place,
+                                       .ctx = end };
 }
 
 static void end_fini(struct end *end)
@@ -185,11 +201,14 @@ static void start_guest(struct end *end)
     struct err err;
     for (int i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds.device[i] = -1;
-    config = (struct machine_config){ .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1 };
+    config = (struct machine_config){
+        .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1
+    };
     config.device[0] = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
     hv_fake_cpuid(&cpuid);
-    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter, &end->machine_hooks,
-                                    &end->machine, &err), 0);
+    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter,
+                                    &end->machine_hooks, &end->machine, &err),
+                     0);
     end->env.machine = end->machine;
     machine_resume(end->machine);
     (void)poll(NULL, 0, 5);
@@ -268,44 +287,59 @@ static void put_part(struct buf *out, const struct part *part)
 /* The same machine as a source would bring it: its sections between the messages of a move. */
 static void make_move(const struct stream *file, struct stream *s)
 {
-    struct message m = { .type = MESSAGE_HELLO, .hello = { .token = { 1 }, .mode = MOVE_STOP_COPY,
-                                                           .pages = 64 * MIB / 4096, .name = "m" } };
+    struct message m = {
+        .type = MESSAGE_HELLO,
+        .hello = { .token = { 1 }, .mode = MOVE_STOP_COPY, .pages = 64 * MIB / 4096, .name = "m" }
+    };
     uint64_t pages = 0;
     uint32_t sections = 0;
     buf_put(&s->bytes, file->header, sizeof(file->header));
     put_message(&s->bytes, &m);
     for (size_t i = 0; i < file->parts; i++) {
         const struct part *part = &file->part[i];
-        bool first_page = part->section.type == SECTION_PAGES && file->part[i - 1].section.type != SECTION_PAGES;
-        bool first_state = part->section.type != SECTION_PAGES && file->part[i - 1 * (i > 0)].section.type == SECTION_PAGES;
+        bool first_page =
+            part->section.type == SECTION_PAGES && file->part[i - 1].section.type != SECTION_PAGES;
+        bool first_state = part->section.type != SECTION_PAGES &&
+                           file->part[i - 1 * (i > 0)].section.type == SECTION_PAGES;
         if (part->section.type == SECTION_END)
             break;
         if (first_page) {
-            put_message(&s->bytes, &(struct message){ .type = MESSAGE_RESERVE, .reserve = { .pages = 64 * MIB / 4096 } });
-            put_message(&s->bytes, &(struct message){ .type = MESSAGE_ROUND, .round = { .number = 1, .last = 1 } });
+            put_message(&s->bytes, &(struct message){ .type = MESSAGE_RESERVE,
+                                                      .reserve = { .pages = 64 * MIB / 4096 } });
+            put_message(&s->bytes, &(struct message){ .type = MESSAGE_ROUND,
+                                                      .round = { .number = 1, .last = 1 } });
         }
         if (part->section.type == SECTION_PAGES) {
             struct pages_run run[PAGES_RUNS_MAX];
             uint32_t runs, table;
             assert_int_equal(pages_table_bytes(part->body, &table, NULL), 0);
-            assert_int_equal(pages_table_decode(part->body, table, part->section.length, 64 * MIB / 4096, run, &runs, NULL), 0);
+            assert_int_equal(pages_table_decode(part->body, table, part->section.length,
+                                                64 * MIB / 4096, run, &runs, NULL),
+                             0);
             for (uint32_t k = 0; k < runs; k++)
                 pages += run[k].count;
         }
         if (first_state)
-            put_message(&s->bytes, &(struct message){ .type = MESSAGE_ROUND_DONE, .round_done = { .number = 1, .pages = pages } });
+            put_message(&s->bytes,
+                        &(struct message){ .type = MESSAGE_ROUND_DONE,
+                                           .round_done = { .number = 1, .pages = pages } });
         sections += part->section.type >= SECTION_VM;
         put_part(&s->bytes, part);
     }
-    put_message(&s->bytes, &(struct message){ .type = MESSAGE_STATE_DONE, .state_done = { .sections = sections } });
-    put_message(&s->bytes, &(struct message){ .type = MESSAGE_COMMIT, .commit = { .token = { 1 } } });
-    put_message(&s->bytes, &(struct message){ .type = MESSAGE_SETTLED, .settled = { .token = { 1 } } });
+    put_message(&s->bytes, &(struct message){ .type = MESSAGE_STATE_DONE,
+                                              .state_done = { .sections = sections } });
+    put_message(&s->bytes,
+                &(struct message){ .type = MESSAGE_COMMIT, .commit = { .token = { 1 } } });
+    put_message(&s->bytes,
+                &(struct message){ .type = MESSAGE_SETTLED, .settled = { .token = { 1 } } });
     parse(s);
 }
 
 static void damage_body(uint8_t *body, size_t len)
 {
-    static const uint64_t values[] = { 0, 1, 0x7f, 0x80, 0xff, 0x7fff, 0xffff, 0x7fffffff, 0xffffffff, UINT64_MAX, 1ull << 63 };
+    static const uint64_t values[] = { 0,          1,          0x7f,      0x80,
+                                       0xff,       0x7fff,     0xffff,    0x7fffffff,
+                                       0xffffffff, UINT64_MAX, 1ull << 63 };
     for (uint64_t n = 1 + roll(4); n > 0 && len > 0; n--) {
         size_t at = roll(roll(2) ? MIN(len, (size_t)64) : len), width = (size_t)1 << roll(4);
         uint64_t value = roll(3) ? values[roll(ARRAY_LEN(values))] : roll(UINT64_MAX);
@@ -406,7 +440,8 @@ static bool receive(const struct buf *bytes)
     end_init(&end);
     (void)snprintf(sending.at.sun_path + 1, 16, "hostile%08d", (int)getpid()); /* abstract */
     end.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    assert_int_equal(bind(end.listen_fd, (struct sockaddr *)&sending.at, sizeof(sa_family_t) + 16), 0);
+    assert_int_equal(bind(end.listen_fd, (struct sockaddr *)&sending.at, sizeof(sa_family_t) + 16),
+                     0);
     assert_int_equal(listen(end.listen_fd, 4), 0);
     assert_int_equal(pthread_create(&thread, NULL, sender, &sending), 0);
     int rc = receive_run(&end.env, &end.host, end.listen_fd, store, true, &settled, &err);
@@ -456,7 +491,8 @@ static void test_receive(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_undamaged), cmocka_unit_test(test_restore),
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_undamaged),
+                                        cmocka_unit_test(test_restore),
                                         cmocka_unit_test(test_receive) };
     unsigned long long first, many;
     const char *chosen = getenv("GODWIT_HOSTILE");

@@ -35,8 +35,8 @@ enum fault { FAULT_NONE, FAULT_CUT, FAULT_FLIP, FAULT_SILENCE };
 struct relay {
     int listen_fd, port, to_port;
     enum fault fault;
-    bool to_source;   /* which direction's bytes count */
-    uint64_t at;      /* bytes of it that pass before the fault */
+    bool to_source; /* which direction's bytes count */
+    uint64_t at;    /* bytes of it that pass before the fault */
     bool fired;
     uint64_t passed[2];
     atomic_bool quit;
@@ -58,7 +58,9 @@ static int listen_any(int *ret_port)
 
 static int connect_port(int port)
 {
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons((uint16_t)port) };
+    struct sockaddr_in at = { .sin_family = AF_INET,
+                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                              .sin_port = htons((uint16_t)port) };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connect(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
         fd_close(&fd);
@@ -72,7 +74,8 @@ static bool pass(struct relay *relay, int from, int to, int direction, bool faul
     ssize_t n = read(from, bytes, sizeof(bytes));
     if (n <= 0)
         return false;
-    bool counts = faulty && relay->fault != FAULT_NONE && !relay->fired && direction == relay->to_source;
+    bool counts =
+        faulty && relay->fault != FAULT_NONE && !relay->fired && direction == relay->to_source;
     if (counts && relay->passed[direction] + (uint64_t)n > relay->at) {
         size_t left = (size_t)(relay->at - relay->passed[direction]);
         relay->fired = true;
@@ -102,7 +105,8 @@ static void *relay_thread(void *arg)
         struct pollfd fds[17] = { { .fd = relay->listen_fd, .events = POLLIN } };
         for (unsigned i = 0; i < pairs; i++)
             for (int d = 0; d < 2; d++)
-                fds[1 + 2 * i + (unsigned)d] = (struct pollfd){ .fd = pair[i][d], .events = POLLIN };
+                fds[1 + 2 * i + (unsigned)d] =
+                    (struct pollfd){ .fd = pair[i][d], .events = POLLIN };
         if (poll(fds, 1 + 2 * pairs, 20) <= 0)
             continue;
         for (unsigned i = 0; i < pairs; i++) {
@@ -180,8 +184,8 @@ static void hook_resume(void *ctx)
     machine_resume(end->machine);
 }
 
-static int hook_record(void *ctx, enum move_record record, const uint8_t *token, const uint8_t *store, const char *peer,
-                       bool *ret_unknown, struct err *err)
+static int hook_record(void *ctx, enum move_record record, const uint8_t *token,
+                       const uint8_t *store, const char *peer, bool *ret_unknown, struct err *err)
 {
     struct end *end = ctx;
     (void)token, (void)store, (void)peer;
@@ -249,7 +253,8 @@ static void on_loop(void *ctx, void (*fn)(void *), void *arg)
     fn(arg); /* no loop runs in these tests */
 }
 
-static int place(void *ctx, const struct machine_config *config, struct host_config *host, struct err *err)
+static int place(void *ctx, const struct machine_config *config, struct host_config *host,
+                 struct err *err)
 {
     (void)ctx, (void)config, (void)host, (void)err;
     return 0;
@@ -260,14 +265,29 @@ static void end_init(struct end *end)
     *end = (struct end){ .cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
     assert_int_equal(loop_init(&end->loop), 0);
     meter_init(&end->meter);
-    end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console, .console_room = ignore_room, .on_end = ignore_end };
+    end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
+                                                 .console_room = ignore_room,
+                                                 .on_end = ignore_end };
     end->env = (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd };
-    end->env.hooks = (struct move_hooks){ .ctx = end, .pause = hook_pause, .resume = hook_resume, .record = hook_record,
-                                          .recorded = hook_recorded, .state = hook_state, .order = hook_order,
-                                          .claim = hook_claim, .unclaim = hook_unclaim, .adopt = hook_adopt,
-                                          .arrived = hook_arrived, .event = hook_event };
-    end->host = (struct arrival_host){ .fake = true, .hooks = &end->machine_hooks, .meter = &end->meter,
-                                       .loop = &end->loop, .on_loop = on_loop, .place = place, .ctx = end };
+    end->env.hooks = (struct move_hooks){ .ctx = end,
+                                          .pause = hook_pause,
+                                          .resume = hook_resume,
+                                          .record = hook_record,
+                                          .recorded = hook_recorded,
+                                          .state = hook_state,
+                                          .order = hook_order,
+                                          .claim = hook_claim,
+                                          .unclaim = hook_unclaim,
+                                          .adopt = hook_adopt,
+                                          .arrived = hook_arrived,
+                                          .event = hook_event };
+    end->host = (struct arrival_host){ .fake = true,
+                                       .hooks = &end->machine_hooks,
+                                       .meter = &end->meter,
+                                       .loop = &end->loop,
+                                       .on_loop = on_loop,
+                                       .place = place,
+                                       .ctx = end };
 }
 
 static void end_fini(struct end *end)
@@ -286,11 +306,14 @@ static void start_guest(struct end *end)
     struct err err;
     for (int i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds.device[i] = -1;
-    config = (struct machine_config){ .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1 };
+    config = (struct machine_config){
+        .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1
+    };
     config.device[0] = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
     hv_fake_cpuid(&cpuid);
-    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter, &end->machine_hooks,
-                                    &end->machine, &err), 0);
+    assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter,
+                                    &end->machine_hooks, &end->machine, &err),
+                     0);
     end->env.machine = end->machine;
     end->record = RECORD_HERE;
     hook_resume(end);
@@ -313,7 +336,8 @@ static uint64_t check_memory(struct machine *machine)
     assert_int_equal(machine_pause(machine, &err), 0);
     for (unsigned id = 0; id < 2; id++) {
         uint64_t page;
-        if (!hv_fake_verify(machine->mem.host, machine->mem.pages, id, steps_of(machine, id), &page))
+        if (!hv_fake_verify(machine->mem.host, machine->mem.pages, id, steps_of(machine, id),
+                            &page))
             fail_msg("vCPU %u: page %llu is wrong", id, (unsigned long long)page);
         steps += steps_of(machine, id);
     }
@@ -345,7 +369,8 @@ static void *target_thread(void *arg)
     struct target_run *run = arg;
     static const uint8_t store[MOVE_STORE_BYTES] = { 7 };
     bool settled;
-    run->rc = receive_run(&run->end->env, &run->end->host, run->listen_fd, store, true, &settled, &run->err);
+    run->rc = receive_run(&run->end->env, &run->end->host, run->listen_fd, store, true, &settled,
+                          &run->err);
     return NULL;
 }
 
@@ -357,7 +382,8 @@ struct result {
 };
 
 /* One whole move with one fault; checks what must hold whatever happened. */
-static struct result move_with(struct relay relay, const char *mode, int source_record_fails, int target_record_fails, bool cancel)
+static struct result move_with(struct relay relay, const char *mode, int source_record_fails,
+                               int target_record_fails, bool cancel)
 {
     struct end source, target;
     struct result result = { 0 };
@@ -381,9 +407,12 @@ static struct result move_with(struct relay relay, const char *mode, int source_
 
     char address[64];
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
-    struct migrate_request request = { .target = address, .mode = mode, .max_downtime_ns = 300 * CLOCK_MSEC,
+    struct migrate_request request = { .target = address,
+                                       .mode = mode,
+                                       .max_downtime_ns = 300 * CLOCK_MSEC,
                                        .stall_limit_ns = 300 * CLOCK_MSEC };
-    result.source_rc = migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
+    result.source_rc =
+        migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
     if (result.outcome == MIGRATE_MOVED || !target.machine) {
         /* One that never heard of the move still waits for it, and one whose source's last word was lost goes
@@ -435,7 +464,8 @@ static void moves_whole(void **unused)
 {
     (void)unused;
     for (int i = 0; i < 6; i++) {
-        struct result r = move_with((struct relay){ .fault = FAULT_NONE }, i % 2 ? "stop-copy" : "pre-copy", 0, 0, false);
+        struct result r = move_with((struct relay){ .fault = FAULT_NONE },
+                                    i % 2 ? "stop-copy" : "pre-copy", 0, 0, false);
         assert_int_equal(r.outcome, MIGRATE_MOVED);
         assert_int_equal(r.target_rc, 0);
     }
@@ -451,7 +481,9 @@ static void fault_everywhere(enum fault fault, const char *mode, unsigned steps)
         uint64_t total = whole.passed[to_source];
         for (unsigned i = 0; i < steps; i++) {
             uint64_t part = total * i / steps;
-            uint64_t at = i < steps / 3 ? i * 61 : i < 2 * steps / 3 ? total - MIN(total, (i - steps / 3) * 61) : part;
+            uint64_t at = i < steps / 3       ? i * 61
+                          : i < 2 * steps / 3 ? total - MIN(total, (i - steps / 3) * 61)
+                                              : part;
             struct relay relay = { .fault = fault, .to_source = to_source, .at = at };
             struct result r = move_with(relay, mode, 0, 0, false);
             moved += r.outcome == MIGRATE_MOVED;
@@ -506,7 +538,10 @@ static void nobody_listens(void **unused)
     struct err err;
     end_init(&source);
     start_guest(&source);
-    struct migrate_request request = { .target = "127.0.0.1:1", .mode = "pre-copy", .max_downtime_ns = CLOCK_MSEC, .stall_limit_ns = CLOCK_SECOND };
+    struct migrate_request request = { .target = "127.0.0.1:1",
+                                       .mode = "pre-copy",
+                                       .max_downtime_ns = CLOCK_MSEC,
+                                       .stall_limit_ns = CLOCK_SECOND };
     assert_int_equal(migrate_run(&source.env, &request, bill, &outcome, &err), -ECONNREFUSED);
     assert_int_equal(outcome, MIGRATE_STAYED);
     assert_non_null(strstr(err.text, "127.0.0.1:1"));
@@ -518,9 +553,10 @@ static void nobody_listens(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_whole),       cmocka_unit_test(cut_anywhere), cmocka_unit_test(damage_anywhere),
-        cmocka_unit_test(silence_anywhere),  cmocka_unit_test(records_that_fail),
-        cmocka_unit_test(cancelled),         cmocka_unit_test(nobody_listens),
+        cmocka_unit_test(moves_whole),       cmocka_unit_test(cut_anywhere),
+        cmocka_unit_test(damage_anywhere),   cmocka_unit_test(silence_anywhere),
+        cmocka_unit_test(records_that_fail), cmocka_unit_test(cancelled),
+        cmocka_unit_test(nobody_listens),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,7 +90,8 @@ struct writer {
 static void *run_guest(void *arg)
 {
     struct hv_exit exit;
-    assert_int_equal(((struct writer *)arg)->vcpu->hv->ops->vcpu_run(((struct writer *)arg)->vcpu, &exit), 0);
+    assert_int_equal(
+        ((struct writer *)arg)->vcpu->hv->ops->vcpu_run(((struct writer *)arg)->vcpu, &exit), 0);
     return NULL;
 }
 
@@ -128,9 +129,14 @@ static void running_guest_arrives_whole(void **unused)
         send_mark(&out, SECTION_MESSAGE);
         /* The monitor writes too, and turns a page to zero again. */
         uint64_t stamp = (uint64_t)round + 1;
-        assert_int_equal(mem_write(&from, gpa_of(100 * MIB + (uint64_t)round * PAGE_BYTES + 512), &stamp, sizeof(stamp)), 0);
+        assert_int_equal(mem_write(&from, gpa_of(100 * MIB + (uint64_t)round * PAGE_BYTES + 512),
+                                   &stamp, sizeof(stamp)),
+                         0);
         stamp = 0;
-        assert_int_equal(mem_write(&from, gpa_of(100 * MIB + (uint64_t)(round / 2) * PAGE_BYTES + 512), &stamp, sizeof(stamp)), 0);
+        assert_int_equal(mem_write(&from,
+                                   gpa_of(100 * MIB + (uint64_t)(round / 2) * PAGE_BYTES + 512),
+                                   &stamp, sizeof(stamp)),
+                         0);
     }
     hv->ops->vcpu_kick(writer.vcpu);
     assert_int_equal(pthread_join(running, NULL), 0);
@@ -175,8 +181,10 @@ static void untouched_memory_is_not_looked_at(void **unused)
     assert_int_equal(mem_init(&to, 4096 * MIB, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     for (unsigned i = 0; i < from.region_count; i++)
-        assert_int_equal(hv->ops->slot_set(hv, i, gpa_of(from.region[i].gpa), mem_page(&from, from.region[i].page_index),
-                                           from.region[i].bytes, false), 0);
+        assert_int_equal(hv->ops->slot_set(hv, i, gpa_of(from.region[i].gpa),
+                                           mem_page(&from, from.region[i].page_index),
+                                           from.region[i].bytes, false),
+                         0);
     /* One page in the low part, one that is only read, one above 4 GiB. */
     memset(mem_get(&from, gpa_of(777 * PAGE_BYTES), 1), 7, 1);
     assert_int_equal(*(volatile uint8_t *)mem_get(&from, gpa_of(9999 * PAGE_BYTES), 1), 0);

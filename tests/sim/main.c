@@ -39,7 +39,8 @@ static struct schedule schedule_of(uint64_t seed)
         uint64_t f = mix(r + i);
         /* Half of them around the commitment, where it matters most. */
         unsigned at = f >> 63 ? 18 + (unsigned)((f >> 32) % 30) : (unsigned)((f >> 32) % 60);
-        s.fault[i] = (struct fault){ .kind = (enum fault_kind)(1 + f % (FAULT_MAX - 1)), .at = at,
+        s.fault[i] = (struct fault){ .kind = (enum fault_kind)(1 + f % (FAULT_MAX - 1)),
+                                     .at = at,
                                      .random = mix(f) };
     }
     return s;
@@ -152,7 +153,8 @@ static int pairs(void)
                     for (int l = FAULT_NONE + 1; l < FAULT_MAX; l++, runs++) {
                         struct schedule s =
                             single((enum move_mode)mode, (enum fault_kind)k, false, a, mix(runs));
-                        s.fault[s.faults++] = (struct fault){ .kind = (enum fault_kind)l, .at = b,
+                        s.fault[s.faults++] = (struct fault){ .kind = (enum fault_kind)l,
+                                                              .at = b,
                                                               .random = mix(mix(runs)) };
                         if (run(&s, false) == OUTCOME_BROKEN)
                             return 1;
@@ -239,16 +241,33 @@ int main(int argc, char **argv)
 
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
-        case SCHEDULES: schedules = strtoull(optarg, NULL, 10); break;
-        case SEED: seed = strtoull(optarg, NULL, 10); break;
-        case TRACE: trace = true; break;
-        case TABLE: return table();
-        case PAIRS: return pairs();
-        case POINT: point = (unsigned)strtoul(optarg, NULL, 10); break;
-        case FAULT: fault = fault_of(optarg); break;
-        case COIN: coin = strtoull(optarg, NULL, 10); break;
-        case STOP_COPY: mode = MOVE_STOP_COPY; break;
-        default: return 2;
+        case SCHEDULES:
+            schedules = strtoull(optarg, NULL, 10);
+            break;
+        case SEED:
+            seed = strtoull(optarg, NULL, 10);
+            break;
+        case TRACE:
+            trace = true;
+            break;
+        case TABLE:
+            return table();
+        case PAIRS:
+            return pairs();
+        case POINT:
+            point = (unsigned)strtoul(optarg, NULL, 10);
+            break;
+        case FAULT:
+            fault = fault_of(optarg);
+            break;
+        case COIN:
+            coin = strtoull(optarg, NULL, 10);
+            break;
+        case STOP_COPY:
+            mode = MOVE_STOP_COPY;
+            break;
+        default:
+            return 2;
         }
     }
     if (seed || fault) {

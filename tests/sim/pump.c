@@ -255,35 +255,67 @@ static void act(struct world *w, enum side side, const struct move_action *actio
 
     trace_action(w, side, action);
     switch (action->kind) {
-    case ACTION_SEND: send_message(w, side, action); break;
-    case ACTION_CLOSE: close_conn(w, side, action->conn); break;
-    case ACTION_WRITE_RECORD: write_record(w, side, action->record); break;
-    case ACTION_SET_TIMER: set_timer(w, side, action->at_ns); break;
-    case ACTION_EMIT: hear(w, side, action); break;
-    case ACTION_CONNECT: do_connect(w, action->conn); break;
-    case ACTION_SEND_DESCRIPTION: send_sections(w, action->conn, description, 2, 0); break;
-    case ACTION_SEND_ROUND: send_round(w, action); break;
+    case ACTION_SEND:
+        send_message(w, side, action);
+        break;
+    case ACTION_CLOSE:
+        close_conn(w, side, action->conn);
+        break;
+    case ACTION_WRITE_RECORD:
+        write_record(w, side, action->record);
+        break;
+    case ACTION_SET_TIMER:
+        set_timer(w, side, action->at_ns);
+        break;
+    case ACTION_EMIT:
+        hear(w, side, action);
+        break;
+    case ACTION_CONNECT:
+        do_connect(w, action->conn);
+        break;
+    case ACTION_SEND_DESCRIPTION:
+        send_sections(w, action->conn, description, 2, 0);
+        break;
+    case ACTION_SEND_ROUND:
+        send_round(w, action);
+        break;
     case ACTION_PAUSE_GUEST:
         w->source_runs = false;
         work(w, SIDE_SOURCE)->source.kind = SOURCE_PAUSED;
         break;
-    case ACTION_SEND_STATE: send_state(w, action); break;
-    case ACTION_RESUME_GUEST: resume_source(w); break;
-    case ACTION_RELEASE: release_source(w); break;
-    case ACTION_CHECK: target_work(w, TARGET_CHECKED); break;
-    case ACTION_RESERVE: target_work(w, TARGET_RESERVED_DONE); break;
+    case ACTION_SEND_STATE:
+        send_state(w, action);
+        break;
+    case ACTION_RESUME_GUEST:
+        resume_source(w);
+        break;
+    case ACTION_RELEASE:
+        release_source(w);
+        break;
+    case ACTION_CHECK:
+        target_work(w, TARGET_CHECKED);
+        break;
+    case ACTION_RESERVE:
+        target_work(w, TARGET_RESERVED_DONE);
+        break;
     case ACTION_LOAD:
         w->target_has = true;
         w->loaded_version = w->sent_version;
         target_work(w, TARGET_LOADED);
         break;
-    case ACTION_RUN_GUEST: run_target(w); break;
-    case ACTION_DISCARD: discard_target(w); break;
+    case ACTION_RUN_GUEST:
+        run_target(w);
+        break;
+    case ACTION_DISCARD:
+        discard_target(w);
+        break;
     case ACTION_END:
         if (w->target.state == TARGET_GONE)
             end_target(w);
         break;
-    case ACTION_KIND_MAX: world_broken(w, "no such action"); break;
+    case ACTION_KIND_MAX:
+        world_broken(w, "no such action");
+        break;
     }
 }
 
@@ -358,8 +390,7 @@ void world_deliver(struct world *w, enum side side, unsigned n, struct item *ite
     struct err err = { 0 }, *bad = NULL;
 
     bool heard = link->open[side] || (link->sloppy[side] && world_random(w, 4) == 0);
-    if (!heard || link->life[side] != w->host[side].life ||
-        (side == SIDE_SOURCE && link->stranger))
+    if (!heard || link->life[side] != w->host[side].life || (side == SIDE_SOURCE && link->stranger))
         return;
     if (message_is(item->section.type)) {
         int rc = section_check_body(&item->section, item->body, &err);

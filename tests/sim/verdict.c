@@ -4,8 +4,8 @@
 const char *outcome_name(enum outcome outcome)
 {
     static const char *const names[] = {
-        "BROKEN", "moved", "stayed", "stayed, stale copy", "died at source", "died at target",
-        "target holds", "source asks", "source keeps", "lost",
+        "BROKEN",         "moved",        "stayed",      "stayed, stale copy", "died at source",
+        "died at target", "target holds", "source asks", "source keeps",       "lost",
     };
     _Static_assert(ARRAY_LEN(names) == OUTCOME_MAX, "one name an outcome");
     return names[outcome];

@@ -35,7 +35,8 @@ const char *fault_name(enum fault_kind kind)
         "host-target",
         "refuse",
         "flip",
-        "stranger", "wipe-target",
+        "stranger",
+        "wipe-target",
     };
     _Static_assert(ARRAY_LEN(names) == FAULT_MAX, "one name a fault");
     return names[kind];
@@ -314,7 +315,8 @@ static void disk_done(struct world *w, const struct pending *p)
                                              .why = fail ? &why : NULL,
                                              .record_unknown = fail == 2 });
     else if (fail)
-        world_target(w, &(struct target_event){ .kind = TARGET_RECORD_FAILED, .why = &why,
+        world_target(w, &(struct target_event){ .kind = TARGET_RECORD_FAILED,
+                                                .why = &why,
                                                 .record_unknown = fail == 2 });
     else
         world_target(w, &(struct target_event){ .kind = TARGET_RECORDED, .record_ns = 1000 });
@@ -391,8 +393,12 @@ static void strike(struct world *w, const struct fault *fault)
     world_trace(w, "*** fault %s", fault_name(fault->kind));
     w->trouble_ns = MAX(w->trouble_ns, w->now_ns);
     switch (fault->kind) {
-    case FAULT_CUT: cut(w, false, &random); break;
-    case FAULT_CUT_LATE: cut(w, true, &random); break;
+    case FAULT_CUT:
+        cut(w, false, &random);
+        break;
+    case FAULT_CUT_LATE:
+        cut(w, true, &random);
+        break;
     case FAULT_SILENCE:
         for (unsigned n = 0; n < w->links; n++) {
             drop_in_flight(w, n);
@@ -404,10 +410,18 @@ static void strike(struct world *w, const struct fault *fault)
         for (unsigned n = 0; n < w->links; n++)
             w->link[n].mute[fault->kind == FAULT_MUTE_SOURCE ? SIDE_SOURCE : SIDE_TARGET] = true;
         break;
-    case FAULT_CRASH_SOURCE: crash(w, SIDE_SOURCE, false, random); break;
-    case FAULT_CRASH_TARGET: crash(w, SIDE_TARGET, false, random); break;
-    case FAULT_REBOOT_SOURCE: crash(w, SIDE_SOURCE, true, random); break;
-    case FAULT_REBOOT_TARGET: crash(w, SIDE_TARGET, true, random); break;
+    case FAULT_CRASH_SOURCE:
+        crash(w, SIDE_SOURCE, false, random);
+        break;
+    case FAULT_CRASH_TARGET:
+        crash(w, SIDE_TARGET, false, random);
+        break;
+    case FAULT_REBOOT_SOURCE:
+        crash(w, SIDE_SOURCE, true, random);
+        break;
+    case FAULT_REBOOT_TARGET:
+        crash(w, SIDE_TARGET, true, random);
+        break;
     case FAULT_WIPE_TARGET:
         if (!w->host[SIDE_TARGET].alive)
             break;
@@ -416,7 +430,9 @@ static void strike(struct world *w, const struct fault *fault)
         w->target.config.store[0]++;
         w->wiped = true;
         break;
-    case FAULT_CANCEL_SOURCE: cancel_source(w); break;
+    case FAULT_CANCEL_SOURCE:
+        cancel_source(w);
+        break;
     case FAULT_CANCEL_TARGET:
         if (w->host[SIDE_TARGET].alive) {
             bool held = w->target.state == TARGET_PREPARED || w->target.state == TARGET_UNCERTAIN;
@@ -424,17 +440,29 @@ static void strike(struct world *w, const struct fault *fault)
             world_target(w, &(struct target_event){ .kind = TARGET_CANCEL });
         }
         break;
-    case FAULT_DISK_SOURCE: w->host[SIDE_SOURCE].disk.fail = 1; break;
-    case FAULT_DISK_TARGET: w->host[SIDE_TARGET].disk.fail = 1; break;
-    case FAULT_DISK_UNKNOWN_SOURCE: w->host[SIDE_SOURCE].disk.fail = 2; break;
-    case FAULT_DISK_UNKNOWN_TARGET: w->host[SIDE_TARGET].disk.fail = 2; break;
+    case FAULT_DISK_SOURCE:
+        w->host[SIDE_SOURCE].disk.fail = 1;
+        break;
+    case FAULT_DISK_TARGET:
+        w->host[SIDE_TARGET].disk.fail = 1;
+        break;
+    case FAULT_DISK_UNKNOWN_SOURCE:
+        w->host[SIDE_SOURCE].disk.fail = 2;
+        break;
+    case FAULT_DISK_UNKNOWN_TARGET:
+        w->host[SIDE_TARGET].disk.fail = 2;
+        break;
     case FAULT_NET_DOWN:
         cut(w, true, &random);
         w->net_down_until_ns = w->now_ns + random % (100 * CLOCK_SECOND);
         w->trouble_ns = MAX(w->trouble_ns, w->net_down_until_ns);
         break;
-    case FAULT_HANG_SOURCE: w->host[SIDE_SOURCE].hang = true; break;
-    case FAULT_HANG_TARGET: w->host[SIDE_TARGET].hang = true; break;
+    case FAULT_HANG_SOURCE:
+        w->host[SIDE_SOURCE].hang = true;
+        break;
+    case FAULT_HANG_TARGET:
+        w->host[SIDE_TARGET].hang = true;
+        break;
     case FAULT_HOST_SOURCE:
         /* Only where the pump is at work for the engine. */
         if (w->host[SIDE_SOURCE].alive && w->source.state >= SOURCE_COPYING)
@@ -447,11 +475,18 @@ static void strike(struct world *w, const struct fault *fault)
             world_target(w, &(struct target_event){ .kind = TARGET_FAULT, .why = &why });
         }
         break;
-    case FAULT_REFUSE: w->refuse = true; break;
-    case FAULT_FLIP: w->flip = true; break;
-    case FAULT_STRANGER: stranger(w, random); break;
+    case FAULT_REFUSE:
+        w->refuse = true;
+        break;
+    case FAULT_FLIP:
+        w->flip = true;
+        break;
+    case FAULT_STRANGER:
+        stranger(w, random);
+        break;
     case FAULT_NONE:
-    case FAULT_MAX: break;
+    case FAULT_MAX:
+        break;
     }
 }
 
@@ -476,12 +511,28 @@ static void happen(struct world *w, struct pending *p)
 
     w->events++;
     switch (p->kind) {
-    case P_SOURCE: if (current) world_source(w, &p->source); break;
-    case P_TARGET: if (current) world_target(w, &p->target); break;
-    case P_CONNECT: if (current) connect_done(w, p); break;
-    case P_DISK: if (current) disk_done(w, p); break;
-    case P_LOST: lost(w, p); break;
-    case P_RESTART: restart(w, p->side); break;
+    case P_SOURCE:
+        if (current)
+            world_source(w, &p->source);
+        break;
+    case P_TARGET:
+        if (current)
+            world_target(w, &p->target);
+        break;
+    case P_CONNECT:
+        if (current)
+            connect_done(w, p);
+        break;
+    case P_DISK:
+        if (current)
+            disk_done(w, p);
+        break;
+    case P_LOST:
+        lost(w, p);
+        break;
+    case P_RESTART:
+        restart(w, p->side);
+        break;
     case P_DELIVER:
         world_deliver(w, p->side, p->link, &p->item);
         free(p->item.body);

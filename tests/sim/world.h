@@ -37,9 +37,9 @@ enum fault_kind {
     FAULT_HANG_TARGET,
     FAULT_HOST_SOURCE, /* local work fails: event FAULT */
     FAULT_HOST_TARGET,
-    FAULT_REFUSE,   /* the target's next piece of work says no */
-    FAULT_FLIP,     /* a bit of the next message changes */
-    FAULT_STRANGER, /* someone else connects to the target and says something */
+    FAULT_REFUSE,      /* the target's next piece of work says no */
+    FAULT_FLIP,        /* a bit of the next message changes */
+    FAULT_STRANGER,    /* someone else connects to the target and says something */
     FAULT_WIPE_TARGET, /* as a reboot, and its record store is lost and made anew */
     FAULT_MAX
 };
@@ -48,9 +48,9 @@ const char *fault_name(enum fault_kind kind);
 
 struct fault {
     enum fault_kind kind;
-    bool at_point;    /* `at` counts messages sent and record writes begun; else events delivered */
+    bool at_point; /* `at` counts messages sent and record writes begun; else events delivered */
     unsigned at;
-    uint64_t random;  /* what of it is left to chance */
+    uint64_t random; /* what of it is left to chance */
 };
 
 #define FAULTS_MAX 6
@@ -115,7 +115,7 @@ struct link {
     uint32_t conn[SIDES]; /* how the engines call it */
     uint64_t last_due[SIDES];
     bool sloppy[SIDES]; /* closed by that side, whose pump may yet let an event through */
-    bool stranger;        /* its source side is nobody */
+    bool stranger;      /* its source side is nobody */
 };
 
 struct disk {
@@ -171,10 +171,10 @@ uint64_t world_random(struct world *w, uint64_t below);
 void world_trace(struct world *w, const char *fmt, ...) PRINTF(2, 3);
 /* The first one counts. */
 void world_broken(struct world *w, const char *fmt, ...) PRINTF(2, 3);
-#define CHECK(w, cond, fmt, ...)                                                                 \
-    do {                                                                                           \
-        if (!(cond))                                                                               \
-            world_broken(w, fmt, ##__VA_ARGS__);                                                   \
+#define CHECK(w, cond, fmt, ...)                 \
+    do {                                         \
+        if (!(cond))                             \
+            world_broken(w, fmt, ##__VA_ARGS__); \
     } while (0)
 
 /* Runs the schedule to its quiet end. world_free() afterwards, in any case. */

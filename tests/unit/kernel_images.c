@@ -32,13 +32,18 @@ void image_elf(struct image *image)
         .e_phentsize = sizeof(Elf64_Phdr),
         .e_phnum = IMAGE_PHDRS,
     };
-    const Elf64_Phdr note = { .p_type = PT_NOTE, .p_offset = IMAGE_NOTE_AT, .p_filesz = 36,
-                              .p_memsz = 36, .p_align = 4 };
-    const Elf64_Phdr text = { .p_type = PT_LOAD, .p_offset = IMAGE_TEXT_AT,
-                              .p_paddr = IMAGE_TEXT_GPA, .p_filesz = IMAGE_TEXT_BYTES,
+    const Elf64_Phdr note = {
+        .p_type = PT_NOTE, .p_offset = IMAGE_NOTE_AT, .p_filesz = 36, .p_memsz = 36, .p_align = 4
+    };
+    const Elf64_Phdr text = { .p_type = PT_LOAD,
+                              .p_offset = IMAGE_TEXT_AT,
+                              .p_paddr = IMAGE_TEXT_GPA,
+                              .p_filesz = IMAGE_TEXT_BYTES,
                               .p_memsz = IMAGE_TEXT_MEMORY };
-    const Elf64_Phdr data = { .p_type = PT_LOAD, .p_offset = IMAGE_DATA_AT,
-                              .p_paddr = IMAGE_DATA_GPA, .p_filesz = IMAGE_DATA_BYTES,
+    const Elf64_Phdr data = { .p_type = PT_LOAD,
+                              .p_offset = IMAGE_DATA_AT,
+                              .p_paddr = IMAGE_DATA_GPA,
+                              .p_filesz = IMAGE_DATA_BYTES,
                               .p_memsz = IMAGE_DATA_MEMORY };
     const Elf64_Phdr ph[IMAGE_PHDRS] = { note, text, data };
     /* A note of another kind comes first. */

@@ -125,8 +125,9 @@ static void integers_are_shortest(void **state)
     static const struct {
         uint64_t value;
         size_t bytes;
-    } cases[] = { { 0, 1 }, { 1, 1 }, { 2, 2 }, { 255, 2 }, { 256, 3 }, { 65535, 3 }, { 65536, 5 },
-                  { UINT32_MAX, 5 }, { UINT64_C(1) << 32, 9 } };
+    } cases[] = { { 0, 1 },     { 1, 1 },          { 2, 2 },
+                  { 255, 2 },   { 256, 3 },        { 65535, 3 },
+                  { 65536, 5 }, { UINT32_MAX, 5 }, { UINT64_C(1) << 32, 9 } };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct buf b = { 0 };
         aml_int(&(struct aml){ .out = &b }, cases[i].value);

@@ -3,9 +3,9 @@
  * compiles what it got without a warning, and ends up with the very bytes it was given.
  */
 #include "base/fd.h"
+#include "test.h"
 #include "vm/acpi.h"
 #include "vm/config.h"
-#include "test.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -33,7 +33,7 @@ static uint64_t sum_items(const json_t *list, const char *key)
     uint64_t sum = 0;
     const json_t *item;
     size_t i;
-    json_array_foreach(list, i, item)
+    json_array_foreach (list, i, item)
         sum += at(item, key);
     return sum;
 }
@@ -224,8 +224,12 @@ static void test_random_bills(void **state)
                 bill_stage(&bill, (enum bill_stage)(v / 8 % BILL_STAGE_MAX), now);
                 latest = MAX(latest, now);
                 break;
-            case 1: bill_downtime(&bill, (enum bill_part)(v / 8 % BILL_PART_MAX), now); break;
-            case 2: bill_downtime_end(&bill, now); break;
+            case 1:
+                bill_downtime(&bill, (enum bill_part)(v / 8 % BILL_PART_MAX), now);
+                break;
+            case 2:
+                bill_downtime_end(&bill, now);
+                break;
             case 3:
                 bill_round(&bill, &(struct bill_round){ .bytes = v % 4096, .duration_ns = v % 3 });
                 break;
@@ -240,7 +244,8 @@ static void test_random_bills(void **state)
                               &(struct bill_side){ .measured = (uint32_t)(v / 8 % 16),
                                                    .load_ns = v % 500 });
                 break;
-            default: bill_downtime_other(&bill, v & 8 ? BILL_RESUME : BILL_COMMIT, v % 300);
+            default:
+                bill_downtime_other(&bill, v & 8 ? BILL_RESUME : BILL_COMMIT, v % 300);
             }
         }
         bill_end(&bill, BILL_OWNER_SOURCE, now);
@@ -291,7 +296,7 @@ static void test_schema_refuses(void **state)
     assert_true(json_valid(schema, schema, good, "bill", why));
     const char *key;
     json_t *value;
-    json_object_foreach(good, key, value) {
+    json_object_foreach (good, key, value) {
         json_t *bad = json_deep_copy(good);
         assert_int_equal(json_object_del(bad, key), 0);
         assert_false(json_valid(schema, schema, bad, "bill", why));
@@ -311,7 +316,7 @@ static void require_explained(const json_t *schema, const char *manual)
 {
     const char *key;
     const json_t *sub;
-    json_object_foreach((json_t *)(uintptr_t)json_object_get(schema, "properties"), key, sub) {
+    json_object_foreach ((json_t *)(uintptr_t)json_object_get(schema, "properties"), key, sub) {
         char quoted[80];
         (void)snprintf(quoted, sizeof(quoted), "`%s`", key);
         if (!strstr(manual, quoted))

@@ -124,7 +124,8 @@ static void spoil(json_t *root, json_t *at)
     const char *key;
     json_t *value;
     void *next;
-    json_object_foreach_safe(at, next, key, value) {
+    json_object_foreach_safe(at, next, key, value)
+    {
         spoil(root, value);
         json_t *saved = json_incref(value);
         for (unsigned i = 0; i < ARRAY_LEN(wrong); i++) {
@@ -138,7 +139,7 @@ static void spoil(json_t *root, json_t *at)
     size_t i;
     if (json_is_array(at) && json_array_size(at) > 3)
         return; /* one of many alike is enough; see below */
-    json_array_foreach(at, i, value)
+    json_array_foreach (at, i, value)
         spoil(root, value);
 }
 

@@ -36,7 +36,7 @@ static inline bool json_valid_any_type(const json_t *type, const json_t *v)
     size_t i;
     if (json_is_string(type))
         return json_valid_type(json_string_value(type), v);
-    json_array_foreach(type, i, one)
+    json_array_foreach (type, i, one)
         if (json_valid_type(json_string_value(one), v))
             return true;
     return false;
@@ -48,10 +48,10 @@ static inline bool json_valid_members(const json_t *root, const json_t *schema, 
     const json_t *properties = json_object_get(schema, "properties"), *one;
     const char *key;
     size_t i;
-    json_array_foreach(json_object_get(schema, "required"), i, one)
+    json_array_foreach (json_object_get(schema, "required"), i, one)
         if (!json_object_get(v, json_string_value(one)))
             return json_valid_refuse(why, path, json_string_value(one));
-    json_object_foreach((json_t *)(uintptr_t)v, key, one) {
+    json_object_foreach ((json_t *)(uintptr_t)v, key, one) {
         char below[200];
         (void)snprintf(below, sizeof(below), "%.120s.%.60s", path, key);
         const json_t *sub = json_object_get(properties, key);
@@ -73,7 +73,7 @@ static inline bool json_valid_items(const json_t *root, const json_t *schema, co
     size_t i;
     if ((least && count < json_integer_value(least)) || (most && count > json_integer_value(most)))
         return json_valid_refuse(why, path, "number of items");
-    json_array_foreach(v, i, one) {
+    json_array_foreach (v, i, one) {
         char below[200];
         (void)snprintf(below, sizeof(below), "%.150s[%zu]", path, i);
         if (items && !json_valid(root, items, one, below, why))
@@ -106,7 +106,7 @@ static bool json_valid(const json_t *root, const json_t *schema, const json_t *v
     const json_t *rule, *one;
     size_t i;
 
-    json_object_foreach((json_t *)(uintptr_t)schema, key, rule) {
+    json_object_foreach ((json_t *)(uintptr_t)schema, key, rule) {
         bool is_known = false;
         for (i = 0; i < sizeof(known) / sizeof(known[0]); i++)
             is_known |= strcmp(key, known[i]) == 0;
@@ -129,7 +129,7 @@ static bool json_valid(const json_t *root, const json_t *schema, const json_t *v
         return json_valid_refuse(why, path, "wrong value");
     if ((rule = json_object_get(schema, "enum"))) {
         bool found = false;
-        json_array_foreach(rule, i, one)
+        json_array_foreach (rule, i, one)
             found |= json_equal(one, value) != 0;
         if (!found)
             return json_valid_refuse(why, path, "none of the allowed values");

@@ -1,9 +1,9 @@
 /* vm/boot: what a kernel finds in memory, for machines of 64 MiB to 64 GiB and both ways in. */
 #include "kernel_images.h"
+#include "test.h"
 #include "vm/acpi.h"
 #include "vm/boot.h"
 #include "vm/config.h"
-#include "test.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,8 +33,11 @@ static struct hv_boot prepare(struct mem *mem, uint64_t bytes, const char *initr
 {
     struct hv_boot boot;
     struct err err = { 0 };
-    const struct boot_spec spec = { .kernel = image_file(image.bytes, image.len), .initrd = initrd,
-                                    .cmdline = "console=ttyS0 quiet", .vcpus = 2, .devices = 3 };
+    const struct boot_spec spec = { .kernel = image_file(image.bytes, image.len),
+                                    .initrd = initrd,
+                                    .cmdline = "console=ttyS0 quiet",
+                                    .vcpus = 2,
+                                    .devices = 3 };
     assert_int_equal(mem_init(mem, bytes, NULL), 0);
     if (boot_prepare(mem, &spec, &boot, &err) != 0)
         fail_msg("%s", err.text);

@@ -74,8 +74,8 @@ int main(void)
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME") ? getenv("HOME") : "";
     char pattern[4096];
     glob_t found;
-    (void)snprintf(pattern, sizeof(pattern), "%s%s/godwit/kernel-*/vmlinuz",
-                   cache ? cache : home, cache ? "" : "/.cache");
+    (void)snprintf(pattern, sizeof(pattern), "%s%s/godwit/kernel-*/vmlinuz", cache ? cache : home,
+                   cache ? "" : "/.cache");
     if (glob(pattern, 0, NULL, &found) != 0) {
         printf("skipped: no guest kernel has been built yet (%s)\n", pattern);
         return 77;

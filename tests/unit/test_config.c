@@ -136,13 +136,13 @@ static void limits_hold(void **state)
     struct err err = { 0 };
     assert_non_null(m);
 
-#define CHECK(expected, change)                                                                  \
-    do {                                                                                           \
-        *m = b->machine;                                                                           \
-        err = (struct err){ 0 };                                                                   \
-        change;                                                                                    \
-        assert_int_equal(config_check(m, ERR_PEER, &err), expected);                               \
-        assert_int_equal(err.fault, (expected) ? ERR_PEER : ERR_NONE);                             \
+#define CHECK(expected, change)                                        \
+    do {                                                               \
+        *m = b->machine;                                               \
+        err = (struct err){ 0 };                                       \
+        change;                                                        \
+        assert_int_equal(config_check(m, ERR_PEER, &err), expected);   \
+        assert_int_equal(err.fault, (expected) ? ERR_PEER : ERR_NONE); \
     } while (0)
 
     CHECK(0, (void)0);

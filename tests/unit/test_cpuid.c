@@ -106,15 +106,15 @@ static void note(void *arg, const char *what)
 }
 
 /* What a host lacks that is the sample but for `change`. */
-#define LACKS(expected, change)                                                                  \
-    do {                                                                                           \
-        struct hv_cpuid need = sample(), have = sample();                                          \
-        struct said said = { 0 };                                                                  \
-        change;                                                                                    \
-        unsigned count = cpuid_compare(&need, &have, note, &said);                                 \
-        assert_string_equal(said.text, expected);                                                  \
-        assert_int_equal(count == 0, said.text[0] == '\0');                                        \
-        assert_int_equal(cpuid_check(&need, &have, NULL), count ? -ENOTSUP : 0);                   \
+#define LACKS(expected, change)                                                  \
+    do {                                                                         \
+        struct hv_cpuid need = sample(), have = sample();                        \
+        struct said said = { 0 };                                                \
+        change;                                                                  \
+        unsigned count = cpuid_compare(&need, &have, note, &said);               \
+        assert_string_equal(said.text, expected);                                \
+        assert_int_equal(count == 0, said.text[0] == '\0');                      \
+        assert_int_equal(cpuid_check(&need, &have, NULL), count ? -ENOTSUP : 0); \
     } while (0)
 
 static void what_is_lacking_has_a_name(void **state)

@@ -121,7 +121,7 @@ static void test_input_is_taken_as_far_as_it_fits(void **state)
     assert_int_equal(in8(f, 2), 0xc1);
     assert_int_equal(serial_input(f->dev, bytes, 3), 3);
     assert_false(room(f)); /* nobody was refused since */
-    out8(f, 2, 3); /* clears the receiver */
+    out8(f, 2, 3);         /* clears the receiver */
     assert_int_equal(in8(f, 5) & 1, 0);
 }
 
@@ -223,8 +223,14 @@ static void test_damaged_state_is_refused(void **state)
     struct fixture *f = *state;
     struct err err = { 0 };
     const struct serial_state bad[] = {
-        { .ier = 0x10 }, { .mcr = 0x80 }, { .fcr = 2 }, { .thr_empty = 2 }, { .rx_len = 2 },
-        { .msr_delta = 0x10 }, { .fcr = 1, .rx_len = 17 }, { .overrun = 7 },
+        { .ier = 0x10 },
+        { .mcr = 0x80 },
+        { .fcr = 2 },
+        { .thr_empty = 2 },
+        { .rx_len = 2 },
+        { .msr_delta = 0x10 },
+        { .fcr = 1, .rx_len = 17 },
+        { .overrun = 7 },
     };
     assert_int_equal(f->dev->ops->pause(f->dev), 0);
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++)

@@ -77,21 +77,30 @@ static struct dev *make_net(void)
 static uint64_t random_gpa(void)
 {
     switch (below(60)) { /* seldom: each such address ends the round's traffic */
-    case 0: return next_random();
-    case 1: return MEM_MIN_BYTES - below(64);
-    case 2: return 0x100000 + below(0x30000);
-    default: return BUF + below(0x100000);
+    case 0:
+        return next_random();
+    case 1:
+        return MEM_MIN_BYTES - below(64);
+    case 2:
+        return 0x100000 + below(0x30000);
+    default:
+        return BUF + below(0x100000);
     }
 }
 
 static uint32_t random_len(void)
 {
     switch (below(8)) {
-    case 0: return (uint32_t)(below(10) ? below(100000) : next_random());
-    case 1: return 1 + (uint32_t)below(3);
-    case 2: return 16;
-    case 3: return 512 * (1 + (uint32_t)below(64));
-    default: return 1 + (uint32_t)below(4096);
+    case 0:
+        return (uint32_t)(below(10) ? below(100000) : next_random());
+    case 1:
+        return 1 + (uint32_t)below(3);
+    case 2:
+        return 16;
+    case 3:
+        return 512 * (1 + (uint32_t)below(64));
+    default:
+        return 1 + (uint32_t)below(4096);
     }
 }
 
@@ -132,7 +141,9 @@ static void random_step(struct dev *(*make)(void))
             *(uint16_t *)driver_mem(&d, d.queue[queue].avail_gpa + 2) += (uint16_t)below(300);
     }
     switch (below(20)) {
-    case 1: (void)driver_read32(&d, below(0x100)); break;
+    case 1:
+        (void)driver_read32(&d, below(0x100));
+        break;
     case 4: {
         assert_int_equal(d.dev->ops->pause(d.dev), 0);
         struct dev *target = make();
@@ -142,13 +153,19 @@ static void random_step(struct dev *(*make)(void))
         d.dev->ops->resume(d.dev);
         break;
     }
-    case 5: (void)send(wire, d.mem->host, 12 + below(3000), MSG_DONTWAIT); break;
+    case 5:
+        (void)send(wire, d.mem->host, 12 + below(3000), MSG_DONTWAIT);
+        break;
     case 6:
         if (d.dev->ops->announce)
             d.dev->ops->announce(d.dev);
         break;
-    case 7: assert_int_equal(loop_once(&loop, 0), 0); break;
-    case 8: driver_kick(&d, queue); break;
+    case 7:
+        assert_int_equal(loop_once(&loop, 0), 0);
+        break;
+    case 8:
+        driver_kick(&d, queue);
+        break;
     default:
         random_chain(queue);
         if (below(2))

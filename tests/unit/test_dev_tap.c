@@ -87,7 +87,8 @@ static int setup(void **state)
     assert_int_equal(interface_ioctl(SIOCSIFADDR, &ifr), 0);
     set_flags("tap0", IFF_UP);
 
-    struct sockaddr_ll link = { .sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_ALL),
+    struct sockaddr_ll link = { .sll_family = AF_PACKET,
+                                .sll_protocol = htons(ETH_P_ALL),
                                 .sll_ifindex = (int)if_nametoindex("tap0") };
     packets = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(packets, (struct sockaddr *)(void *)&link, sizeof(link)), 0);
@@ -148,9 +149,9 @@ static const uint8_t *receive_udp(unsigned i)
     char text[100] = "a datagram";
     assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_BROADCAST, &(int){ 1 }, sizeof(int)), 0);
     for (unsigned tries = 0; tries < 100; tries++) {
-        assert_int_equal(
-            sendto(fd, text, sizeof(text), 0, (struct sockaddr *)(void *)&to, sizeof(to)),
-            sizeof(text));
+        assert_int_equal(sendto(fd, text, sizeof(text), 0, (struct sockaddr *)(void *)&to,
+                                sizeof(to)),
+                         sizeof(text));
         assert_int_equal(loop_once(&loop, 100), 0);
         driver_settle(&d);
         for (; driver_used_waiting(&d, RX); i++) { /* the stack's own multicasts may come between */
@@ -227,8 +228,10 @@ static ssize_t send_and_capture(const struct virtio_net_hdr *header, const uint8
     memset(driver_mem(&d, TX_DATA), 0, HEADER);
     memcpy(driver_mem(&d, TX_DATA), header, sizeof(*header));
     memcpy(driver_mem(&d, TX_DATA + 0x1000), frame, len);
-    driver_submit(&d, TX, (struct driver_seg[]){ { TX_DATA, HEADER, false },
-                                                 { TX_DATA + 0x1000, (uint32_t)len, false } }, 2);
+    driver_submit(&d, TX,
+                  (struct driver_seg[]){ { TX_DATA, HEADER, false },
+                                         { TX_DATA + 0x1000, (uint32_t)len, false } },
+                  2);
     driver_kick(&d, TX);
     driver_wait(&d, TX, 1);
     (void)driver_used(&d, TX, NULL);

@@ -115,9 +115,11 @@ static void submit_read(unsigned slot)
     struct virtio_blk_outhdr *header = driver_mem(&d, HEADERS + slot * 16);
     *header = (struct virtio_blk_outhdr){ .type = slot % 2 ? VIRTIO_BLK_T_IN : VIRTIO_BLK_T_OUT,
                                           .sector = slot * 8 };
-    driver_submit(&d, 0, (struct driver_seg[]){ { HEADERS + slot * 16, 16, false },
-                                                { DATA + slot * 4096, 4096, slot % 2 },
-                                                { STATUS + slot, 1, true } }, 3);
+    driver_submit(&d, 0,
+                  (struct driver_seg[]){ { HEADERS + slot * 16, 16, false },
+                                         { DATA + slot * 4096, 4096, slot % 2 },
+                                         { STATUS + slot, 1, true } },
+                  3);
 }
 
 static void submit_random(unsigned slot)

@@ -3,8 +3,8 @@
  * names it, and not one page of the guest's memory touched by what was refused.
  */
 #include "kernel_images.h"
-#include "vm/kernel.h"
 #include "test.h"
+#include "vm/kernel.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -145,14 +145,14 @@ static void elf_lies_are_refused(void **state)
         { PH(0, p_filesz), 4096, 8, "cut short" },
         { PH(0, p_filesz), 35, 8, "no PVH entry" },
         { PH(0, p_filesz), 0, 8, "no PVH entry" },
-        { IMAGE_NOTE_AT, UINT32_MAX, 4, "no PVH entry" },      /* a name of 4 GiB */
+        { IMAGE_NOTE_AT, UINT32_MAX, 4, "no PVH entry" }, /* a name of 4 GiB */
         { IMAGE_NOTE_AT, UINT32_MAX - 3, 4, "no PVH entry" },
-        { IMAGE_NOTE_AT + 4, UINT32_MAX, 4, "no PVH entry" },  /* a descriptor of 4 GiB */
-        { IMAGE_NOTE_AT + 4, 20, 4, "no PVH entry" },          /* one that covers ours */
+        { IMAGE_NOTE_AT + 4, UINT32_MAX, 4, "no PVH entry" }, /* a descriptor of 4 GiB */
+        { IMAGE_NOTE_AT + 4, 20, 4, "no PVH entry" },         /* one that covers ours */
         { IMAGE_NOTE_AT + 16, 5, 4, "no PVH entry" },
-        { IMAGE_NOTE_AT + 20, 0, 4, "no PVH entry" },          /* ours without a value */
+        { IMAGE_NOTE_AT + 20, 0, 4, "no PVH entry" }, /* ours without a value */
         { IMAGE_NOTE_AT + 20, 3, 4, "no PVH entry" },
-        { IMAGE_NOTE_AT + 20, 8, 4, "no PVH entry" },          /* ours, wider than what is there */
+        { IMAGE_NOTE_AT + 20, 8, 4, "no PVH entry" }, /* ours, wider than what is there */
         { IMAGE_NOTE_AT + 24, 17, 4, "no PVH entry" },
         { IMAGE_NOTE_AT + 28, 0x6f6558, 4, "no PVH entry" },
         { IMAGE_NOTE_AT + 32, IMAGE_TEXT_GPA - 1, 4, "entry lies outside" },

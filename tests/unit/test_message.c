@@ -34,7 +34,8 @@ static void fill(const struct schema *schema, void *object, unsigned seed)
             for (uint32_t k = 0; k < two; k++)
                 fill(f->sub, value + (size_t)k * f->sub->size, seed + 31 * (k + 1));
             break;
-        case SCHEMA_SINCE: break;
+        case SCHEMA_SINCE:
+            break;
         }
     }
 }
@@ -95,7 +96,9 @@ static void test_truncated(void **state)
             /* Memory of exactly that size, so that a sanitizer sees a byte too many. */
             uint8_t *body = malloc(cut ? cut : 1);
             memcpy(body, bytes.data + STREAM_SECTION_BYTES, cut);
-            struct section section = { .type = type, .version = 1, .length = (uint32_t)cut,
+            struct section section = { .type = type,
+                                       .version = 1,
+                                       .length = (uint32_t)cut,
                                        .body_sum = stream_sum(body, cut) };
             struct err err = { 0 };
             assert_true(message_decode(&section, body, m, &err) < 0);
@@ -136,12 +139,12 @@ static void refused(const struct message *m, const char *what)
     free(back);
 }
 
-#define REFUSED(message_type, what, change)                                                      \
-    do {                                                                                           \
-        struct message *m = sample(message_type);                                                  \
-        change;                                                                                    \
-        refused(m, what);                                                                          \
-        free(m);                                                                                   \
+#define REFUSED(message_type, what, change)       \
+    do {                                          \
+        struct message *m = sample(message_type); \
+        change;                                   \
+        refused(m, what);                         \
+        free(m);                                  \
     } while (0)
 
 static void test_impossible_contents(void **state)
@@ -198,9 +201,9 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_flipped),     cmocka_unit_test(test_impossible_contents),
-        cmocka_unit_test(test_no_message),  cmocka_unit_test(test_names),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_flipped),    cmocka_unit_test(test_impossible_contents),
+        cmocka_unit_test(test_no_message), cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

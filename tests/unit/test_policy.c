@@ -137,8 +137,9 @@ static void test_huge_numbers(void **state)
 {
     struct policy policy = fresh();
     (void)state;
-    struct policy_round huge = { .pages = UINT64_MAX, .bytes = UINT64_MAX, .duration_ns = 1,
-                                 .left_pages = UINT64_MAX };
+    struct policy_round huge = {
+        .pages = UINT64_MAX, .bytes = UINT64_MAX, .duration_ns = 1, .left_pages = UINT64_MAX
+    };
     struct policy_decision d = policy_decide(&policy, &huge);
     assert_true(d.stop);
     assert_int_equal(d.why, POLICY_FACTOR);

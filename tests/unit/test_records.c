@@ -48,7 +48,8 @@ static pid_t start_owner(int *ret_pipe)
     if (pid == 0) {
         struct rundir dir = RUNDIR_NONE;
         (void)close(stay[1]);
-        if (rundir_claim(root, "vm", &dir, NULL) || records_write(&dir, RECORD_HERE, first, NULL, NULL, NULL) ||
+        if (rundir_claim(root, "vm", &dir, NULL) ||
+            records_write(&dir, RECORD_HERE, first, NULL, NULL, NULL) ||
             write(ready[1], "", 1) != 1)
             _exit(1);
         (void)!read(stay[0], &byte, 1);
@@ -93,6 +94,7 @@ static void test_the_dead_stay_dead(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_the_dead_stay_dead, setup, teardown) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_the_dead_stay_dead,
+                                                                        setup, teardown) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,7 +42,9 @@ static const struct message *message(uint16_t type)
     memset(&m, 0, sizeof(m));
     m.type = type;
     switch (type) {
-    case MESSAGE_VERDICT: m.verdict.ok = 1; break;
+    case MESSAGE_VERDICT:
+        m.verdict.ok = 1;
+        break;
     case MESSAGE_ROUND_ACK:
         m.round_ack.number = source.round;
         m.round_ack.pages = source.round_facts.pages;
@@ -50,8 +52,11 @@ static const struct message *message(uint16_t type)
     case MESSAGE_ABORT:
         m.abort = (struct message_abort){ .reason = REASON_LOAD, .fault = ERR_HOST };
         break;
-    case MESSAGE_STATUS: m.status.knows = KNOWS_NOTHING; break;
-    default: break;
+    case MESSAGE_STATUS:
+        m.status.knows = KNOWS_NOTHING;
+        break;
+    default:
+        break;
     }
     static const struct {
         uint16_t type;
@@ -88,13 +93,20 @@ static const struct {
     enum source_event_kind kind;
     uint16_t type;
 } course[] = {
-    { SOURCE_START, 0 },       { SOURCE_CONNECTED, 0 },
-    { SOURCE_MESSAGE, MESSAGE_VERDICT }, { SOURCE_MESSAGE, MESSAGE_RESERVED },
-    { SOURCE_ROUND_SENT, 0 },  { SOURCE_MESSAGE, MESSAGE_ROUND_ACK },
-    { SOURCE_PAUSED, 0 },      { SOURCE_ROUND_SENT, 0 },
-    { SOURCE_MESSAGE, MESSAGE_ROUND_ACK }, { SOURCE_STATE_SENT, 0 },
-    { SOURCE_MESSAGE, MESSAGE_PREPARED },  { SOURCE_RECORDED, 0 },
-    { SOURCE_MESSAGE, MESSAGE_COMMITTED }, { SOURCE_MESSAGE, MESSAGE_ACTIVATED },
+    { SOURCE_START, 0 },
+    { SOURCE_CONNECTED, 0 },
+    { SOURCE_MESSAGE, MESSAGE_VERDICT },
+    { SOURCE_MESSAGE, MESSAGE_RESERVED },
+    { SOURCE_ROUND_SENT, 0 },
+    { SOURCE_MESSAGE, MESSAGE_ROUND_ACK },
+    { SOURCE_PAUSED, 0 },
+    { SOURCE_ROUND_SENT, 0 },
+    { SOURCE_MESSAGE, MESSAGE_ROUND_ACK },
+    { SOURCE_STATE_SENT, 0 },
+    { SOURCE_MESSAGE, MESSAGE_PREPARED },
+    { SOURCE_RECORDED, 0 },
+    { SOURCE_MESSAGE, MESSAGE_COMMITTED },
+    { SOURCE_MESSAGE, MESSAGE_ACTIVATED },
 };
 
 /* A source that has just come to that state. */
@@ -240,8 +252,9 @@ static void test_ack_of_other_pages(void **state)
     assert_non_null(sent(MESSAGE_ROUND_DONE));
     struct message m = *message(MESSAGE_ROUND_ACK);
     m.round_ack.pages--;
-    assert_int_equal(
-        step((struct source_event){ .kind = SOURCE_MESSAGE, .conn = 1, .message = &m }), -EPROTO);
+    assert_int_equal(step(
+                         (struct source_event){ .kind = SOURCE_MESSAGE, .conn = 1, .message = &m }),
+                     -EPROTO);
     assert_int_equal(source.state, SOURCE_FAILED);
     assert_true(asked(ACTION_RESUME_GUEST));
     assert_int_equal(sent(MESSAGE_ABORT)->abort.reason, REASON_PROTOCOL);
@@ -255,8 +268,9 @@ static void test_refused_by_the_target(void **state)
     m.verdict.reason_count = 1;
     m.verdict.reason[0].code = REASON_CPU_FEATURE;
     strcpy(m.verdict.reason[0].fact, "cpu.avx512f");
-    assert_int_equal(
-        step((struct source_event){ .kind = SOURCE_MESSAGE, .conn = 1, .message = &m }), 0);
+    assert_int_equal(step(
+                         (struct source_event){ .kind = SOURCE_MESSAGE, .conn = 1, .message = &m }),
+                     0);
     assert_int_equal(source.state, SOURCE_FAILED);
     assert_int_equal(source.reason, REASON_REFUSED);
     assert_non_null(strstr(source.err.text, "cpu.avx512f"));
@@ -326,8 +340,9 @@ static void test_another_store_does_not_count(void **state)
     assert_int_equal(sent(MESSAGE_RESOLVE)->resolve.intent, INTENT_ASK);
     struct message m = *message(MESSAGE_STATUS);
     m.status.store[0] = 1;
-    assert_int_equal(
-        step((struct source_event){ .kind = SOURCE_MESSAGE, .conn = 2, .message = &m }), 0);
+    assert_int_equal(step(
+                         (struct source_event){ .kind = SOURCE_MESSAGE, .conn = 2, .message = &m }),
+                     0);
     assert_int_equal(source.state, SOURCE_UNCERTAIN);
     assert_int_equal(source.reason, REASON_OTHER_STORE);
     assert_false(asked(ACTION_WRITE_RECORD));

@@ -51,7 +51,9 @@ static const struct message *message(uint16_t type)
         m.hello.pages = PAGES;
         memset(m.hello.token, 7, MOVE_TOKEN_BYTES);
         break;
-    case MESSAGE_RESERVE: m.reserve.pages = PAGES; break;
+    case MESSAGE_RESERVE:
+        m.reserve.pages = PAGES;
+        break;
     case MESSAGE_ROUND:
         m.round.number = target.round + 1;
         m.round.last = target.round == 1;
@@ -60,9 +62,15 @@ static const struct message *message(uint16_t type)
         m.round_done.number = target.round;
         m.round_done.pages = target.round_pages;
         break;
-    case MESSAGE_STATE_DONE: m.state_done.sections = target.state_sections; break;
-    case MESSAGE_COMMIT: memset(m.commit.token, 7, MOVE_TOKEN_BYTES); break;
-    case MESSAGE_SETTLED: memset(m.settled.token, 7, MOVE_TOKEN_BYTES); break;
+    case MESSAGE_STATE_DONE:
+        m.state_done.sections = target.state_sections;
+        break;
+    case MESSAGE_COMMIT:
+        memset(m.commit.token, 7, MOVE_TOKEN_BYTES);
+        break;
+    case MESSAGE_SETTLED:
+        memset(m.settled.token, 7, MOVE_TOKEN_BYTES);
+        break;
     case MESSAGE_ABORT:
         memset(m.abort.token, 7, MOVE_TOKEN_BYTES);
         m.abort.reason = REASON_CANCELLED;
@@ -72,7 +80,8 @@ static const struct message *message(uint16_t type)
         memset(m.resolve.token, 7, MOVE_TOKEN_BYTES);
         m.resolve.intent = INTENT_ASK;
         break;
-    default: break;
+    default:
+        break;
     }
     return &m;
 }
@@ -84,12 +93,23 @@ static struct target_event event_of(enum target_event_kind kind, uint16_t what)
 {
     struct target_event event = { .kind = kind, .conn = CONN };
     switch (kind) {
-    case TARGET_MESSAGE: event.message = message(what); break;
-    case TARGET_SECTION: event.section = what; break;
-    case TARGET_PAGES_OK: event.pages = what; break;
-    case TARGET_CHECKED: event.verdict = &yes; break;
-    case TARGET_RUNNING: event.activated = &activated; break;
-    default: break;
+    case TARGET_MESSAGE:
+        event.message = message(what);
+        break;
+    case TARGET_SECTION:
+        event.section = what;
+        break;
+    case TARGET_PAGES_OK:
+        event.pages = what;
+        break;
+    case TARGET_CHECKED:
+        event.verdict = &yes;
+        break;
+    case TARGET_RUNNING:
+        event.activated = &activated;
+        break;
+    default:
+        break;
     }
     return event;
 }
@@ -190,7 +210,7 @@ static bool listed(const char *list, const char *name)
 
 static void try_one(const struct expectation *e, enum target_event_kind kind, uint16_t what)
 {
-    const char *name = kind == TARGET_MESSAGE ? message_name(what)
+    const char *name = kind == TARGET_MESSAGE   ? message_name(what)
                        : kind == TARGET_SECTION ? section_type_name(what)
                                                 : target_event_name(kind);
     reach(e->state);
@@ -315,8 +335,9 @@ static enum move_knows answer(enum target_state state, enum move_intent intent)
     reach(state);
     struct message m = *message(MESSAGE_RESOLVE);
     m.resolve.intent = intent;
-    assert_int_equal(
-        step((struct target_event){ .kind = TARGET_MESSAGE, .conn = 2, .message = &m }), 0);
+    assert_int_equal(step(
+                         (struct target_event){ .kind = TARGET_MESSAGE, .conn = 2, .message = &m }),
+                     0);
     assert_non_null(sent(MESSAGE_STATUS));
     assert_memory_equal(sent(MESSAGE_STATUS)->status.store, target.config.store, MOVE_STORE_BYTES);
     return sent(MESSAGE_STATUS)->status.knows;

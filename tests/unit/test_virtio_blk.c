@@ -24,8 +24,8 @@
 #define DATA 0x300000u
 #define SYS_CACHESTAT 451 /* Linux 6.5; unknown to older headers */
 #define BIT(n) (UINT64_C(1) << (n))
-#define ALL_FEATURES                                                                               \
-    (BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_BLK_F_FLUSH) |   \
+#define ALL_FEATURES                                                                             \
+    (BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_BLK_F_FLUSH) | \
      BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES) | BIT(VIRTIO_BLK_F_SEG_MAX))
 
 static struct mem mem;
@@ -228,8 +228,12 @@ static void test_all_that_is_written_is_marked(void **state)
 /* Bytes of the file that the host's cache has not written back; -1: this kernel cannot tell. */
 static long long dirty_pages(void)
 {
-    struct { uint64_t offset, len; } range = { 0, 0 };
-    struct { uint64_t cache, dirty, writeback, evicted, recently_evicted; } stat = { 0 };
+    struct {
+        uint64_t offset, len;
+    } range = { 0, 0 };
+    struct {
+        uint64_t cache, dirty, writeback, evicted, recently_evicted;
+    } stat = { 0 };
     if (syscall(SYS_CACHESTAT, disk, &range, &stat, 0) < 0)
         return -1;
     return (long long)(stat.dirty + stat.writeback);
@@ -323,9 +327,9 @@ static void test_discard_and_write_zeroes(void **state)
     assert_int_equal(fsync(disk) | fstat(disk, &before), 0);
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 3, 100, 0), VIRTIO_BLK_S_OK);
     assert_true(disk_holds(3 * 512, 100 * 512, true));
-    assert_int_equal(
-        range(VIRTIO_BLK_T_WRITE_ZEROES, 4096, 1024, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
-        VIRTIO_BLK_S_OK);
+    assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 4096, 1024,
+                           VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
+                     VIRTIO_BLK_S_OK);
     assert_true(disk_holds(4096 * 512, 1024 * 512, true));
     if (!discards) {
         print_message("no discard on this file system: that half is not tested\n");
@@ -438,8 +442,8 @@ static void test_more_requests_than_slots(void **state)
         *header = (struct virtio_blk_outhdr){ .type = VIRTIO_BLK_T_IN, .sector = i };
         *(uint8_t *)driver_mem(&d, STATUS + i) = 0xee;
         table[0] = (struct vring_desc){ HEADERS + i * 16, 16, VRING_DESC_F_NEXT, 1 };
-        table[1] = (struct vring_desc){ DATA + i * 512, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE,
-                                        2 };
+        table[1] =
+            (struct vring_desc){ DATA + i * 512, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, 2 };
         table[2] = (struct vring_desc){ STATUS + i, 1, VRING_DESC_F_WRITE, 0 };
         driver_desc(&d, 0, (uint16_t)i, 0x400000 + i * 64, 48, VRING_DESC_F_INDIRECT, 0);
         driver_offer(&d, 0, (uint16_t)i);

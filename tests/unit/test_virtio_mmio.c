@@ -306,19 +306,46 @@ static void refuse(const struct virtio_rng_state *good, void (*spoil)(struct vir
     dev->ops->free(dev);
 }
 
-static void spoil_status(struct virtio_state *s) { s->status |= 0x20; }
+static void spoil_status(struct virtio_state *s)
+{
+    s->status |= 0x20;
+}
 static void spoil_order(struct virtio_state *s)
 {
     s->status &= ~(uint32_t)VIRTIO_CONFIG_S_FEATURES_OK;
 }
-static void spoil_interrupt(struct virtio_state *s) { s->interrupt = 4; }
-static void spoil_count(struct virtio_state *s) { s->queue_count = 2; }
-static void spoil_accepted(struct virtio_state *s) { s->accepted |= 1; }
-static void spoil_legacy(struct virtio_state *s) { s->accepted = 0; }
-static void spoil_size(struct virtio_state *s) { s->queue[0].size = 1024; }
-static void spoil_ready(struct virtio_state *s) { s->queue[0].ready = 2; }
-static void spoil_ring(struct virtio_state *s) { s->queue[0].avail_gpa = MEM_MIN_BYTES; }
-static void spoil_offer(struct virtio_state *s) { s->offered = s->accepted |= 2; }
+static void spoil_interrupt(struct virtio_state *s)
+{
+    s->interrupt = 4;
+}
+static void spoil_count(struct virtio_state *s)
+{
+    s->queue_count = 2;
+}
+static void spoil_accepted(struct virtio_state *s)
+{
+    s->accepted |= 1;
+}
+static void spoil_legacy(struct virtio_state *s)
+{
+    s->accepted = 0;
+}
+static void spoil_size(struct virtio_state *s)
+{
+    s->queue[0].size = 1024;
+}
+static void spoil_ready(struct virtio_state *s)
+{
+    s->queue[0].ready = 2;
+}
+static void spoil_ring(struct virtio_state *s)
+{
+    s->queue[0].avail_gpa = MEM_MIN_BYTES;
+}
+static void spoil_offer(struct virtio_state *s)
+{
+    s->offered = s->accepted |= 2;
+}
 
 static void test_damaged_state_is_refused(void **state)
 {

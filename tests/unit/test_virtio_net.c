@@ -16,7 +16,7 @@
 
 #define BIT(n) (UINT64_C(1) << (n))
 #define BUFS 0x200000u
-#define BUF(i) (BUFS + (uint64_t)(i) * 4096)
+#define BUF(i) (BUFS + (uint64_t)(i)*4096)
 #define TX_DATA 0x800000u
 #define HEADER 12u
 
@@ -141,8 +141,8 @@ static void test_frame_over_merged_buffers(void **state)
     for (unsigned i = 0; i < 60; i++)
         post(i, 1500);
     driver_kick(&d, RX);
-    assert_true(wire_send(1, 1488));  /* exactly one buffer */
-    assert_true(wire_send(2, 1489));  /* one byte more */
+    assert_true(wire_send(1, 1488)); /* exactly one buffer */
+    assert_true(wire_send(2, 1489)); /* one byte more */
     assert_true(wire_send(3, 65000));
     driver_wait(&d, RX, 47);
     expect_frame(1, 1488, 0, 1, 1500);
@@ -236,8 +236,10 @@ static void send_frame(const void *frame, size_t len)
 {
     memset(driver_mem(&d, TX_DATA), 0, HEADER);
     memcpy(driver_mem(&d, TX_DATA + 0x1000), frame, len);
-    driver_submit(&d, TX, (struct driver_seg[]){ { TX_DATA, HEADER, false },
-                                                 { TX_DATA + 0x1000, (uint32_t)len, false } }, 2);
+    driver_submit(&d, TX,
+                  (struct driver_seg[]){ { TX_DATA, HEADER, false },
+                                         { TX_DATA + 0x1000, (uint32_t)len, false } },
+                  2);
     driver_kick(&d, TX);
     driver_wait(&d, TX, 1);
     (void)driver_used(&d, TX, NULL);
@@ -295,8 +297,10 @@ static uint8_t control(uint8_t class, uint8_t cmd, uint32_t header_len)
     header[0] = class;
     header[1] = cmd;
     *ack = 0xee;
-    driver_submit(&d, CTRL, (struct driver_seg[]){ { TX_DATA, header_len, false },
-                                                   { TX_DATA + 0x1000, 1, true } }, 2);
+    driver_submit(&d, CTRL,
+                  (struct driver_seg[]){ { TX_DATA, header_len, false },
+                                         { TX_DATA + 0x1000, 1, true } },
+                  2);
     driver_kick(&d, CTRL);
     driver_wait(&d, CTRL, 1);
     (void)driver_used(&d, CTRL, NULL);
@@ -313,8 +317,8 @@ static uint16_t status(void)
 static void test_guest_announce(void **state)
 {
     (void)state;
-    uint64_t features = BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | BIT(VIRTIO_NET_F_CTRL_VQ) |
-                        BIT(VIRTIO_NET_F_STATUS);
+    uint64_t features =
+        BIT(VIRTIO_NET_F_GUEST_ANNOUNCE) | BIT(VIRTIO_NET_F_CTRL_VQ) | BIT(VIRTIO_NET_F_STATUS);
     driver_start(&d, features, 64);
     (void)driver_interrupts(&d);
     uint32_t generation = driver_read32(&d, VIRTIO_MMIO_CONFIG_GENERATION);

@@ -208,14 +208,14 @@ static void test_hostile_descriptors(void **state)
         uint32_t len;
         unsigned flags, next;
     } bad[] = {
-        { TOP, 1, 0, 0 },                      /* behind RAM */
-        { TOP - 1, 2, 0, 0 },                  /* across its end */
-        { UINT64_MAX, 2, 0, 0 },               /* wraps around */
+        { TOP, 1, 0, 0 },        /* behind RAM */
+        { TOP - 1, 2, 0, 0 },    /* across its end */
+        { UINT64_MAX, 2, 0, 0 }, /* wraps around */
         { UINT64_MAX - 4095, 4096, VRING_DESC_F_WRITE, 0 },
-        { DATA, UINT32_MAX, 0, 0 },            /* longer than RAM */
-        { DATA, 0, 0, 0 },                     /* empty */
-        { DATA, 1, VRING_DESC_F_NEXT, 0 },     /* a loop of one */
-        { DATA, 1, VRING_DESC_F_NEXT, SIZE },  /* behind the table */
+        { DATA, UINT32_MAX, 0, 0 },           /* longer than RAM */
+        { DATA, 0, 0, 0 },                    /* empty */
+        { DATA, 1, VRING_DESC_F_NEXT, 0 },    /* a loop of one */
+        { DATA, 1, VRING_DESC_F_NEXT, SIZE }, /* behind the table */
         { DATA, 1, VRING_DESC_F_NEXT, 0xffff },
         { TABLE, 15, VRING_DESC_F_INDIRECT, 0 },
         { TABLE, 0, VRING_DESC_F_INDIRECT, 0 },
@@ -417,11 +417,11 @@ static void test_start_checks_the_rings(void **state)
         uint16_t size;
         uint64_t desc, avail, used;
     } bad[] = {
-        { 0, DESC, AVAIL, USED },        { 3, DESC, AVAIL, USED },
-        { 512, DESC, AVAIL, USED },      { 8, DESC + 8, AVAIL, USED },
-        { 8, DESC, AVAIL + 1, USED },    { 8, DESC, AVAIL, USED + 2 },
-        { 8, TOP - 64, AVAIL, USED },    { 8, DESC, TOP - 16, USED },
-        { 8, DESC, AVAIL, TOP - 64 },    { 8, UINT64_MAX - 15, AVAIL, USED },
+        { 0, DESC, AVAIL, USED },     { 3, DESC, AVAIL, USED },
+        { 512, DESC, AVAIL, USED },   { 8, DESC + 8, AVAIL, USED },
+        { 8, DESC, AVAIL + 1, USED }, { 8, DESC, AVAIL, USED + 2 },
+        { 8, TOP - 64, AVAIL, USED }, { 8, DESC, TOP - 16, USED },
+        { 8, DESC, AVAIL, TOP - 64 }, { 8, UINT64_MAX - 15, AVAIL, USED },
     };
     (void)state;
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {

@@ -40,8 +40,9 @@ uint32_t driver_negotiate(struct driver *d, uint64_t features)
     driver_write32(d, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)features);
     driver_write32(d, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
     driver_write32(d, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> 32));
-    driver_write32(d, VIRTIO_MMIO_STATUS, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
-                                              VIRTIO_CONFIG_S_FEATURES_OK);
+    driver_write32(d, VIRTIO_MMIO_STATUS,
+                   VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER |
+                       VIRTIO_CONFIG_S_FEATURES_OK);
     return driver_read32(d, VIRTIO_MMIO_STATUS);
 }
 
@@ -61,7 +62,8 @@ void driver_queue_setup_used(struct driver *d, unsigned queue, uint16_t size, ui
 {
     struct driver_queue *q = &d->queue[queue];
     *q = (struct driver_queue){
-        .size = size, .desc_gpa = gpa, .avail_gpa = gpa + 0x4000, .used_gpa = gpa + used };
+        .size = size, .desc_gpa = gpa, .avail_gpa = gpa + 0x4000, .used_gpa = gpa + used
+    };
     memset(driver_mem(d, gpa), 0, 0x10000);
     driver_write32(d, VIRTIO_MMIO_QUEUE_SEL, queue);
     driver_write32(d, VIRTIO_MMIO_QUEUE_NUM, size);
@@ -111,8 +113,8 @@ uint16_t driver_submit(struct driver *d, unsigned queue, const struct driver_seg
     for (unsigned i = 0; i < count; i++) {
         uint16_t index = q->next_desc;
         q->next_desc = (uint16_t)(index + 1) % q->size;
-        unsigned flags = (segs[i].in ? VRING_DESC_F_WRITE : 0u) |
-                         (i + 1 < count ? VRING_DESC_F_NEXT : 0u);
+        unsigned flags =
+            (segs[i].in ? VRING_DESC_F_WRITE : 0u) | (i + 1 < count ? VRING_DESC_F_NEXT : 0u);
         driver_desc(d, queue, index, segs[i].gpa, segs[i].len, (uint16_t)flags, q->next_desc);
     }
     driver_offer(d, queue, head);

@@ -16,7 +16,7 @@ static const json_t *section_of(const json_t *dump, const char *type)
 {
     const json_t *one;
     size_t i;
-    json_array_foreach(json_object_get(dump, "sections"), i, one)
+    json_array_foreach (json_object_get(dump, "sections"), i, one)
         if (strcmp(json_string_value(json_object_get(one, "type")), type) == 0)
             return one;
     return NULL;
@@ -118,7 +118,10 @@ static void put_header(struct buf *out)
 static void put_raw(struct buf *out, uint16_t type, uint16_t version, uint16_t flags,
                     const void *body, uint32_t len)
 {
-    struct section section = { .type = type, .version = version, .flags = flags, .length = len,
+    struct section section = { .type = type,
+                               .version = version,
+                               .flags = flags,
+                               .length = len,
                                .body_sum = stream_sum(body, len) };
     uint8_t head[STREAM_SECTION_BYTES];
     section_encode(&section, head);

@@ -35,15 +35,15 @@ static void require_same(const json_t *was, const json_t *is, const char *path)
     const json_t *value;
     size_t i;
     if (json_is_object(was) && json_is_object(is)) {
-        json_object_foreach((json_t *)(uintptr_t)was, key, value) {
+        json_object_foreach ((json_t *)(uintptr_t)was, key, value) {
             (void)snprintf(below, sizeof(below), "%.120s.%.60s", path, key);
             require_same(value, json_object_get(is, key), below);
         }
-        json_object_foreach((json_t *)(uintptr_t)is, key, value)
+        json_object_foreach ((json_t *)(uintptr_t)is, key, value)
             if (!json_object_get(was, key) && !is_empty(value))
                 fail_msg("%s.%s is new and not empty in an old stream", path, key);
     } else if (json_is_array(was) && json_array_size(was) == json_array_size(is)) {
-        json_array_foreach(was, i, value) {
+        json_array_foreach (was, i, value) {
             (void)snprintf(below, sizeof(below), "%.150s[%zu]", path, i);
             require_same(value, json_array_get(is, i), below);
         }
@@ -86,7 +86,8 @@ static void test_this_build_writes_the_newest(void **state)
     wire_stream(&now, 0);
     assert_int_equal(fd_read_file(WIRE_DIR "/golden/" NEWEST ".stream", 8192, &bytes, &len), 0);
     if (len != now.len || memcmp(bytes, now.data, len) != 0)
-        fail_msg("this build writes other bytes than golden/" NEWEST ".stream: if that is meant (a\n"
+        fail_msg("this build writes other bytes than golden/" NEWEST
+                 ".stream: if that is meant (a\n"
                  "schema got a new version or a section was added), keep the old files, write the\n"
                  "next pair with --write, raise NEWEST. Only a pair that no release wrote may be\n"
                  "replaced.");

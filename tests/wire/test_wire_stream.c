@@ -226,9 +226,9 @@ static void test_example_of_the_manual(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_header_flips),     cmocka_unit_test(test_header_of_others),
-        cmocka_unit_test(test_section_flips),    cmocka_unit_test(test_section_too_long),
-        cmocka_unit_test(test_page_tables),      cmocka_unit_test(test_page_table_truncation),
+        cmocka_unit_test(test_header_flips),          cmocka_unit_test(test_header_of_others),
+        cmocka_unit_test(test_section_flips),         cmocka_unit_test(test_section_too_long),
+        cmocka_unit_test(test_page_tables),           cmocka_unit_test(test_page_table_truncation),
         cmocka_unit_test(test_example_of_the_manual),
     };
     return cmocka_run_group_tests_name("wire_stream", tests, NULL, NULL);

@@ -149,7 +149,8 @@ static void put_pages(struct buf *out, uint32_t data_pages)
     pages_table_encode(run, runs, body);
     for (uint32_t i = 0; i < data_pages; i++)
         memset(body + table + i * PAGE_BYTES, (int)i + 1, PAGE_BYTES);
-    struct section section = { .type = SECTION_PAGES, .version = PAGES_VERSION,
+    struct section section = { .type = SECTION_PAGES,
+                               .version = PAGES_VERSION,
                                .length = (uint32_t)(out->len - head - STREAM_SECTION_BYTES) };
     section.body_sum = stream_sum(body, section.length);
     section_encode(&section, at);
