@@ -98,6 +98,7 @@ enum move_reason {
     REASON_OPERATOR,    /* a person decided */
     REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
     REASON_BUG,         /* the pump broke its contract */
+    REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
     REASON_MAX
 };
 

@@ -236,7 +236,7 @@ static void run(struct mover *mover)
     case MOVER_MIGRATE: {
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
-                                           .max_downtime_ns = request->max_downtime_ns,
+                                           .policy = request->policy,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
         mover->rc = migrate_run(&mover->env, &migrate, &mover->bill, &mover->outcome, &mover->err);

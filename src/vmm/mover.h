@@ -11,6 +11,7 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/policy.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
@@ -25,7 +26,8 @@ struct mover_request {
     enum mover_kind kind;
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
-    uint64_t max_downtime_ns, stall_limit_ns;
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };
 
