@@ -176,6 +176,7 @@ static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpui
         kvm_vcpu_close(&vcpu->vcpu);
         return rc;
     }
+    kvm_stats_open(vcpu);
     *ret = &vcpu->vcpu;
     return 0;
 }

@@ -1,6 +1,9 @@
 /*
  * What KVM counts for each vCPU, read through its statistics descriptor (Linux 5.14;
  * Documentation/virt/kvm/api.rst, KVM_GET_STATS_FD): a header, descriptors with names and offsets, data.
+ *
+ * The descriptor is taken when the vCPU is made: the ioctl waits for a KVM_RUN under way, which may be for
+ * ever. Reading from it waits for nobody.
  */
 #include "base/fd.h"
 #include "kvm/kvm_impl.h"
@@ -43,18 +46,19 @@ static int find_counters(struct kvm_vcpu *vcpu)
     return found == KVM_FAULT_COUNTERS ? 0 : -ENOTSUP;
 }
 
+void kvm_stats_open(struct kvm_vcpu *vcpu)
+{
+    vcpu->stats_fd = ioctl(vcpu->fd, KVM_GET_STATS_FD, NULL);
+    if (vcpu->stats_fd >= 0 && find_counters(vcpu))
+        fd_close(&vcpu->stats_fd);
+}
+
 int kvm_vcpu_faults(struct hv_vcpu *base, uint64_t *ret)
 {
     struct kvm_vcpu *vcpu = kvm_vcpu_of(base);
-    if (vcpu->stats_fd < 0) {
-        vcpu->stats_fd = ioctl(vcpu->fd, KVM_GET_STATS_FD, NULL);
-        int rc = vcpu->stats_fd < 0 ? -ENOTSUP : find_counters(vcpu);
-        if (rc) {
-            fd_close(&vcpu->stats_fd);
-            return rc;
-        }
-    }
     uint64_t sum = 0;
+    if (vcpu->stats_fd < 0)
+        return -ENOTSUP;
     for (unsigned k = 0; k < KVM_FAULT_COUNTERS; k++) {
         uint64_t value;
         if (pread(vcpu->stats_fd, &value, sizeof(value), (off_t)vcpu->stats_at[k]) !=

@@ -84,7 +84,8 @@ void throttle_stop(struct vcpu_group *group)
 uint64_t throttle_held_ns(struct vcpu_group *group, unsigned id)
 {
     (void)pthread_mutex_lock(&group->lock);
-    uint64_t ns = group->vcpu[id].held_ns;
+    const struct vcpu *vcpu = &group->vcpu[id];
+    uint64_t ns = vcpu->held_ns + (vcpu->held_since_ns ? clock_now_ns() - vcpu->held_since_ns : 0);
     (void)pthread_mutex_unlock(&group->lock);
     return ns;
 }
@@ -95,13 +96,14 @@ void throttle_hold(struct vcpu *vcpu)
     if (__atomic_load_n(&vcpu->hold_until_ns, __ATOMIC_ACQUIRE) == 0)
         return;
     (void)pthread_mutex_lock(&group->lock);
-    uint64_t began = clock_now_ns(), now = began;
+    uint64_t now = vcpu->held_since_ns = clock_now_ns();
     while (!group->pausing && !group->stopping && vcpu->hold_until_ns > now) {
         struct timespec until = timespec_of(vcpu->hold_until_ns);
         (void)pthread_cond_timedwait(&group->changed, &group->lock, &until);
         now = clock_now_ns();
     }
-    vcpu->held_ns += now - began;
+    vcpu->held_ns += now - vcpu->held_since_ns;
+    vcpu->held_since_ns = 0;
     __atomic_store_n(&vcpu->hold_until_ns, 0, __ATOMIC_RELEASE);
     if (!group->pausing && !group->stopping)
         group->hv->ops->vcpu_unkick(vcpu->hv);

@@ -37,7 +37,7 @@ struct vcpu {
     pthread_t thread;
     bool started;
     uint64_t hold_until_ns; /* vm/throttle.h: 0 = not held; written with the group's lock */
-    uint64_t held_ns;       /* in sum, with the group's lock */
+    uint64_t held_ns, held_since_ns; /* in sum; begin of the present hold or 0; with the lock */
 };
 
 struct vcpu_group {
