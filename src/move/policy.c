@@ -44,12 +44,14 @@ void policy_init(struct policy *policy, const struct policy_limits *limits, uint
 
 /* ----------------------------------------------------------------------------------- estimates */
 
-static uint64_t best_link(const struct policy *policy)
+/* The middle one of the last three, the lower of two: one lucky round is no promise. */
+static uint64_t likely_link(const struct policy *policy)
 {
-    uint64_t best = 0, limit = policy->limits.bandwidth;
-    for (unsigned i = 0; i < POLICY_WINDOW; i++)
-        best = MAX(best, policy->link[i]);
-    return limit ? MIN(best, limit) : best;
+    const uint64_t *link = policy->link;
+    uint64_t low = MIN(link[0], link[1]), high = MAX(link[0], link[1]);
+    uint64_t likely = link[1] == 0 ? link[0] : link[2] == 0 ? low : MIN(high, MAX(low, link[2]));
+    uint64_t limit = policy->limits.bandwidth;
+    return limit ? MIN(likely, limit) : likely;
 }
 
 static uint64_t best_page_ns(const struct policy *policy)
@@ -91,7 +93,7 @@ static void note_page(struct policy *policy, const struct policy_round *round)
 
 uint64_t policy_round_ns(const struct policy *policy, uint64_t pages)
 {
-    uint64_t link = best_link(policy);
+    uint64_t link = likely_link(policy);
     if (pages == 0)
         return 0;
     if (link == 0)
@@ -126,7 +128,7 @@ struct policy_decision policy_decide(struct policy *policy, const struct policy_
     struct policy_decision d = {
         .what = POLICY_ROUND,
         .run_permille = POLICY_RUN_ALL,
-        .link = best_link(policy),
+        .link = likely_link(policy),
         .dirty_per_s = round->duration_ns
                            ? policy_scale(round->left_pages, CLOCK_SECOND, round->duration_ns)
                            : 0,

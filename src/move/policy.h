@@ -15,7 +15,7 @@
  * the algorithm of Clark et al., Live Migration of Virtual Machines (NSDI 2005), kept for comparison.
  * docs/policies.md describes both. They share the estimates, which are made here:
  *
- *     link         bytes a second: of the last three rounds that moved POLICY_RATE_BYTES, the best. A
+ *     link         bytes a second: of the last three rounds that moved POLICY_RATE_BYTES, the middle one. A
  *                  round that mostly waited for the connection (send_ns) measured the link by that time;
  *                  one that mostly looked for pages tells of the link only that it is no slower
  *     page bytes   that a page of what is left will take: as in the last round, so that pages that

@@ -34,7 +34,7 @@
 
 #define STALL_ROUNDS 2
 #define STALL_NS (50 * CLOCK_MSEC)       /* when stopping is good enough */
-#define STALL_HIGH_NS (200 * CLOCK_MSEC) /* before anything drastic */
+#define STALL_HIGH_NS (500 * CLOCK_MSEC) /* before anything drastic */
 #define MAX_FACTOR 8                     /* times memory, where no time limit was given */
 #define RUN_LEAST 100                    /* permille */
 #define RUN_LEAST_SWITCH 500             /* where post-copy is the better way out */

@@ -46,11 +46,11 @@ static void test_small_rounds_do_not_spoil_the_rate(void **state)
         .pages = 10, .bytes = 40960, .duration_ns = CLOCK_SECOND, .left_pages = 1000
     };
     assert_int_equal(policy_decide(&policy, &tiny).link, RATE);
-    /* Three real rounds at half the rate, and the old one is forgotten. */
+    /* One real round at half the rate may be chance, two are not. */
     struct policy_round slow = {
         .pages = 1000, .bytes = 4096000, .duration_ns = 2000000, .left_pages = 100000
     };
-    assert_int_equal(policy_decide(&policy, &slow).link, RATE);
+    (void)round_of(&policy, 1000, 1000);
     assert_int_equal(policy_decide(&policy, &slow).link, RATE);
     assert_int_equal(policy_decide(&policy, &slow).link, RATE / 2);
 }
@@ -180,9 +180,10 @@ static void test_a_wobble_is_no_stall(void **state)
 static struct policy_decision stall_high(struct policy *policy)
 {
     policy->limits.max_downtime_ns = MIN(policy->limits.max_downtime_ns, 100 * CLOCK_MSEC);
-    (void)round_of(policy, GIB_PAGES, 150000);
-    (void)round_of(policy, 150000, 150000);
-    return round_of(policy, 150000, 150000);
+    struct policy_decision d = round_of(policy, GIB_PAGES, 150000);
+    for (unsigned i = 0; i < 4 && d.what == POLICY_ROUND && d.why == POLICY_GO; i++)
+        d = round_of(policy, 150000, 150000);
+    return d;
 }
 
 static void test_what_is_done_about_a_miss(void **state)
@@ -221,6 +222,7 @@ static void test_slowing_goes_down_in_steps_and_ends_when_it_fits(void **state)
     (void)state;
     struct policy_decision d = stall_high(&policy);
     while (d.what == POLICY_ROUND) {
+        policy.sent_pages = 0; /* the bound on the work would end it first */
         if (d.why == POLICY_SLOWED)
             assert_true(d.run_permille < run);
         run = d.run_permille;
