@@ -1,3 +1,4 @@
+#include "cmd/migrate_check.h"
 #include "cmd/moving.h"
 #include "cmd/vm.h"
 
@@ -19,17 +20,18 @@ static int migrate(struct cmd_args *args)
         return vm_call(args, "vm.migrate_cancel");
     if (vm_open(args, &client, &err))
         return cmd_fail(args, &err);
-    int status =
-        moving_run(args, client, "vm.migrate",
-                   json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I}", "to", to, "mode",
-                             cmd_text(args, "mode"), "max_downtime_ns",
-                             (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
-                             (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
-                             (json_int_t)cmd_number(args, "stall-limit"), "policy",
-                             cmd_text(args, "policy"), "throttle", cmd_text(args, "throttle"),
-                             "strict", (int)cmd_flag(args, "strict"), "rate_min_bytes_per_s",
-                             (json_int_t)cmd_number(args, "rate-min"), "rate_max_bytes_per_s",
-                             (json_int_t)cmd_number(args, "rate-max")));
+    bool check = cmd_flag(args, "check");
+    json_t *params = json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b}", "to", to,
+                               "mode", cmd_text(args, "mode"), "max_downtime_ns",
+                               (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
+                               (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
+                               (json_int_t)cmd_number(args, "stall-limit"), "policy",
+                               cmd_text(args, "policy"), "throttle", cmd_text(args, "throttle"),
+                               "strict", (int)cmd_flag(args, "strict"), "rate_min_bytes_per_s",
+                               (json_int_t)cmd_number(args, "rate-min"), "rate_max_bytes_per_s",
+                               (json_int_t)cmd_number(args, "rate-max"), "check", (int)check);
+    int status = check ? migrate_check(args, client, params)
+                       : moving_run(args, client, "vm.migrate", params);
     client_close(client);
     return status;
 }
@@ -52,6 +54,7 @@ const struct command cmd_migrate = {
         "with the numbers it was made by; those that matter are printed as they are made.\n\n"
         "SIGINT or SIGTERM cancel the move. Progress is shown on standard error.",
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
+               "  godwit migrate web1 10.0.0.2:7000 --check\n"
                "  godwit migrate web1 10.0.0.2:7000 --max-downtime 20ms --max-time 60s --strict\n"
                "  godwit migrate web1 10.0.0.2:7000 --mode stop-copy --bill web1.json\n",
     .arguments =
@@ -124,6 +127,11 @@ const struct command cmd_migrate = {
               .min = 100000000,
               .max = UINT64_C(3600000000000),
               .help = "give up when nothing moves for so long" },
+            { .name = "check",
+              .kind = CMD_FLAG,
+              .help =
+                  "only ask: whether the machine fits the other host, fact by fact, and what the "
+                  "move would cost; nothing is changed on either side" },
             { .name = "cancel",
               .kind = CMD_FLAG,
               .help = "cancel the move that is under way instead" },
@@ -135,6 +143,8 @@ const struct command cmd_migrate = {
               "Nobody here knows yet who owns the guest; it will show once the two sides reach "
               "each other" },
             { 0 } },
-    .status_ok = "The guest runs at the other side; with --cancel: the move will end",
+    .status_ok =
+        "The guest runs at the other side; with --check: it fits; with --cancel: the move will "
+        "end",
     .fn = migrate,
 };

@@ -175,7 +175,8 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     }
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
-    (void)check;
+    if (check)
+        request.kind = MOVER_CHECK;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
     start(ctx, call, &request);
 }

@@ -16,6 +16,7 @@
 
 enum mover_kind {
     MOVER_MIGRATE = 1,
+    MOVER_CHECK, /* would a migration do? Same parameters */
     MOVER_CHECKPOINT,
     MOVER_RECEIVE,
     MOVER_RESTORE,
