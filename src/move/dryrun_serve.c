@@ -132,7 +132,9 @@ int dryrun_serve(const struct move_env *env, const struct arrival_host *host, st
                  struct err *err)
 {
     CLEANUP_FREE struct fit_report *report = calloc(1, sizeof(*report));
-    struct arrival *arrival = report ? arrival_new(host) : NULL;
+    if (!report)
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot check");
+    struct arrival *arrival = arrival_new(host);
     if (!arrival)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot check");
     wire->link.until_ns = clock_now_ns() + DRYRUN_SERVE_NS;
