@@ -34,6 +34,14 @@ static const struct unit duration_units[] = {
     { "h", UINT64_C(3600000000000) },
 };
 
+static const struct unit bandwidth_units[] = {
+    { "bit/s", 1 },
+    { "kbit/s", 1000 },
+    { "Mbit/s", 1000000 },
+    { "Gbit/s", UINT64_C(1000000000) },
+    { "Tbit/s", UINT64_C(1000000000000) },
+};
+
 /* Reads decimal digits; *ret_rest is what follows. -EINVAL: none; -ERANGE: more than 64 bits
  * hold. */
 static int digits(const char *text, uint64_t *ret, const char **ret_rest)
@@ -93,6 +101,22 @@ int parse_duration(const char *text, uint64_t *ret_ns, struct err *err)
         return err_set(
             err, ERR_CALLER, EINVAL,
             "'%.80s' is no duration: want a number with ns, us, ms, s, m or h, as in 300ms", text);
+    return 0;
+}
+
+int parse_bandwidth(const char *text, uint64_t *ret_bytes_per_s, struct err *err)
+{
+    uint64_t bits = 0;
+    int rc = with_unit(text, bandwidth_units, ARRAY_LEN(bandwidth_units), &bits);
+    if (rc == -ERANGE)
+        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is too large", text);
+    if (rc || bits < 8)
+        return err_set(
+            err, ERR_CALLER, EINVAL,
+            "'%.80s' is no bandwidth: want a number with kbit/s, Mbit/s or Gbit/s, as in "
+            "1Gbit/s",
+            text);
+    *ret_bytes_per_s = bits / 8;
     return 0;
 }
 

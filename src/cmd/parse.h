@@ -16,6 +16,9 @@ int parse_size(const char *text, uint64_t *ret_bytes, struct err *err) MUST_CHEC
 /* "300ms": a number with ns, us, ms, s, m or h. Zero needs no unit. */
 int parse_duration(const char *text, uint64_t *ret_ns, struct err *err) MUST_CHECK;
 
+/* "1Gbit/s": a number with bit/s, kbit/s, Mbit/s, Gbit/s or Tbit/s (powers of 1000), in whole bytes a second. */
+int parse_bandwidth(const char *text, uint64_t *ret_bytes_per_s, struct err *err) MUST_CHECK;
+
 /* "4": a plain decimal number. */
 int parse_count(const char *text, uint64_t *ret, struct err *err) MUST_CHECK;
 

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
+#include "vmm/recording.h"
 #include "vmm/records.h"
 
 #include <errno.h>
@@ -261,6 +262,7 @@ static int start_moved(struct monitor *monitor, struct err *err)
 
 static void teardown(struct monitor *monitor)
 {
+    recording_shutdown(monitor);
     mover_shutdown(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;

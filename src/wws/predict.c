@@ -1,0 +1,130 @@
+/*
+ * The prediction. A move is: setting up (connection, verdict, reservation: a round trip each); rounds with a
+ * running guest; a last round, the state and the commitment with a paused one. A round takes its bytes at the
+ * link's rate and one round trip for its acknowledgement, and leaves dirty what the guest writes in a window
+ * of that length. Post-copy stops the guest only for the state and the list of pages still missing.
+ */
+#include "wws/predict.h"
+#include "base/clock.h"
+
+#include <assert.h>
+
+#define SETUP_ROUND_TRIPS 3
+#define ROUNDS_MOST 1000 /* whatever the rule says */
+
+/* A prediction being made. */
+struct course {
+    const struct predict_guest *guest;
+    const struct predict_link *link;
+    struct predict ret;
+};
+
+static uint64_t bytes_ns(const struct course *course, uint64_t bytes)
+{
+    __extension__ unsigned __int128 ns = (unsigned __int128)bytes * CLOCK_SECOND;
+    ns /= course->link->bytes_per_s;
+    return ns > INT64_MAX ? INT64_MAX : (uint64_t)ns;
+}
+
+static void pass(struct course *course, uint64_t ns)
+{
+    uint64_t *total = &course->ret.total_ns;
+    *total = *total > INT64_MAX - ns ? INT64_MAX : *total + ns;
+}
+
+/* Sends pages with a running guest; returns how long it takes. */
+static uint64_t send_round(struct course *course, uint64_t pages)
+{
+    uint64_t ns = bytes_ns(course, pages * PREDICT_PAGE_BYTES) + course->link->rtt_ns;
+    course->ret.bytes += pages * PREDICT_PAGE_BYTES;
+    pass(course, ns);
+    return ns;
+}
+
+/* The guest stands still while `bytes` and the state travel: half a round trip for them, one for PREPARED and
+ * COMMIT. */
+static void stop_and_send(struct course *course, uint64_t bytes)
+{
+    bytes += course->guest->state_bytes;
+    course->ret.bytes += bytes;
+    course->ret.downtime_ns =
+        bytes_ns(course, bytes) + course->link->rtt_ns * 3 / 2 + PREDICT_FIXED_NS;
+    pass(course, course->ret.downtime_ns);
+}
+
+static void finish_stopped(struct course *course, uint64_t pages)
+{
+    course->ret.last_pages = pages;
+    stop_and_send(course, pages * PREDICT_PAGE_BYTES);
+}
+
+static void finish_post_copy(struct course *course, uint64_t pages)
+{
+    course->ret.last_pages = pages;
+    course->ret.post_copy = true;
+    stop_and_send(course, course->guest->pages / 8); /* one bit a page: which ones are missing */
+    (void)send_round(course, pages);
+}
+
+static void play_rounds(struct course *course, bool may_post_copy,
+                        const struct policy_limits *limits)
+{
+    const struct predict_guest *guest = course->guest;
+    uint64_t left = guest->data_pages;
+    struct policy policy;
+
+    policy_init(&policy, limits, guest->pages);
+    for (;;) {
+        uint64_t duration_ns = send_round(course, left);
+        struct policy_round round = { .pages = left,
+                                      .bytes = left * PREDICT_PAGE_BYTES,
+                                      .duration_ns = duration_ns };
+        left = (uint64_t)(wws_unique(guest->curve, duration_ns, (double)guest->pages) + 0.5);
+        round.left_pages = left;
+        course->ret.rounds++;
+        struct policy_decision decision = policy_decide(&policy, &round);
+        course->ret.why = decision.why;
+        bool stalled = policy.rounds_since_min >= limits->patience || decision.stop;
+        if (may_post_copy && stalled && decision.exceeds) {
+            finish_post_copy(course, left);
+            return;
+        }
+        if (decision.stop || course->ret.rounds >= ROUNDS_MOST) {
+            finish_stopped(course, left);
+            return;
+        }
+    }
+}
+
+struct predict predict(const struct predict_guest *guest, const struct predict_link *link,
+                       enum predict_mode mode, const struct policy_limits *limits)
+{
+    struct course course = { .guest = guest, .link = link };
+    pass(&course, SETUP_ROUND_TRIPS * link->rtt_ns);
+    switch (mode) {
+    case PREDICT_STOP_COPY:
+        finish_stopped(&course, guest->data_pages);
+        break;
+    case PREDICT_POST_COPY:
+        finish_post_copy(&course, guest->data_pages);
+        break;
+    case PREDICT_PRE_COPY:
+    case PREDICT_AUTO:
+        play_rounds(&course, mode == PREDICT_AUTO, limits);
+        break;
+    case PREDICT_MODE_MAX:
+        break;
+    }
+    course.ret.exceeds = course.ret.downtime_ns > limits->max_downtime_ns;
+    return course.ret;
+}
+
+const char *predict_mode_name(enum predict_mode mode)
+{
+    static const char *const names[] = { [PREDICT_STOP_COPY] = "stop-copy",
+                                         [PREDICT_PRE_COPY] = "pre-copy",
+                                         [PREDICT_POST_COPY] = "post-copy",
+                                         [PREDICT_AUTO] = "auto" };
+    static_assert(ARRAY_LEN(names) == PREDICT_MODE_MAX, "one name a mode");
+    return mode < PREDICT_MODE_MAX ? names[mode] : "unknown";
+}
