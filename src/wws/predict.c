@@ -19,6 +19,12 @@ struct course {
     struct predict ret;
 };
 
+/* Years are as good as for ever. */
+static uint64_t add(uint64_t a, uint64_t b)
+{
+    return a > INT64_MAX - MIN(b, (uint64_t)INT64_MAX) ? INT64_MAX : a + b;
+}
+
 static uint64_t bytes_ns(const struct course *course, uint64_t bytes)
 {
     __extension__ unsigned __int128 ns = (unsigned __int128)bytes * CLOCK_SECOND;
@@ -28,14 +34,13 @@ static uint64_t bytes_ns(const struct course *course, uint64_t bytes)
 
 static void pass(struct course *course, uint64_t ns)
 {
-    uint64_t *total = &course->ret.total_ns;
-    *total = *total > INT64_MAX - ns ? INT64_MAX : *total + ns;
+    course->ret.total_ns = add(course->ret.total_ns, ns);
 }
 
 /* Sends pages with a running guest; returns how long it takes. */
 static uint64_t send_round(struct course *course, uint64_t pages)
 {
-    uint64_t ns = bytes_ns(course, pages * PREDICT_PAGE_BYTES) + course->link->rtt_ns;
+    uint64_t ns = add(bytes_ns(course, pages * PREDICT_PAGE_BYTES), course->link->rtt_ns);
     course->ret.bytes += pages * PREDICT_PAGE_BYTES;
     pass(course, ns);
     return ns;
@@ -48,7 +53,7 @@ static void stop_and_send(struct course *course, uint64_t bytes)
     bytes += course->guest->state_bytes;
     course->ret.bytes += bytes;
     course->ret.downtime_ns =
-        bytes_ns(course, bytes) + course->link->rtt_ns * 3 / 2 + PREDICT_FIXED_NS;
+        add(bytes_ns(course, bytes), course->link->rtt_ns * 3 / 2 + PREDICT_FIXED_NS);
     pass(course, course->ret.downtime_ns);
 }
 
