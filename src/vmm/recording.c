@@ -115,7 +115,15 @@ static int record(struct recording *recording, struct recorder *recorder, struct
     return 0;
 }
 
-static void answer(struct recording *recording, const struct recorder *recorder)
+/* What all vCPU threads have used so far. */
+static uint64_t vcpu_cpu_ns(struct monitor *monitor)
+{
+    struct meter_sample sample;
+    meter_read(&monitor->meter, &sample);
+    return sample.cpu_ns[BILL_CPU_VCPU];
+}
+
+static void answer(struct recording *recording, const struct recorder *recorder, uint64_t cpu_ns)
 {
     struct monitor *monitor = recording->monitor;
     const struct recording_request *request = &recording->request;
@@ -124,6 +132,7 @@ static void answer(struct recording *recording, const struct recorder *recorder)
                              .ended = why ? why : "complete",
                              .interval_ns = request->interval_ns,
                              .vcpus = monitor->machine->config.vcpus,
+                             .vcpu_cpu_ns = cpu_ns,
                              .recorder = recorder,
                              .rate_count = recorder->wws.intervals ? request->rate_count : 0,
                              .rtt_ns = request->rtt_ns,
@@ -151,8 +160,10 @@ static void *recorder_thread(void *arg)
 
     int rc = recorder_begin(&recorder, &monitor->machine->mem, monitor->machine->hv,
                             (uint32_t)limit, &err);
+    uint64_t cpu_ns = vcpu_cpu_ns(monitor);
     if (!rc) {
         rc = record(recording, &recorder, &err);
+        cpu_ns = vcpu_cpu_ns(monitor) - cpu_ns;
         recorder_end(&recorder);
     }
     (void)pthread_mutex_lock(&recording->lock);
@@ -162,7 +173,7 @@ static void *recorder_thread(void *arg)
     if (rc)
         rpc_fail(recording->call, &err);
     else
-        answer(recording, &recorder);
+        answer(recording, &recorder, cpu_ns);
     recorder_fini(&recorder);
     (void)eventfd_write(recording->done_fd, 1);
     return NULL;

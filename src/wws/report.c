@@ -63,18 +63,18 @@ static json_t *times_json(const struct wws_curve *curve)
 static json_t *disturbance_json(const struct report *report, uint64_t duration_ns)
 {
     const struct recorder_cost *cost = &report->recorder->cost;
-    double guest_ns = (double)duration_ns * report->vcpus;
-    double share =
-        guest_ns > 0 ? MIN((double)(cost->faults * RECORDER_FAULT_NS) / guest_ns, 1.0) : 0;
+    double ran_ns = (double)report->vcpu_cpu_ns,
+           lost_ns = (double)(cost->faults * RECORDER_FAULT_NS);
+    double share = ran_ns > 0 ? MIN(lost_ns / ran_ns, 1.0) : 0;
     double host = duration_ns ? (double)cost->cpu_ns / (double)duration_ns : 0;
     return json_pack(
-        "{s:o, s:o, s:o, s:o, s:f, s:o, s:i, s:f, s:s}", "samples", number(cost->samples),
+        "{s:o, s:o, s:o, s:o, s:f, s:o, s:i, s:o, s:f, s:s}", "samples", number(cost->samples),
         "sample_ns", number(cost->samples ? cost->sample_ns / cost->samples : 0), "sample_max_ns",
         number(cost->sample_max_ns), "cpu_ns", number(cost->cpu_ns), "host_cpu_share", host,
-        "faults_at_most", number(cost->faults), "fault_ns", RECORDER_FAULT_NS, "guest_share", share,
-        "how",
-        "samples and their CPU time are measured; guest_share is faults_at_most times fault_ns, an "
-        "assumed cost, over the time of all vCPUs");
+        "faults_at_most", number(cost->faults), "fault_ns", RECORDER_FAULT_NS, "vcpu_cpu_ns",
+        number(report->vcpu_cpu_ns), "guest_share", share, "how",
+        "times are measured; guest_share, the part of vcpu_cpu_ns that was lost to faults, is "
+        "estimated as faults_at_most times fault_ns, an assumed cost");
 }
 
 static json_t *prediction_json(uint64_t rate, enum predict_mode mode, const struct predict *p)
@@ -222,7 +222,7 @@ void report_text(const json_t *report, FILE *out)
     print_times(report, out);
     print_predictions(report, out);
     (void)fprintf(out,
-                  "\ndisturbance: about %.2f %% of the guest's time (at most %" PRIu64
+                  "\ndisturbance: about %.2f %% of the time the guest ran (at most %" PRIu64
                   " faults, assumed %s each);\n"
                   "a sample took %s, at most %s; %.2f %% of one host processor\n",
                   json_number_value(json_object_get(disturbance, "guest_share")) * 100,

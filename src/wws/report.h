@@ -18,6 +18,7 @@ struct report {
     const char *ended;    /* why the recording ended: "complete", or what cut it short */
     uint64_t interval_ns; /* asked for */
     uint32_t vcpus;
+    uint64_t vcpu_cpu_ns; /* what all vCPU threads ran meanwhile */
     const struct recorder *recorder;
     struct recorder_memory memory;
     uint64_t rates[REPORT_LINKS_MAX]; /* links to predict for, bytes a second */

@@ -256,7 +256,7 @@ static void draw_summary(FILE *out, const json_t *report)
     (void)snprintf(line[n++], 128, "touched: %.1f MiB, of that zero: about %.1f MiB",
                    get(memory, "touched_pages") * unit, get(memory, "zero_pages") * unit);
     (void)snprintf(line[n++], 128, "never written meanwhile: %.1f MiB", never * unit);
-    (void)snprintf(line[n++], 128, "disturbance: about %.2f %% of the guest's time,",
+    (void)snprintf(line[n++], 128, "disturbance: about %.2f %% of the time the guest ran,",
                    get(disturbance, "guest_share") * 100);
     (void)snprintf(line[n++], 128, "at most %.0f faults, assumed %.1f us each",
                    get(disturbance, "faults_at_most"), get(disturbance, "fault_ns") / 1e3);
