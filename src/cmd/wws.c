@@ -38,7 +38,7 @@ static int read_bandwidths(const char *text, json_t **ret, struct err *err)
         size_t len = strcspn(text, ",");
         uint64_t rate;
         (void)snprintf(one, sizeof(one), "%.*s", (int)MIN(len, sizeof(one) - 1), text);
-        rc = len < sizeof(one) ? parse_bandwidth(one, &rate, err)
+        rc = len < sizeof(one) ? parse_rate(one, &rate, err)
                                : err_set(err, ERR_CALLER, EINVAL, "'%s...' is too long", one);
         if (!rc)
             (void)json_array_append_new(list, json_integer((json_int_t)rate));
@@ -103,11 +103,12 @@ static int wws(struct cmd_args *args)
     rc = client_subscribe(client, on_event, &watching, &err);
     if (!rc)
         rc = client_call(client, "vm.wws",
-                         json_pack("{s:I, s:I, s:O, s:I, s:I}", "interval_ns",
+                         json_pack("{s:I, s:I, s:O, s:I, s:I, s:s}", "interval_ns",
                                    (json_int_t)interval_ns, "duration_ns", (json_int_t)duration_ns,
                                    "bandwidths", rates, "rtt_ns",
                                    (json_int_t)cmd_number(args, "rtt"), "max_downtime_ns",
-                                   (json_int_t)cmd_number(args, "max-downtime")),
+                                   (json_int_t)cmd_number(args, "max-downtime"), "throttle",
+                                   cmd_text(args, "throttle")),
                          duration_ns + SLACK_NS, &report, &err);
     json_decref(rates);
     client_close(client);
@@ -168,6 +169,12 @@ const struct command cmd_wws = {
               .max = 3600 * CLOCK_SECOND,
               .help =
                   "how long the guest may stand still: what pre-copy aims at in the prediction" },
+            { .name = "throttle",
+              .kind = CMD_CHOICE,
+              .value = "WHETHER",
+              .choices = "allow|never",
+              .fallback = "allow",
+              .help = "whether the predicted moves may slow a guest that writes too fast" },
             { .name = "json", .kind = CMD_FLAG, .help = "print the report as JSON" },
             { .name = "csv",
               .kind = CMD_FILE,

@@ -140,6 +140,7 @@ static void answer(struct recording *recording, const struct recorder *recorder,
     struct err err;
     memcpy(report.rates, request->rate, sizeof(report.rates));
     report.limits.max_downtime_ns = request->max_downtime_ns;
+    report.limits.allow_throttle = request->allow_throttle;
     int rc = recorder_memory(&monitor->machine->mem, &report.memory);
     json_t *json = rc ? NULL : report_json(&report);
     if (json) {

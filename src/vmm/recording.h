@@ -19,6 +19,7 @@ struct recording_request {
     uint64_t rate[REPORT_LINKS_MAX]; /* bytes a second */
     unsigned rate_count;
     uint64_t rtt_ns, max_downtime_ns;
+    bool allow_throttle; /* predicted moves may slow the writers */
 };
 
 /* -EINVAL (ERR_CALLER) names what is out of bounds. */

@@ -37,10 +37,15 @@ static void pass(struct course *course, uint64_t ns)
     course->ret.total_ns = add(course->ret.total_ns, ns);
 }
 
-/* Sends pages with a running guest; returns how long it takes. */
-static uint64_t send_round(struct course *course, uint64_t pages)
+/* Sends pages with a running guest, at most so fast (0 = as the link can); returns how long it takes. */
+static uint64_t send_round(struct course *course, uint64_t pages, uint64_t rate)
 {
-    uint64_t ns = add(bytes_ns(course, pages * PREDICT_PAGE_BYTES), course->link->rtt_ns);
+    struct course at = *course;
+    struct predict_link slowed = *course->link;
+    at.link = &slowed;
+    if (rate)
+        slowed.bytes_per_s = MIN(slowed.bytes_per_s, rate);
+    uint64_t ns = add(bytes_ns(&at, pages * PREDICT_PAGE_BYTES), slowed.rtt_ns);
     course->ret.bytes += pages * PREDICT_PAGE_BYTES;
     pass(course, ns);
     return ns;
@@ -68,43 +73,49 @@ static void finish_post_copy(struct course *course, uint64_t pages)
     course->ret.last_pages = pages;
     course->ret.post_copy = true;
     stop_and_send(course, course->guest->pages / 8); /* one bit a page: which ones are missing */
-    (void)send_round(course, pages);
+    (void)send_round(course, pages, 0);
 }
 
-static void play_rounds(struct course *course, bool may_post_copy,
-                        const struct policy_limits *limits)
+/* Writers that are slowed write in so much time what they would have written in less. */
+static uint64_t written(const struct predict_guest *guest, uint64_t ns, uint32_t run_permille)
+{
+    uint64_t own_ns = policy_scale(ns, run_permille, POLICY_RUN_ALL);
+    return (uint64_t)(wws_unique(guest->curve, own_ns, (double)guest->pages) + 0.5);
+}
+
+static void play_rounds(struct course *course, const struct policy_limits *limits)
 {
     const struct predict_guest *guest = course->guest;
+    struct policy_decision decision = { .what = POLICY_ROUND, .run_permille = POLICY_RUN_ALL };
     uint64_t left = guest->data_pages;
     struct policy policy;
 
     policy_init(&policy, limits, guest->pages);
-    for (;;) {
-        uint64_t duration_ns = send_round(course, left);
+    decision.rate = policy_first_rate(&policy);
+    while (decision.what == POLICY_ROUND && course->ret.rounds < ROUNDS_MOST) {
+        uint64_t ns = send_round(course, left, decision.rate);
         struct policy_round round = { .pages = left,
                                       .bytes = left * PREDICT_PAGE_BYTES,
-                                      .duration_ns = duration_ns };
-        left = (uint64_t)(wws_unique(guest->curve, duration_ns, (double)guest->pages) + 0.5);
-        round.left_pages = left;
+                                      .duration_ns = ns,
+                                      .send_ns = ns,
+                                      .rtt_ns = course->link->rtt_ns };
+        left = round.left_pages = written(guest, ns, decision.run_permille);
         course->ret.rounds++;
-        struct policy_decision decision = policy_decide(&policy, &round);
-        course->ret.why = decision.why;
-        bool stalled = policy.rounds_since_min >= limits->patience || decision.stop;
-        if (may_post_copy && stalled && decision.exceeds) {
-            finish_post_copy(course, left);
-            return;
-        }
-        if (decision.stop || course->ret.rounds >= ROUNDS_MOST) {
-            finish_stopped(course, left);
-            return;
-        }
+        decision = policy_decide(&policy, &round);
+        course->ret.slowed |= decision.run_permille < POLICY_RUN_ALL;
     }
+    course->ret.why = decision.why;
+    if (decision.what == POLICY_SWITCH)
+        finish_post_copy(course, left);
+    else
+        finish_stopped(course, left);
 }
 
 struct predict predict(const struct predict_guest *guest, const struct predict_link *link,
                        enum predict_mode mode, const struct policy_limits *limits)
 {
     struct course course = { .guest = guest, .link = link };
+    struct policy_limits own = *limits;
     pass(&course, SETUP_ROUND_TRIPS * link->rtt_ns);
     switch (mode) {
     case PREDICT_STOP_COPY:
@@ -115,7 +126,8 @@ struct predict predict(const struct predict_guest *guest, const struct predict_l
         break;
     case PREDICT_PRE_COPY:
     case PREDICT_AUTO:
-        play_rounds(&course, mode == PREDICT_AUTO, limits);
+        own.allow_switch = mode == PREDICT_AUTO;
+        play_rounds(&course, &own);
         break;
     case PREDICT_MODE_MAX:
         break;

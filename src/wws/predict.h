@@ -39,6 +39,7 @@ struct predict {
     uint64_t last_pages; /* sent while it stands still, or fetched by post-copy after that */
     enum policy_why why; /* why the rounds ended; POLICY_GO: there were none */
     bool post_copy;      /* it ended in post-copy */
+    bool slowed;         /* writers were held back on the way */
     bool exceeds;        /* downtime_ns > limits->max_downtime_ns */
 };
 

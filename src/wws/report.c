@@ -79,11 +79,12 @@ static json_t *disturbance_json(const struct report *report, uint64_t duration_n
 
 static json_t *prediction_json(uint64_t rate, enum predict_mode mode, const struct predict *p)
 {
-    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b}", "bytes_per_s",
+    return json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:b, s:b, s:b}", "bytes_per_s",
                      number(rate), "mode", predict_mode_name(mode), "total_ns", number(p->total_ns),
                      "downtime_ns", number(p->downtime_ns), "bytes", number(p->bytes), "rounds",
                      number(p->rounds), "last_pages", number(p->last_pages), "why",
-                     policy_why_name(p->why), "post_copy", p->post_copy, "exceeds", p->exceeds);
+                     policy_why_name(p->why), "post_copy", p->post_copy, "slowed", p->slowed,
+                     "exceeds", p->exceeds);
 }
 
 static json_t *predictions_json(const struct report *report, const struct wws_curve *curve)

@@ -87,6 +87,7 @@ def wrong_requests():
             refused(control, "bandwidths", bandwidths=["1Gbit/s"])
             refused(control, "bandwidths", bandwidths=[1000000] * 17)
             refused(control, "max_downtime_ns", max_downtime_ns=0)
+            refused(control, "throttle", throttle="maybe")
             refused(control, "unpacked", speed=1)
             a.run("pause", "vm")
             refused(control, "paused")
