@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
+#include "vmm/recording.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -183,6 +184,43 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     start(ctx, call, &request);
 }
 
+/* A number that may not be negative; what is, is out of any bounds. */
+static uint64_t not_negative(json_int_t n)
+{
+    return n < 0 ? UINT64_MAX : (uint64_t)n;
+}
+
+static void vm_wws(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    json_int_t interval_ns = 100 * 1000000, duration_ns = 10ll * 1000000000, rtt_ns = 500 * 1000,
+               max_downtime_ns = 300 * 1000000;
+    const char *throttle = "allow";
+    const json_t *rates = NULL;
+    struct err err;
+    if (rpc_unpack(call, params, "{s?:I, s?:I, s?:o, s?:I, s?:I, s?:s}", "interval_ns",
+                   &interval_ns, "duration_ns", &duration_ns, "bandwidths", &rates, "rtt_ns",
+                   &rtt_ns, "max_downtime_ns", &max_downtime_ns, "throttle", &throttle))
+        return;
+    struct recording_request request = { .interval_ns = not_negative(interval_ns),
+                                         .duration_ns = not_negative(duration_ns),
+                                         .rtt_ns = not_negative(rtt_ns),
+                                         .max_downtime_ns = not_negative(max_downtime_ns),
+                                         .allow_throttle = strcmp(throttle, "allow") == 0 };
+    if (!request.allow_throttle && strcmp(throttle, "never") != 0) {
+        fail(call, EINVAL, "throttle: want allow or never");
+        return;
+    }
+    if ((rates && !json_is_array(rates)) || json_array_size(rates) > REPORT_LINKS_MAX) {
+        fail(call, EINVAL, "bandwidths: want a list of at most 16 numbers");
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(rates); i++)
+        request.rate[request.rate_count++] =
+            not_negative(json_integer_value(json_array_get(rates, i)));
+    if (recording_check(&request, &err) || recording_start(ctx, &request, call, &err))
+        rpc_fail(call, &err);
+}
+
 static void vm_checkpoint(void *ctx, struct rpc_call *call, const json_t *params)
 {
     const char *file;
@@ -269,5 +307,6 @@ const struct rpc_method monitor_methods[] = {
     { "vm.resolve", vm_resolve },
     { "vm.checkpoint", vm_checkpoint },
     { "vm.bill", vm_bill },
+    { "vm.wws", vm_wws },
 };
 const size_t monitor_method_count = ARRAY_LEN(monitor_methods);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
+#include "vmm/recording.h"
 #include "vmm/records.h"
 
 #include <errno.h>
@@ -275,6 +276,7 @@ static void save_scrollback(struct monitor *monitor)
 
 static void teardown(struct monitor *monitor)
 {
+    recording_shutdown(monitor);
     mover_shutdown(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;

@@ -180,8 +180,9 @@ class Reader(threading.Thread):
         self.start()
 
     def run(self):
-        while data := os.read(self.pipe.fileno(), 65536):
-            self.data += data
+        with contextlib.suppress(ValueError, OSError):  # closed by a test that has seen enough
+            while data := os.read(self.pipe.fileno(), 65536):
+                self.data += data
 
     @property
     def text(self):
