@@ -87,7 +87,8 @@ static int put_pages(struct writing *w, struct err *err)
     const struct page_count *n = &source.round;
     w->end.data_pages = n->data;
     w->end.zero_pages = n->zero;
-    bill_pages(w->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched);
+    bill_pages(w->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched - n->untouched_free);
+    bill_pages(w->bill, BILL_PAGES_FREE, n->untouched_free);
     bill_pages(w->bill, BILL_PAGES_ZERO, n->zero);
     bill_pages(w->bill, BILL_PAGES_DATA, n->data);
     bill_bytes(w->bill, BILL_BYTES_PAGE_DATA, n->data * PAGE_BYTES);
@@ -95,6 +96,7 @@ static int put_pages(struct writing *w, struct err *err)
     struct bill_round round = { .paused = true,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,
+                                .pages_free = n->untouched_free,
                                 .bytes = n->bytes,
                                 .duration_ns = clock_now_ns() - began };
     bill_round(w->bill, &round);

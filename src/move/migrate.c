@@ -193,15 +193,18 @@ static void end_round(struct migration *m)
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
     if (first) {
-        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched);
+        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched - n->untouched_free);
+        bill_pages(m->bill, BILL_PAGES_FREE, n->free + n->untouched_free);
         bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
         bill_pages(m->bill, BILL_PAGES_DATA, n->data);
     } else {
         bill_pages_again(m->bill, n->data + n->zero);
+        bill_pages_freed_later(m->bill, n->free);
     }
     struct bill_round round = { .paused = m->last_round,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,
+                                .pages_free = n->free + n->untouched_free,
                                 .pages_dirtied = left,
                                 .bytes = n->bytes,
                                 .duration_ns = now - m->round_began_ns };
@@ -209,9 +212,14 @@ static void end_round(struct migration *m)
     m->progress.pages_left = left;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
     struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = n->data + n->zero;
+    q->event.round.pages = n->data + n->zero + n->free;
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
+}
+
+static uint64_t pages_done(const struct page_count *n)
+{
+    return n->data + n->zero + n->free + n->untouched;
 }
 
 /* Sends one section of the round under way. */
@@ -220,7 +228,7 @@ static void continue_round(struct migration *m)
     const uint8_t *bytes;
     size_t len;
     struct err err;
-    uint64_t done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched;
+    uint64_t done = pages_done(&m->pages.round);
 
     int rc = page_source_fill(&m->pages, &bytes, &len);
     if (rc) {
@@ -237,7 +245,7 @@ static void continue_round(struct migration *m)
         connection_failed(m, rc, &err);
         return;
     }
-    done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched - done;
+    done = pages_done(&m->pages.round) - done;
     m->progress.pages_left -= MIN(done, m->progress.pages_left);
     m->progress.pages_sent += done;
     m->progress.bytes = m->wire.link.sent_bytes;

@@ -1,4 +1,5 @@
 #include "move/page_sink.h"
+#include "mem/discard.h"
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -11,13 +12,20 @@
 /* ------------------------------------------------------------------------------------ on a writer's thread */
 
 /* A page that never held data is zero already, and touching it would only make it use memory. */
-static void zero_run(struct page_sink *sink, const struct pages_run *run)
+static int zero_run(struct page_sink *sink, const struct pages_run *run)
 {
-    for (uint64_t page = run->first; page < run->first + run->count; page++) {
+    uint64_t end = run->first + run->count, held = 0;
+    int rc = 0;
+    for (uint64_t page = run->first; page <= end && !rc; page++) {
         uint64_t bit = UINT64_C(1) << (page % 64);
-        if (atomic_fetch_and(&sink->written[page / 64], ~bit) & bit)
-            memset(mem_page(sink->mem, page), 0, PAGE_BYTES);
+        if (page < end && (atomic_fetch_and(&sink->written[page / 64], ~bit) & bit)) {
+            held++;
+        } else if (held) {
+            rc = mem_zero_pages(sink->mem, page - held, held);
+            held = 0;
+        }
     }
+    return rc;
 }
 
 static int write_run(struct page_sink *sink, const struct pages_run *run, const uint8_t *data)
@@ -45,7 +53,9 @@ static int write_slot(struct page_sink *sink, const struct page_slot *slot)
     for (uint32_t i = 0; i < slot->runs; i++) {
         const struct pages_run *run = &slot->run[i];
         if (run->kind == PAGES_ZERO) {
-            zero_run(sink, run);
+            int rc = zero_run(sink, run);
+            if (rc)
+                return rc;
             continue;
         }
         int rc = write_run(sink, run, data);

@@ -12,7 +12,7 @@
  */
 #pragma once
 #include "base/loop.h"
-#include "dev/dev.h"
+#include "dev/virtio_balloon.h"
 #include "kvm/hv.h"
 #include "mem/mem.h"
 #include "state/stream.h"
@@ -29,8 +29,9 @@ enum machine_end {
 struct machine_hooks {
     void *ctx;
     void (*console_out)(void *ctx, const uint8_t *bytes,
-                        size_t len); /* vCPU threads; must not block */
-    void (*console_room)(void *ctx); /* the serial port takes input again */
+                        size_t len);            /* vCPU threads; must not block */
+    void (*console_room)(void *ctx);            /* the serial port takes input again */
+    virtio_balloon_changed_fn *balloon_changed; /* may be NULL */
     void (*on_end)(void *ctx, enum machine_end how, const char *why);
 };
 
@@ -56,6 +57,7 @@ struct machine {
     struct dev *dev[MACHINE_DEVS_MAX]; /* serial, button, then the virtio devices */
     unsigned dev_count;
     struct dev *serial, *button;
+    struct dev *balloon; /* NULL: it has none */
     struct loop_source serial_room;
 
     unsigned pauses; /* 0 = running */
