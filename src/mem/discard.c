@@ -10,7 +10,7 @@
 #define SLICE_PAGES (UINT64_C(512)) /* punched under the lock at a time */
 #define PUNCH_PAGES 16 /* a system call pays from here on, measured against memset(3) */
 
-static int punch(struct mem *mem, uint64_t first, uint64_t count)
+int mem_punch(struct mem *mem, uint64_t first, uint64_t count)
 {
     int rc;
     do
@@ -73,7 +73,7 @@ static int discard(struct mem *mem, uint64_t first, uint64_t count)
     int rc = next_data(mem, first, &data);
     if (rc || data >= end)
         return rc;
-    rc = punch(mem, data, end - data);
+    rc = mem_punch(mem, data, end - data);
     if (rc)
         return rc;
     set_bits(mem->freed, data, end - data, true);
@@ -186,12 +186,4 @@ uint64_t mem_freed_holes(struct mem *mem, uint64_t first, uint64_t bits)
     freed &= ~data;
     (void)atomic_fetch_or(&mem->freed[first / 64], freed);
     return freed;
-}
-
-int mem_zero_pages(struct mem *mem, uint64_t first, uint64_t count)
-{
-    if (count >= PUNCH_PAGES)
-        return punch(mem, first, count);
-    memset(mem_page(mem, first), 0, count * PAGE_BYTES);
-    return 0;
 }

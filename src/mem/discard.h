@@ -42,6 +42,5 @@ uint64_t mem_freed_holes(struct mem *mem, uint64_t first, uint64_t bits) MUST_CH
 /* The same for pages known to be holes. */
 uint64_t mem_freed_among(const struct mem *mem, uint64_t first, uint64_t bits);
 
-/* Makes pages [first, first+count) zero: long runs as holes, short ones by writing. For a mover that owns
- * the memory; does not mark. */
-int mem_zero_pages(struct mem *mem, uint64_t first, uint64_t count) MUST_CHECK;
+/* Makes holes of pages [first, first+count). For a mover that owns the memory: it does not mark. */
+int mem_punch(struct mem *mem, uint64_t first, uint64_t count) MUST_CHECK;

@@ -156,19 +156,6 @@ static void held_ones_wait(void **state)
     assert_int_equal(mem_discard_release(&mem), 0); /* nothing holds */
 }
 
-static void zeroing_gives_memory_back(void **state)
-{
-    (void)state;
-    fill(0, 200);
-    assert_int_equal(mem_zero_pages(&mem, 10, 1), 0);
-    assert_int_equal(*mem_page(&mem, 10), 0);
-    assert_int_equal(mem_zero_pages(&mem, 20, 100), 0);
-    assert_int_equal(mem_resident_pages(&mem), 100);
-    for (uint64_t page = 0; page < 200; page++)
-        assert_int_equal(*mem_page(&mem, page),
-                         page == 10 || (page >= 20 && page < 120) ? 0 : 0x5a);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -176,7 +163,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(ranges_outside_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(tracker_hears_of_it, setup, teardown),
         cmocka_unit_test_setup_teardown(held_ones_wait, setup, teardown),
-        cmocka_unit_test_setup_teardown(zeroing_gives_memory_back, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
