@@ -46,6 +46,7 @@ enum bill_stage {
  * except what bill_downtime_other() takes out of BILL_TRANSFER. */
 enum bill_part {
     BILL_PAUSE,        /* from the order to stop until the last vCPU and device stand still */
+    BILL_DISK_SYNC,    /* making durable what the guest wrote to its disks */
     BILL_LAST_PAGES,   /* finding the last dirty pages and handing them to the kernel to send */
     BILL_DEVICE_STATE, /* reading the state of vCPUs and devices out, encoding, handing over */
     BILL_TRANSFER,     /* waiting for the other side, less what it says its own work took */

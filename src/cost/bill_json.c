@@ -24,6 +24,7 @@ static const char *const stage_names[] = {
 };
 static const char *const part_names[] = {
     [BILL_PAUSE] = "pause",
+    [BILL_DISK_SYNC] = "disk-sync",
     [BILL_LAST_PAGES] = "last-pages",
     [BILL_DEVICE_STATE] = "device-state",
     [BILL_TRANSFER] = "transfer",

@@ -250,7 +250,8 @@ static int create_when_known(struct arrival *arrival, const char *name, struct b
     bill_machine(bill, arrival->config.memory_bytes, arrival->config.vcpus);
     if (name[0])
         (void)snprintf(arrival->config.name, sizeof(arrival->config.name), "%s", name);
-    return arrival_create(arrival, err);
+    rc = arrival_create(arrival, err);
+    return rc ? rc : machine_lock_disks(arrival->machine, DISK_ALONE, err);
 }
 
 static int read_all(const struct move_env *env, struct arrival *arrival, struct link *link,

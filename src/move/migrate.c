@@ -163,6 +163,8 @@ static void send_round(struct migration *m, uint32_t number, bool last)
     m->round_began_ns = clock_now_ns();
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
+    else if (machine_sync_disks(m->env->machine, &err))   /* leaves little to do in the pause, */
+        log_event(LOG_WARN, "move.disk", "%s", err.text); /* which will tell if it must fail */
     int rc = begin_round(m, number);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
@@ -270,6 +272,13 @@ static void pause_guest(struct migration *m)
         return;
     }
     m->paused = true;
+    if (machine_writes_disks(m->env->machine)) {
+        bill_downtime(m->bill, BILL_DISK_SYNC, clock_now_ns());
+        if (machine_sync_disks(m->env->machine, &err)) {
+            host_failed(m, &err);
+            return;
+        }
+    }
     (void)enqueue(m, SOURCE_PAUSED);
 }
 
@@ -285,8 +294,12 @@ static void stop_tracking(struct migration *m)
 
 static void resume_guest(struct migration *m)
 {
+    struct err err;
     if (m->paused) {
         bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
+        /* A target that gave up may not have closed them yet; strangers are kept out all the same. */
+        if (machine_lock_disks(m->env->machine, DISK_TAKE_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text);
         m->env->hooks.resume(m->env->hooks.ctx);
         bill_downtime_end(m->bill, clock_now_ns());
     }
@@ -323,6 +336,8 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
+        if (record == RECORD_HANDED && machine_lock_disks(m->env->machine, DISK_HAND_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text); /* the target will refuse */
         (void)enqueue(m, SOURCE_RECORDED);
         return;
     }

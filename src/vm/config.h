@@ -16,7 +16,13 @@
 #define CONFIG_SECTORS_MAX (UINT64_C(1) << 54) /* the largest file, 2^63 bytes */
 #define CONFIG_CMDLINE_MAX 2048
 
-enum config_device_kind { CONFIG_NET = 1, CONFIG_BLK, CONFIG_RNG, CONFIG_BALLOON, CONFIG_DEVICE_MAX };
+enum config_device_kind {
+    CONFIG_NET = 1,
+    CONFIG_BLK,
+    CONFIG_RNG,
+    CONFIG_BALLOON,
+    CONFIG_DEVICE_MAX
+};
 
 /* One virtio-mmio device. The bus place is given by its number in the list: window
  * CONFIG_MMIO_BASE + number * CONFIG_MMIO_STRIDE, interrupt CONFIG_GSI_BASE + number. */

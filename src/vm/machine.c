@@ -194,6 +194,7 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
     const struct config_device *device = &machine->config.device[n];
     uint16_t instance = (uint16_t)(2 + n);
     int fd = TAKE_FD(machine->fds.device[n]);
+    machine->disk_fd[n] = fd;
 
     switch ((enum config_device_kind)device->kind) {
     case CONFIG_NET:

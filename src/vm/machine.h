@@ -12,6 +12,7 @@
  */
 #pragma once
 #include "base/loop.h"
+#include "dev/disk.h"
 #include "dev/virtio_balloon.h"
 #include "kvm/hv.h"
 #include "mem/mem.h"
@@ -53,6 +54,7 @@ struct machine {
     struct meter *meter;
     struct machine_hooks hooks;
     struct machine_fds fds;
+    int disk_fd[CONFIG_DEVICES_MAX]; /* of each blk device, which owns it */
 
     struct dev *dev[MACHINE_DEVS_MAX]; /* serial, button, then the virtio devices */
     unsigned dev_count;
@@ -89,6 +91,15 @@ int machine_boot(struct machine *machine, const struct host_config *host,
 
 int machine_pause(struct machine *machine, struct err *err) MUST_CHECK;
 void machine_resume(struct machine *machine);
+
+/* Makes durable what the guest has written to its disks so far, so that another host that opens them reads
+ * it. May take as long as the storage does; any thread. */
+bool machine_writes_disks(const struct machine *machine);
+int machine_sync_disks(const struct machine *machine, struct err *err) MUST_CHECK;
+
+/* Locks each disk, or passes the locks on: see dev/disk.h. -EBUSY names the disk that someone else has. */
+int machine_lock_disks(const struct machine *machine, enum disk_lock how,
+                       struct err *err) MUST_CHECK;
 
 /* Appends the sections VM, VCPU x n, and one for each device. Paused only. */
 int machine_save(struct machine *machine, struct buf *out, struct err *err) MUST_CHECK;

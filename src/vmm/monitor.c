@@ -244,6 +244,8 @@ static int start_new(struct monitor *monitor, struct err *err)
     }
     rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks,
                         &monitor->machine, err);
+    if (!rc)
+        rc = machine_lock_disks(monitor->machine, DISK_ALONE, err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)

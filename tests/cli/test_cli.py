@@ -258,9 +258,46 @@ def test_life():
     expect(host.run("ps", "--names").stdout == "vm\n", "ps --names")
 
     host.run("kill", "vm")
+    start(host, "vm", "--no-balloon")
+    none = host.run("balloon", "vm", check=False)
+    expect(none.returncode == 2 and "without a balloon" in none.stderr, f"no balloon: {none.stderr}")
+    host.run("kill", "vm")
     expect(not alive(facts["pid"]) and host.names() == [], "killed, and gone when kill returns")
     start(host)  # so its name is free at once
     host.run("kill", "vm")
+    host.close()
+
+
+def test_disk_in_use():
+    """A disk has one writer, or readers; a checkpoint of a VM that still has its disk is not restored beside it."""
+    host = Host()
+    disk, file = os.path.join(host.base, "disk.raw"), os.path.join(host.base, "vm.godwit")
+    with open(disk, "wb") as f:
+        f.truncate(1 << 20)
+
+    def attempt(option):
+        done = host.run("run", "--name", "other", "--kernel", "/none", "--memory", "64M", "--fake", "--detach",
+                        "--disk", f"d={disk}{option}", check=False)
+        expect(done.returncode == 0 or "disk d is in use" in done.stderr, f"another user: {done.stderr}")
+        if done.returncode == 0:
+            host.run("kill", "other")
+        return done.returncode == 0
+
+    start(host, "vm", "--disk", f"d={disk}")
+    expect(not attempt("") and not attempt(",ro"), "beside a writer")
+    host.run("checkpoint", "vm", file)
+    restore = ["restore", file, "--fake", "--name", "again", "--disk", f"d={disk}", "--detach"]
+    done = host.run(*restore, check=False)
+    expect(done.returncode != 0 and "disk d is in use" in done.stderr, f"a second life: {done.stderr}")
+    expect(host.names() == ["vm"], f"left behind: {host.names()}")
+    host.run("kill", "vm")
+    host.run(*restore)
+    expect(not attempt(""), "beside the restored one")
+    host.run("kill", "again")
+    start(host, "vm", "--disk", f"d={disk},ro")
+    expect(attempt(",ro") and not attempt(""), "beside a reader")
+    host.run("kill", "vm")
+    expect(attempt(""), "given back")
     host.close()
 
 
