@@ -23,14 +23,10 @@ static const char *const stage_names[] = {
     [BILL_COMMITMENT] = "commitment",       [BILL_ACTIVATION] = "activation",
 };
 static const char *const part_names[] = {
-    [BILL_PAUSE] = "pause",
-    [BILL_DISK_SYNC] = "disk-sync",
-    [BILL_LAST_PAGES] = "last-pages",
-    [BILL_DEVICE_STATE] = "device-state",
-    [BILL_TRANSFER] = "transfer",
-    [BILL_LOAD] = "load",
-    [BILL_COMMIT] = "commit",
-    [BILL_RESUME] = "resume",
+    [BILL_PAUSE] = "pause",           [BILL_DISK_SYNC] = "disk-sync",
+    [BILL_LAST_PAGES] = "last-pages", [BILL_DEVICE_STATE] = "device-state",
+    [BILL_TRANSFER] = "transfer",     [BILL_LOAD] = "load",
+    [BILL_COMMIT] = "commit",         [BILL_RESUME] = "resume",
 };
 static const char *const bytes_names[] = {
     [BILL_BYTES_PAGE_DATA] = "page_data",     [BILL_BYTES_REPEATED] = "repeated_pages",
