@@ -115,7 +115,8 @@ static void test_whole_move(void **state)
     const uint64_t stages[] = { 100, 200, 700, 160, 65, 75 };
     assert_memory_equal(bill.stage_ns, stages, sizeof(stages));
     assert_int_equal(bill_total_ns(&bill), 1300);
-    const uint64_t own[] = { 10, 20, 30, 160 - 120, 0, 5, 0 }, other[] = { 0, 0, 0, 0, 70, 20, 30 };
+    const uint64_t own[] = { 10, 0, 20, 30, 160 - 120, 0, 5, 0 },
+                   other[] = { 0, 0, 0, 0, 0, 70, 20, 30 };
     assert_memory_equal(bill.part_ns, own, sizeof(own));
     assert_memory_equal(bill.part_other_ns, other, sizeof(other));
     assert_int_equal(bill_downtime_ns(&bill), 225);
