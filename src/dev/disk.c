@@ -89,8 +89,16 @@ int disk_lock(int fd, bool read_only, enum disk_lock how)
         rc = lock_byte(fd, heir, type);
         return rc == -ENOLCK ? rc : lock_byte(fd, use, F_UNLCK);
     }
+    if (how == DISK_TAKE_OVER)
+        return lock_byte(fd, use, type);
+    rc = lock_byte(fd, heir,
+                   type); /* first: who fails here never touches what a target is about to take */
+    if (rc)
+        return rc;
     rc = lock_byte(fd, use, type);
-    return rc || how == DISK_TAKE_OVER ? rc : lock_byte(fd, heir, type);
+    if (rc)
+        (void)lock_byte(fd, heir, F_UNLCK);
+    return rc;
 }
 
 int disk_fingerprint(int fd, uint64_t sectors, uint64_t *ret)
