@@ -11,6 +11,7 @@ const struct command *const cmd_table[] = {
     &cmd_resume,
     &cmd_stop,
     &cmd_kill,
+    &cmd_balloon,
     &cmd_migrate,
     &cmd_receive,
     &cmd_checkpoint,
