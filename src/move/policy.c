@@ -109,6 +109,7 @@ const char *policy_why_name(enum policy_why why)
     static const char *const names[] = {
         [POLICY_GO] = "go",         [POLICY_SMALL] = "small",   [POLICY_LEVEL] = "level",
         [POLICY_ROUNDS] = "rounds", [POLICY_FACTOR] = "factor", [POLICY_TIME] = "time",
+        [POLICY_SWITCH] = "switch",
     };
     static_assert(ARRAY_LEN(names) == POLICY_MAX, "one name a reason");
     return why < POLICY_MAX ? names[why] : "unknown";

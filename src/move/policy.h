@@ -70,6 +70,7 @@ enum policy_why {
     POLICY_ROUNDS,
     POLICY_FACTOR,
     POLICY_TIME,
+    POLICY_SWITCH, /* to post-copy; where that is not allowed, a stop like any other */
     POLICY_MAX
 };
 

@@ -40,7 +40,7 @@ int source_on_verdict(struct source_call *c)
     return 0;
 }
 
-static void begin_round(struct source_call *c, bool last)
+static void begin_round(struct source_call *c, enum move_round kind)
 {
     struct source *s = c->s;
     s->round++;
@@ -49,13 +49,21 @@ static void begin_round(struct source_call *c, bool last)
 
     struct message_round *round = &move_send(c->out, s->conn, MESSAGE_ROUND)->round;
     round->number = s->round;
-    round->last = last;
+    round->last = (uint8_t)kind;
     round->pages_estimate = s->round == 1 ? s->config.hello.pages : s->round_facts.left_pages;
 
     struct move_action *action = move_act(c->out, ACTION_SEND_ROUND);
     action->conn = s->conn;
     action->round.number = s->round;
-    action->round.last = last;
+    action->round.kind = kind;
+}
+
+/* The lane is opened while the guest still runs: connecting must not cost downtime. */
+static void begin_switch(struct source_call *c)
+{
+    struct source *s = c->s;
+    s->post_copy = true;
+    move_act(c->out, ACTION_OPEN_URGENT)->conn = s->conn;
 }
 
 static void stop(struct source_call *c)
@@ -68,12 +76,17 @@ int source_on_reserved(struct source_call *c)
 {
     struct source *s = c->s;
     memcpy(s->store, c->m->reserved.store, sizeof(s->store));
+    if (s->switching || s->config.post_copy == SOURCE_POST_COPY_NOW) {
+        source_enter(c, SOURCE_COPYING);
+        begin_switch(c);
+        return 0;
+    }
     if (s->config.hello.mode == MOVE_STOP_COPY) {
         stop(c);
         return 0;
     }
     source_enter(c, SOURCE_COPYING);
-    begin_round(c, false);
+    begin_round(c, ROUND_RUNNING);
     return 0;
 }
 
@@ -120,17 +133,44 @@ int source_on_round_ack(struct source_call *c)
                    (unsigned long long)(d.predicted_ns / 1000),
                    d.stop && d.exceeds ? ", more than was allowed" : "");
     source_emit(c, s->state, s->note);
-    if (d.stop)
+    bool allowed = s->config.post_copy != SOURCE_POST_COPY_NEVER;
+    if (s->switching || (d.stop && allowed && (d.exceeds || d.why == POLICY_SWITCH)))
+        begin_switch(c);
+    else if (d.stop)
         stop(c);
     else
-        begin_round(c, false);
+        begin_round(c, ROUND_RUNNING);
+    return 0;
+}
+
+int source_on_switch(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (s->post_copy || s->switching)
+        return 0; /* asked for twice is as good as once */
+    s->switching = true;
+    if (s->state == SOURCE_COPYING && !s->round_sent)
+        (void)move_act(c->out, ACTION_END_ROUND);
+    return 0;
+}
+
+int source_on_urgent_open(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (!s->post_copy || s->urgent)
+        return SOURCE_REFUSE;
+    s->urgent = true;
+    if (s->state == SOURCE_COPYING)
+        stop(c);
+    else if (s->state == SOURCE_SERVING)
+        move_act(c->out, ACTION_PUSH)->conn = s->conn;
     return 0;
 }
 
 int source_on_paused(struct source_call *c)
 {
     source_enter(c, SOURCE_DRAINING);
-    begin_round(c, true);
+    begin_round(c, c->s->post_copy ? ROUND_ABSENT : ROUND_PAUSED);
     return 0;
 }
 
