@@ -133,6 +133,12 @@ void bill_pages_again(struct bill *bill, uint64_t pages)
     add(&bill->pages_sent_again, pages);
 }
 
+void bill_faults_set(struct bill *bill, const struct bill_faults *faults)
+{
+    bill->faults = *faults;
+    bill->has_faults = true;
+}
+
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side)
 {
     ASSERT((unsigned)place < BILL_PLACE_MAX);

@@ -44,6 +44,10 @@ int link_recv(struct link *link, void *bytes, size_t len, struct err *err) MUST_
 /* As link_recv(), scattered; the array is changed. */
 int link_recvv(struct link *link, struct iovec *iov, int count, struct err *err) MUST_CHECK;
 
+/* Keeps the queues of the connection, in both kernels' buffers, about as short as it can be without wasting a fast link:
+ * what is sent next must not wait behind megabytes. For either end. */
+void link_keep_short(struct link *link);
+
 /* Waits until something can be read: 0; -ETIMEDOUT after timeout_ms (0 = only look); -ECANCELED. */
 int link_wait(struct link *link, int timeout_ms) MUST_CHECK;
 

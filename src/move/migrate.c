@@ -15,7 +15,9 @@
 #include "base/log.h"
 #include "mem/dirty.h"
 #include "move/page_source.h"
+#include "move/serve.h"
 #include "move/source.h"
+#include "move/urgent.h"
 #include "move/wire.h"
 #include "state/pages.h"
 
@@ -51,8 +53,12 @@ struct migration {
 
     struct dirty dirty;
     struct page_source pages;
-    bool tracking, sending_round, last_round, paused;
-    bool end_now; /* this process is ending, whatever the state */
+    bool tracking, sending_round, end_round, last_round, paused;
+    struct serve *serve; /* post-copy: NULL until it is decided */
+    uint64_t visited;    /* pages the first round came to */
+    bool pushing, stranded;
+    char target[512]; /* request->target, or where a person says it is now */
+    bool end_now;     /* this process is ending, whatever the state */
     uint64_t round_began_ns, progress_told_ns;
     struct move_progress progress;
     struct meter_span span;
@@ -76,15 +82,24 @@ static void enqueue_why(struct migration *m, enum source_event_kind kind, const 
     q->why = *why;
 }
 
+/* With it goes the urgent lane beside it. */
+static void close_wire(struct migration *m)
+{
+    m->pushing = false;
+    if (m->serve)
+        serve_close(m->serve);
+    wire_close(&m->wire);
+}
+
 /* A failure on the connection: what it means depends on whether an order interrupted it. */
 static void connection_failed(struct migration *m, int rc, const struct err *err)
 {
-    m->sending_round = false;
+    m->sending_round = m->pushing = false;
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
     enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
     if (!wire_is_bad_bytes(rc))
-        wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
+        close_wire(m); /* after a loss the engine asks for nothing more on it */
 }
 
 static void host_failed(struct migration *m, const struct err *err)
@@ -157,10 +172,38 @@ static int begin_round(struct migration *m, uint32_t number)
     return rc;
 }
 
+/* Post-copy: says which pages the target lacks, and keeps them. */
+static void send_absent(struct migration *m)
+{
+    CLEANUP_BUF struct buf out = { 0 };
+    struct err err;
+    uint64_t pages, untouched, left, began = clock_now_ns();
+    bill_downtime(m->bill, BILL_LAST_PAGES, began);
+    int rc = m->tracking ? dirty_fetch(&m->dirty, &left) : 0;
+    if (!rc)
+        rc = serve_list(m->serve, m->tracking ? &m->dirty : NULL, m->visited, &out, &pages,
+                        &untouched);
+    if (rc) {
+        (void)err_errno(&err, ERR_HOST, -rc, "cannot list what the target lacks");
+        host_failed(m, &err);
+        return;
+    }
+    unsigned queued = m->queue_count;
+    bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, untouched);
+    send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
+    m->progress.pages_left = pages;
+    if (m->queue_count != queued || m->wire.link.mid_section)
+        return;
+    struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
+    q->event.round.pages = pages;
+    q->event.round.bytes = out.len;
+}
+
 static void send_round(struct migration *m, uint32_t number, bool last)
 {
     struct err err;
     m->round_began_ns = clock_now_ns();
+    m->end_round = false;
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
     int rc = begin_round(m, number);
@@ -182,6 +225,8 @@ static void end_round(struct migration *m)
     uint64_t left = 0, now = clock_now_ns();
 
     m->sending_round = false;
+    if (first)
+        m->visited = MIN(m->pages.next, m->env->machine->mem.pages);
     if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
         struct err err;
         (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
@@ -222,6 +267,10 @@ static void continue_round(struct migration *m)
     struct err err;
     uint64_t done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched;
 
+    if (m->end_round) {
+        end_round(m);
+        return;
+    }
     int rc = page_source_fill(&m->pages, &bytes, &len);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
@@ -248,6 +297,118 @@ static void continue_round(struct migration *m)
         move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
         (void)enqueue(m, SOURCE_PROGRESS);
     }
+}
+
+/* ------------------------------------------------------------------------------------ actions: post-copy */
+
+static int open_urgent(struct migration *m, struct err *err)
+{
+    struct machine *machine = m->env->machine;
+    struct wire lane;
+    if (!m->serve) {
+        m->serve = calloc(1, sizeof(*m->serve));
+        int rc = m->serve ? serve_init(m->serve, &machine->mem, m->env->meter) : -ENOMEM;
+        if (rc) {
+            free(m->serve);
+            m->serve = NULL;
+            return err_errno(err, ERR_HOST, -rc, "cannot prepare for post-copy");
+        }
+    }
+    int rc = urgent_connect(&lane, m->target, m->engine.config.hello.token, m->env->cancel_fd,
+                            m->request->stall_limit_ns, err);
+    if (!rc) {
+        rc = serve_open(m->serve, &lane);
+        if (rc)
+            return err_errno(err, ERR_HOST, -rc, "cannot answer the target's faults");
+    }
+    return rc;
+}
+
+static void do_open_urgent(struct migration *m)
+{
+    struct err err = { 0 };
+    int rc = open_urgent(m, &err);
+    if (!rc)
+        (void)enqueue(m, SOURCE_URGENT_OPEN);
+    else if (rc == -ECANCELED)
+        m->wire.link.mid_section = true; /* what was to follow does not: the order ends this */
+    else
+        connection_failed(m, rc == -EBADMSG ? -ECONNRESET : rc, &err);
+}
+
+/* Pushes one section; what is asked for goes its own way meanwhile. */
+static void continue_push(struct migration *m)
+{
+    const uint8_t *bytes;
+    size_t len;
+    struct err err;
+
+    serve_next(m->serve, &bytes, &len);
+    if (len == 0) {
+        m->pushing = false;
+        return;
+    }
+    int rc = wire_send(&m->wire, bytes, len, &err);
+    if (rc) {
+        connection_failed(m, rc, &err);
+        return;
+    }
+    m->progress.bytes = m->wire.link.sent_bytes;
+    uint64_t now = clock_now_ns();
+    if (now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
+        uint64_t left = serve_left(m->serve);
+        m->progress_told_ns = now;
+        m->progress.pages_sent += MIN(m->progress.pages_left, m->progress.pages_left - left);
+        m->progress.pages_left = left;
+        meter_span_tick(&m->span);
+        move_progress_report(m->env, &m->progress, BILL_PULLING);
+        (void)enqueue(m, SOURCE_PROGRESS);
+    }
+}
+
+/* The lane's thread has ended by itself: with the lane goes the connection. */
+static void lane_lost(struct migration *m)
+{
+    struct err err = m->serve->lost;
+    log_event(LOG_WARN, "move.urgent", "%s", err.text);
+    connection_failed(m, -ECONNRESET, &err);
+}
+
+/* What was sent after the guest had gone. */
+static void bill_serving(struct migration *m)
+{
+    const struct serve *s = m->serve;
+    const struct serve_count *n = &s->pushed;
+    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
+    uint64_t data = s->answered_data, again = s->answered_data_again;
+    uint64_t zero = s->answered_zero + s->answered_zero_again;
+    bill_bytes(m->bill, BILL_BYTES_PAGE_DATA,
+               data_bytes - n->data_again * PAGE_BYTES + data * PAGE_BYTES);
+    bill_bytes(m->bill, BILL_BYTES_REPEATED, (n->data_again + again) * PAGE_BYTES);
+    bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
+    bill_bytes(m->bill, BILL_BYTES_PROTOCOL,
+               n->bytes - data_bytes - zero_bytes + (data + again + zero) * URGENT_HEAD_BYTES);
+    bill_pages(m->bill, BILL_PAGES_DATA, n->data - n->data_again + data);
+    bill_pages(m->bill, BILL_PAGES_ZERO, n->zero - n->zero_again + s->answered_zero);
+    bill_pages_again(m->bill, n->data_again + again + n->zero_again + s->answered_zero_again);
+    struct bill_faults faults = { .answered = data + again + zero,
+                                  .late = s->late,
+                                  .known = m->engine.state == SOURCE_DONE && !m->engine.reason };
+    const struct message_pulled *p = &m->engine.pulled;
+    faults.absent = p->absent;
+    faults.missing = p->missing;
+    faults.count = p->faults;
+    faults.requested = p->requested;
+    faults.pushed = p->pushed;
+    faults.duplicates = p->duplicates;
+    faults.interrupted = p->interrupted;
+    faults.stranded_ns = p->stranded_ns;
+    faults.p50_ns = p->p50_ns;
+    faults.p90_ns = p->p90_ns;
+    faults.p99_ns = p->p99_ns;
+    faults.max_ns = p->max_ns;
+    memcpy(faults.bucket, p->bucket, sizeof(faults.bucket));
+    bill_faults_set(m->bill, &faults);
 }
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
@@ -277,6 +438,8 @@ static void stop_tracking(struct migration *m)
 
 static void resume_guest(struct migration *m)
 {
+    if (m->serve)
+        serve_close(m->serve);
     if (m->paused) {
         bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
         m->env->hooks.resume(m->env->hooks.ctx);
@@ -311,7 +474,7 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_COMMIT, clock_now_ns());
     int rc = m->env->hooks.record(m->env->hooks.ctx, record, m->engine.config.hello.token,
-                                  m->engine.store, m->request->target, &unknown, &err);
+                                  m->engine.store, m->target, &unknown, &err);
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
@@ -326,10 +489,12 @@ static void write_record(struct migration *m, enum move_record record)
 static void connect_to(struct migration *m, uint32_t conn)
 {
     struct err err = { 0 };
-    wire_close(&m->wire);
+    close_wire(m);
+    if (m->serve)
+        serve_told_again(m->serve);
     m->wire.link.cancel_fd = m->env->cancel_fd;
     m->wire.link.stall_limit_ns = m->request->stall_limit_ns;
-    int rc = link_connect(&m->wire.link, m->request->target, &err);
+    int rc = link_connect(&m->wire.link, m->target, &err);
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
@@ -341,15 +506,22 @@ static void connect_to(struct migration *m, uint32_t conn)
 static void emit(struct migration *m, const struct move_action *action)
 {
     static const enum bill_stage stages[STAGE_MAX] = {
-        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION, [STAGE_RESERVATION] = BILL_RESERVATION,
-        [STAGE_PRE_COPY] = BILL_PRE_COPY,           [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
-        [STAGE_COMMITMENT] = BILL_COMMITMENT,       [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION,
+        [STAGE_RESERVATION] = BILL_RESERVATION,
+        [STAGE_PRE_COPY] = BILL_PRE_COPY,
+        [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
+        [STAGE_COMMITMENT] = BILL_COMMITMENT,
+        [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PULLING] = BILL_PULLING,
     };
     enum source_state to = (enum source_state)action->emit.to;
     if (action->emit.stage != STAGE_NONE)
         bill_stage(m->bill, stages[action->emit.stage], clock_now_ns());
     if (to == SOURCE_UNCERTAIN || to == SOURCE_WITHDRAWING)
         m->env->hooks.state(m->env->hooks.ctx, source_state_name(to), action->emit.text);
+    else if (to == SOURCE_SERVING)
+        m->env->hooks.state(m->env->hooks.ctx, action->emit.reason ? "stranded" : "serving",
+                            action->emit.text);
     if (!m->paused && action->emit.stage != STAGE_NONE)
         move_progress_report(m->env, &m->progress, stages[action->emit.stage]);
     log_event(LOG_INFO, "move.source", "%s -> %s%s%s",
@@ -368,7 +540,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
             break;
         if (!m->paused || m->engine.state == SOURCE_DONE)
             measure(m);
-        wire_close(&m->wire);
+        close_wire(m);
         break;
     case ACTION_WRITE_RECORD:
         write_record(m, action->record);
@@ -386,7 +558,20 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_description(m);
         break;
     case ACTION_SEND_ROUND:
-        send_round(m, action->round.number, action->round.last);
+        if (action->round.kind == ROUND_ABSENT)
+            send_absent(m);
+        else
+            send_round(m, action->round.number, action->round.kind == ROUND_PAUSED);
+        break;
+    case ACTION_END_ROUND:
+        m->end_round = true;
+        break;
+    case ACTION_OPEN_URGENT:
+        do_open_urgent(m);
+        break;
+    case ACTION_PUSH:
+        link_keep_short(&m->wire.link);
+        m->pushing = true;
         break;
     case ACTION_PAUSE_GUEST:
         pause_guest(m);
@@ -404,6 +589,8 @@ static void carry_out(struct migration *m, const struct move_action *action)
     case ACTION_LOAD:
     case ACTION_RUN_GUEST:
     case ACTION_DISCARD:
+    case ACTION_TAKE_LANE:
+    case ACTION_SEND_ABSENT:
     case ACTION_END:
     case ACTION_KIND_MAX:
         ASSERT(!"an action of the target");
@@ -434,11 +621,18 @@ static void receive(struct migration *m)
     struct section section;
     struct err err = { 0 };
     int rc = wire_recv_head(&m->wire, &section, &err);
+    if (!rc && section.type == SECTION_ABSENT && m->serve) {
+        rc = serve_told(m->serve, &m->wire.link, &section, &err);
+        if (!rc)
+            return;
+    }
     if (!rc && !message_is(section.type))
         rc = err_set(&err, ERR_PEER, EBADMSG, "section %s from a target",
                      section_type_name(section.type));
     if (!rc)
         rc = wire_recv_message(&m->wire, &section, &m->incoming, &err);
+    if (!rc && m->incoming.type == MESSAGE_PULL && m->serve)
+        rc = serve_use_told(m->serve, m->incoming.pull.pages, &err);
     if (rc) {
         connection_failed(m, rc, &err);
         if (rc == -ECANCELED)
@@ -457,10 +651,18 @@ static void take_order(struct migration *m)
 {
     eventfd_t count;
     (void)eventfd_read(m->env->cancel_fd, &count);
+    (void)eventfd_read(m->env->nudge_fd, &count);
     switch (m->env->hooks.order(m->env->hooks.ctx)) {
     case MOVE_END_NOW:
         m->end_now = true;
-        (void)enqueue(m, SOURCE_CANCEL);
+        (void)enqueue(m, m->engine.state == SOURCE_SERVING ? SOURCE_FORGET : SOURCE_CANCEL);
+        break;
+    case MOVE_SWITCH:
+        (void)enqueue(m, SOURCE_SWITCH);
+        break;
+    case MOVE_RETRY:
+        m->env->hooks.address(m->env->hooks.ctx, m->target, sizeof(m->target));
+        (void)enqueue(m, SOURCE_RETRY);
         break;
     case MOVE_CANCEL:
         (void)enqueue(m, SOURCE_CANCEL);
@@ -486,14 +688,14 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         enqueue_why(m, SOURCE_LOST, &err);
-        wire_close(&m->wire);
+        close_wire(m);
     }
 }
 
 static int wait_ms(const struct migration *m)
 {
     uint64_t now = clock_now_ns();
-    if (m->sending_round || m->timer_ns <= now)
+    if (m->sending_round || m->pushing || m->timer_ns <= now)
         return 0;
     if (m->timer_ns == CLOCK_NEVER)
         return -1;
@@ -510,19 +712,26 @@ static void run_once(struct migration *m)
         deliver(m, &q.event);
         return;
     }
-    struct pollfd fds[2] = { { .fd = m->env->cancel_fd, .events = POLLIN },
-                             { .fd = m->wire.link.fd, .events = POLLIN } };
-    if (poll(fds, 2, wait_ms(m)) < 0 && errno != EINTR)
-        fds[0].revents = fds[1].revents = 0;
-    if (fds[0].revents)
+    struct pollfd fds[4] = { { .fd = m->env->cancel_fd, .events = POLLIN },
+                             { .fd = m->wire.link.fd, .events = POLLIN },
+                             { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1,
+                               .events = POLLIN },
+                             { .fd = m->env->nudge_fd, .events = POLLIN } };
+    if (poll(fds, 4, wait_ms(m)) < 0 && errno != EINTR)
+        fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
+    if (fds[0].revents || fds[3].revents)
         take_order(m);
     else if (fds[1].revents)
         receive(m);
+    else if (fds[2].revents)
+        lane_lost(m);
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
         (void)enqueue(m, SOURCE_TICK);
     } else if (m->sending_round)
         continue_round(m);
+    else if (m->pushing)
+        continue_push(m);
 }
 
 /* ------------------------------------------------------------------------------------ beginning and end */
@@ -531,7 +740,12 @@ static int configure(struct migration *m, struct err *err)
 {
     struct source_config config = source_config_default();
     const struct machine *machine = m->env->machine;
-    config.hello.mode = strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY : MOVE_PRE_COPY;
+    bool now =
+        strcmp(m->request->mode, "post-copy") == 0 || m->request->post_copy == SOURCE_POST_COPY_NOW;
+    config.post_copy = now ? SOURCE_POST_COPY_NOW : m->request->post_copy;
+    config.hello.mode = config.post_copy                             ? MOVE_POST_COPY
+                        : strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY
+                                                                     : MOVE_PRE_COPY;
     config.hello.pages = machine->mem.pages;
     config.hello.paused = m->request->paused;
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
@@ -553,10 +767,16 @@ static int configure(struct migration *m, struct err *err)
  * then leaves nothing open on this side. */
 static enum migrate_outcome outcome_of(enum source_state state)
 {
-    if (state == SOURCE_DONE)
+    if (state == SOURCE_DONE || state == SOURCE_SERVING)
         return MIGRATE_MOVED;
     return state == SOURCE_FAILED || state == SOURCE_WITHDRAWING ? MIGRATE_STAYED
                                                                  : MIGRATE_LEFT_UNCERTAIN;
+}
+
+/* Moved, and yet the guest is no more, or never whole: post-copy needs both hosts to the end. */
+static bool lost_there(const struct source *engine)
+{
+    return engine->reason == REASON_SOURCE_LOST || engine->reason == REASON_TARGET_DIED;
 }
 
 static void finish_bill(struct migration *m)
@@ -569,7 +789,9 @@ static void finish_bill(struct migration *m)
     bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
-    if (engine->state != SOURCE_DONE)
+    if (m->serve && engine->committed)
+        bill_serving(m);
+    if (engine->state != SOURCE_DONE || lost_there(engine))
         bill_fail(m->bill, &engine->err);
     enum migrate_outcome outcome = outcome_of(engine->state);
     bill_end(m->bill,
@@ -595,6 +817,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
             .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER
         };
         m->progress.began_ns = m->progress.rate_since_ns = now;
+        (void)snprintf(m->target, sizeof(m->target), "%s", request->target);
         rc = configure(m, err);
     }
     if (rc) {
@@ -613,14 +836,17 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         run_once(m);
 
     *ret = outcome_of(m->engine.state);
-    if (*ret != MIGRATE_MOVED) {
+    if (*ret != MIGRATE_MOVED || lost_there(&m->engine)) {
         *err = m->engine.err;
         rc = err->code ? -err->code
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
     finish_bill(m);
     stop_tracking(m);
-    wire_close(&m->wire);
+    close_wire(m);
+    if (m->serve)
+        serve_fini(m->serve);
+    free(m->serve);
     free(m);
     return rc;
 }

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/pull.h"
 #include "move/target.h"
 #include "move/wire.h"
 
@@ -58,10 +59,13 @@ struct receiving {
     uint64_t timer_ns;
 
     struct arrival *arrival;
+    struct pull *pull;  /* post-copy: from its list of missing pages until nothing is missing */
+    uint32_t lane_conn; /* the move's connection that the urgent lane belongs to */
+    struct message_pulled pulled;
     struct buf state;               /* device-state sections, heads and bodies */
     struct message_verdict verdict; /* of the check, while its event is delivered */
     struct message_activated activated;
-    bool claimed, arrived;
+    bool claimed, arrived, ending;
     uint64_t load_ns, record_ns, arrived_ns;
     struct meter_span span;
     char last_failure[sizeof(((struct err *)0)->text)];
@@ -82,11 +86,19 @@ static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32
     q->why = *why;
 }
 
+/* With it goes the urgent lane beside it. */
+static void close_wire(struct receiving *r, struct wire *wire)
+{
+    if (r->pull && wire->conn == r->lane_conn)
+        pull_detach(r->pull);
+    wire_close(wire);
+}
+
 static void connection_failed(struct receiving *r, struct wire *wire, int rc, const struct err *err)
 {
     enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
     if (!wire_is_bad_bytes(rc))
-        wire_close(wire); /* after a loss the engine asks for nothing more on it */
+        close_wire(r, wire); /* after a loss the engine asks for nothing more on it */
 }
 
 static struct wire *find(struct receiving *r, uint32_t conn)
@@ -135,6 +147,8 @@ static void check(struct receiving *r)
     struct err err = { 0 };
     if (arrival_fit(r->arrival, &report, &err))
         fit_add(&report, "device", "%s", err.text);
+    if (r->engine.hello.mode == MOVE_POST_COPY && uffd_check(&err))
+        fit_add(&report, "host", "post-copy: %s", err.text);
     if (r->arrival->have_config) {
         if (r->env->hooks.claim(r->env->hooks.ctx, r->arrival->config.name, &err))
             fit_add(&report, "name", "%s", err.text);
@@ -177,7 +191,11 @@ static void load(struct receiving *r)
 {
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
-    int rc = apply_state(r, &err);
+    int rc = r->pull ? pull_arm(r->pull, &err) : 0;
+    if (!rc)
+        rc = apply_state(r, &err);
+    if (!rc && r->pull)
+        rc = pull_loaded(r->pull, &err);
     r->load_ns = clock_now_ns() - began;
     struct queued *q = enqueue(r, TARGET_LOADED, 0);
     q->event.prepared.load_ns = r->load_ns;
@@ -230,6 +248,12 @@ static void run_guest(struct receiving *r)
 
 static void discard(struct receiving *r)
 {
+    if (r->pull) {
+        pull_abandon(r->pull);
+        pull_free(r->pull);
+    }
+    r->pull = NULL;
+    r->lane_conn = 0;
     arrival_free(r->arrival);
     r->arrival = NULL;
     buf_free(&r->state);
@@ -246,19 +270,144 @@ static void close_conn(struct receiving *r, uint32_t conn)
     bool guest_waits = r->engine.conn && r->engine.conn != conn;
     if (!r->arrived) /* the peer may still be sending: let it read why before it sees a reset */
         link_linger(&wire->link, guest_waits ? LINGER_NS / 10 : LINGER_NS);
-    wire_close(wire);
+    close_wire(r, wire);
 }
 
 static void emit(struct receiving *r, const struct move_action *action)
 {
     enum target_state to = (enum target_state)action->emit.to;
-    if (to == TARGET_UNCERTAIN)
+    if (r->pull && (to == TARGET_PULLING || to == TARGET_STRANDED))
+        pull_stranded(r->pull, to == TARGET_STRANDED);
+    if (to == TARGET_UNCERTAIN || to == TARGET_PULLING || to == TARGET_STRANDED)
         r->env->hooks.state(r->env->hooks.ctx, target_state_name(to), action->emit.text);
     if (action->emit.reason)
         (void)snprintf(r->last_failure, sizeof(r->last_failure), "%s", action->emit.text);
     log_event(LOG_INFO, "move.target", "%s -> %s%s%s",
               target_state_name((enum target_state)action->emit.from), target_state_name(to),
               action->emit.text[0] ? ": " : "", action->emit.text);
+}
+
+/* ----------------------------------------------------------------------------------------- post-copy */
+
+static void deliver(struct receiving *r, const struct target_event *event);
+static void cannot_go_on(struct receiving *r, const char *why);
+
+static struct pull *pull_of(struct receiving *r)
+{
+    if (!r->pull && r->arrival && r->arrival->machine)
+        r->pull =
+            pull_new(&r->arrival->machine->mem, r->env->meter, r->engine.config.stall_limit_ns / 3);
+    return r->pull;
+}
+
+/* The connection has said LANE, and is none of the move's from here on. */
+static void take_lane(struct receiving *r, uint32_t conn)
+{
+    struct wire *wire = find(r, conn);
+    struct pull *pull = pull_of(r);
+    struct err err = { 0 };
+    r->lane_conn = r->engine.conn;
+    if (find(r, r->lane_conn))
+        link_keep_short(&find(r, r->lane_conn)->link);
+    if (!wire)
+        return; /* lost in the same moment: the source will notice */
+    wire->conn = 0;
+    int rc = pull ? pull_attach(pull, wire, &err)
+                  : err_errno(&err, ERR_HOST, ENOMEM, "cannot prepare for post-copy");
+    if (rc)
+        enqueue_why(r, TARGET_FAULT, 0, &err);
+}
+
+static void send_absent(struct receiving *r, uint32_t conn)
+{
+    struct err err = { 0 };
+    struct wire *wire = find(r, conn);
+    int rc = wire && r->pull ? pull_tell(r->pull, wire, r->engine.hello.token, &err) : 0;
+    if (rc)
+        connection_failed(r, wire, rc, &err);
+}
+
+/* A section of the last round's list. */
+static int receive_absent(struct receiving *r, struct wire *wire, const struct section *section,
+                          struct err *err)
+{
+    CLEANUP_FREE uint8_t *body = malloc(section->length + 1u);
+    uint64_t pages;
+    int rc = body ? link_recv_body(&wire->link, section, body, err)
+                  : err_errno(err, ERR_HOST, ENOMEM, "cannot note what is missing");
+    if (rc)
+        return rc;
+    struct target_event event = { .kind = TARGET_SECTION,
+                                  .conn = wire->conn,
+                                  .section = section->type };
+    uint32_t conn = wire->conn;
+    deliver(r, &event);
+    if (!r->pull || r->engine.state != TARGET_RECEIVING || r->engine.conn != conn)
+        return 0; /* refused, and all is gone */
+    rc = pull_absent(r->pull, body, section->length, &pages, err);
+    if (!rc)
+        deliver(r, &(struct target_event){ .kind = TARGET_PAGES_OK, .conn = conn, .pages = pages });
+    return rc;
+}
+
+static int receive_pushed(struct receiving *r, struct wire *wire, const struct section *section,
+                          struct err *err)
+{
+    CLEANUP_FREE uint8_t *body = NULL;
+    uint32_t conn = wire->conn;
+    int rc = pull_recv(r->pull, &wire->link, section, &body, err);
+    if (rc)
+        return rc;
+    deliver(r, &(struct target_event){
+                   .kind = TARGET_SECTION, .conn = conn, .section = section->type });
+    if (r->engine.conn != conn)
+        return 0;
+    rc = pull_place(r->pull, body, section->length, err);
+    if (rc && err->fault == ERR_HOST)
+        cannot_go_on(r, err->text);
+    return rc && err->fault == ERR_HOST ? 0 : rc;
+}
+
+/* The guest runs here, cannot be given what it waits for, and is nowhere else. */
+static void cannot_go_on(struct receiving *r, const char *why)
+{
+    log_event(LOG_ERROR, "move.pull", "%s", why);
+    r->host->hooks->on_end(r->host->hooks->ctx, MACHINE_FAILED, why);
+}
+
+static void pull_ended(struct receiving *r)
+{
+    pull_account(r->pull, &r->pulled);
+    if (r->pulled.missing == 0) {
+        pull_finish(r->pull);
+        pull_free(r->pull);
+        r->pull = NULL;
+    } /* else it must outlive the guest: uffd.h */
+    struct queued *q = enqueue(r, TARGET_PULLED, 0);
+    q->event.pulled = &r->pulled;
+}
+
+/* The fault thread has something to say; also called when the guest has begun to run. */
+static void on_pull(struct receiving *r)
+{
+    eventfd_t count;
+    (void)eventfd_read(r->pull->event_fd, &count);
+    struct wire *wire = find(r, r->lane_conn);
+    bool pulling = r->engine.state == TARGET_PULLING || r->engine.state == TARGET_STRANDED;
+    if (r->pull->failed) {
+        struct err err;
+        (void)err_errno(&err, ERR_HOST, -r->pull->failed, "cannot place guest memory");
+        if (r->arrived)
+            cannot_go_on(r, err.text);
+        else
+            enqueue_why(r, TARGET_FAULT, 0, &err);
+    } else if (pulling && pull_left(r->pull) == 0) {
+        pull_ended(r);
+    } else if (r->pull->lane_lost && wire) {
+        struct err err;
+        (void)err_set(&err, ERR_PEER, ECONNRESET, "the urgent lane is lost");
+        connection_failed(r, wire, -ECONNRESET, &err);
+    }
 }
 
 static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
@@ -303,11 +452,20 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     case ACTION_DISCARD:
         discard(r);
         break;
+    case ACTION_TAKE_LANE:
+        take_lane(r, action->conn);
+        break;
+    case ACTION_SEND_ABSENT:
+        send_absent(r, action->conn);
+        break;
     case ACTION_END:
         break; /* engine.ended says so */
     case ACTION_CONNECT:
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
+    case ACTION_END_ROUND:
+    case ACTION_OPEN_URGENT:
+    case ACTION_PUSH:
     case ACTION_PAUSE_GUEST:
     case ACTION_SEND_STATE:
     case ACTION_RESUME_GUEST:
@@ -319,12 +477,15 @@ static void carry_out(struct receiving *r, const struct move_action *action)
 
 static void deliver(struct receiving *r, const struct target_event *event)
 {
+    bool running = event->kind == TARGET_RUNNING;
     struct err err = { 0 };
     int rc = target_step(&r->engine, event, clock_now_ns(), &r->actions, &err);
     if (rc)
         log_event(LOG_WARN, "move.refused", "%s", err.text);
     for (unsigned i = 0; i < r->actions.count; i++)
         carry_out(r, &r->actions.action[i]);
+    if (running && r->pull && pull_left(r->pull) == 0)
+        on_pull(r);
 }
 
 /* ------------------------------------------------------------------------------------------- receiving */
@@ -425,6 +586,11 @@ static void receive(struct receiving *r, struct wire *wire)
                 meter_span_begin(r->env->meter, &r->span);
             deliver(r, &event);
         }
+    } else if (!rc && section.type == SECTION_ABSENT && r->pull && conn == r->engine.conn) {
+        rc = receive_absent(r, wire, &section, &err);
+    } else if (!rc && section.type == SECTION_PAGES && r->pull && conn == r->engine.conn &&
+               r->engine.state == TARGET_PULLING) {
+        rc = receive_pushed(r, wire, &section, &err);
     } else if (!rc && section.type == SECTION_PAGES && bulk_is_expected(r, wire)) {
         rc = receive_pages(r, wire, &section, &err);
     } else if (!rc) {
@@ -464,7 +630,7 @@ static void drop_silent(struct receiving *r, uint64_t now)
         if (wire->conn && wire->conn != r->engine.conn &&
             now - wire->since_ns > NEWCOMER_LIMIT_NS) {
             log_event(LOG_WARN, "move.silent", "a connection that said nothing was closed");
-            wire_close(wire);
+            close_wire(r, wire);
         }
     }
 }
@@ -475,7 +641,7 @@ static int wait_ms(const struct receiving *r, uint64_t now)
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (r->wire[i].conn && r->wire[i].conn != r->engine.conn)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
-    if (r->arrived)
+    if (r->engine.state == TARGET_ACTIVE)
         until = MIN(until, r->arrived_ns + ANSWER_LIMIT_NS);
     else if (r->engine.state == TARGET_GONE)
         until = MIN(until, now + CLOCK_SECOND);
@@ -499,13 +665,28 @@ static int take_order(struct receiving *r)
             (void)enqueue(r, TARGET_CANCEL, 0);
         return 0;
     case MOVE_END_NOW:
-        return -ECANCELED;
+        /* The guest has ended, or is being ended: it needs no more of its memory. */
+        if (r->pull && r->arrived)
+            pull_ended(r);
+        r->ending = true;
+        return r->queue_count ? 0 : -ECANCELED;
     case MOVE_TAKE_BACK:
     case MOVE_FORGET:
+    case MOVE_SWITCH:
+    case MOVE_RETRY:
     case MOVE_NO_ORDER:
         break;
     }
     return 0;
+}
+
+/* What was said last must not be lost to a reset for the sake of what is not read any more. */
+static int end(struct receiving *r)
+{
+    struct wire *wire = r->arrived ? find(r, r->engine.conn) : NULL;
+    if (wire && !wire->link.mid_section)
+        link_linger(&wire->link, LINGER_NS);
+    return -ECANCELED;
 }
 
 static int run_once(struct receiving *r)
@@ -516,14 +697,16 @@ static int run_once(struct receiving *r)
         r->queue_count--;
         q.event.why = q.why.code ? &q.why : NULL;
         deliver(r, &q.event);
-        return 0;
+        return r->ending && r->queue_count == 0 ? end(r) : 0;
     }
-    struct pollfd fds[2 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
+    struct pollfd fds[3 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
                                          { .fd = r->listen_fd, .events = POLLIN } };
     uint64_t now = clock_now_ns();
     for (unsigned i = 0; i < CONNS_MAX; i++)
         fds[2 + i] =
             (struct pollfd){ .fd = r->wire[i].conn ? r->wire[i].link.fd : -1, .events = POLLIN };
+    fds[2 + CONNS_MAX] =
+        (struct pollfd){ .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN };
     if (poll(fds, ARRAY_LEN(fds), wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
@@ -533,6 +716,8 @@ static int run_once(struct receiving *r)
             receive(r, &r->wire[i]);
     if (fds[1].revents)
         accept_one(r);
+    if (fds[2 + CONNS_MAX].revents && r->pull && r->queue_count == 0)
+        on_pull(r);
     now = clock_now_ns();
     drop_silent(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
@@ -561,7 +746,9 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
         if (r->queue_count > 0)
             continue;
         if (r->engine.state == TARGET_ACTIVE && !told) {
-            r->env->hooks.arrived(r->env->hooks.ctx);
+            r->arrived_ns = clock_now_ns();
+            if (!r->ending)
+                r->env->hooks.arrived(r->env->hooks.ctx);
             told = true;
         }
         if (r->engine.state == TARGET_ACTIVE &&

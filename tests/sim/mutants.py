@@ -110,8 +110,6 @@ MUTANTS = [
      "        target_send_activated(c);\n        break;"),
     ("target-is-adopted-by-half", "target_commit.c",
      "    if (c->t->post_copy)\n        return TARGET_REFUSE;\n", ""),
-    ("target-takes-two-lanes", "target_pull.c",
-     "!t->conn || t->lane)", "0)"),
     ("target-forgets-to-say-pulled-again", "target_commit.c",
      "        if (t->post_copy)\n            target_send_pulled(c);", ""),
     ("target-never-stalls", "target.c",

@@ -194,8 +194,9 @@ void world_ask(struct world *w, uint64_t set)
 /* The guest at the target reads a page, if it can; else it waits for it, and other vCPUs go on. */
 void world_touch(struct world *w)
 {
-    if (!w->target_runs || !(w->absent & ~w->wanted))
+    if (!w->target_runs || !(w->absent & ~w->wanted) || w->touches == 0)
         return;
+    w->touches--;
     uint64_t page = UINT64_C(1) << world_random(w, GUEST_PAGES);
     if (page & w->absent & ~w->wanted)
         world_ask(w, page);

@@ -117,6 +117,7 @@ static enum outcome judge_target_holds(struct world *w)
         return OUTCOME_DIED_AT_SOURCE; /* the copy may be stale */
     if (w->target.post_copy) {
         world_target(w, &(struct target_event){ .kind = TARGET_ADOPT });
+        world_play(w, w->now_ns + 10 * CLOCK_SECOND);
         return w->target_runs ? broken(w, "half a guest was adopted") : OUTCOME_LOST;
     }
     if (w->host[SIDE_SOURCE].alive)

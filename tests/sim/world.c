@@ -668,6 +668,7 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     w->now_ns = CLOCK_SECOND;
     w->source_has = w->source_runs = w->listening = true;
     w->version = 1;
+    w->touches = 12;
     for (int side = 0; side < SIDES; side++)
         w->host[side] = (struct host){ .alive = true, .life = 1, .timer_ns = CLOCK_NEVER };
     w->host[SIDE_SOURCE].disk.record = RECORD_HERE;

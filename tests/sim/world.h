@@ -181,6 +181,7 @@ struct world {
     uint32_t told_conn;
     unsigned pushing; /* link + 1 */
     bool abandoned;
+    unsigned touches; /* left: most of its memory a guest never asks for */
     uint64_t withdraw_ns, failed_ns,
         trouble_ns;               /* when that began, ended, and the last fault's end */
     bool stopped_telling, person; /* CANCEL while withdrawing; TAKE_BACK */
