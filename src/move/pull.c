@@ -252,6 +252,7 @@ static void *fault_thread(void *arg)
 {
     struct pull *pull = arg;
     int slot = meter_thread_enter(pull->meter, BILL_CPU_MOVER);
+    urgent_thread();
     uint64_t spin_until = 0;
     for (;;) {
         if (work(pull))

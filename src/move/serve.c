@@ -54,6 +54,7 @@ static void *answering_thread(void *arg)
     struct serve *serve = arg;
     struct err err = { 0 };
     int slot = meter_thread_enter(serve->meter, BILL_CPU_MOVER), rc = 0;
+    urgent_thread();
     while (!rc) {
         uint8_t request[URGENT_REQUEST_BYTES];
         rc = link_recv(&serve->lane.link, request, sizeof(request), &err);

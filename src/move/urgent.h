@@ -19,6 +19,10 @@
 int urgent_connect(struct wire *lane, const char *address, const uint8_t token[MOVE_TOKEN_BYTES],
                    int cancel_fd, uint64_t stall_limit_ns, struct err *err) MUST_CHECK;
 
+/* For the threads of the lane: to be run before others, where the process may ask for that. They sleep nearly always,
+ * and while they wait for a processor so does a vCPU. */
+void urgent_thread(void);
+
 #define URGENT_REQUEST_BYTES 8
 #define URGENT_HEAD_BYTES 16
 #define URGENT_ZERO (UINT64_C(1) << 63)
