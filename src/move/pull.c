@@ -536,10 +536,12 @@ void pull_account(struct pull *pull, struct message_pulled *ret)
     (void)pthread_mutex_unlock(&pull->lock);
 }
 
-void pull_finish(struct pull *pull)
+void pull_finish(struct pull *pull, struct wire *ret_lane)
 {
     ASSERT(pull_left(pull) == 0);
     pull_abandon(pull);
+    *ret_lane = pull->lane;
+    pull->lane = WIRE_NONE;
 }
 
 void pull_abandon(struct pull *pull)

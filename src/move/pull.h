@@ -99,8 +99,9 @@ uint64_t pull_left(const struct pull *pull);
 void pull_stranded(struct pull *pull, bool stranded);
 void pull_account(struct pull *pull, struct message_pulled *ret);
 
-/* Nothing is missing any more: memory is as if it had always been here. */
-void pull_finish(struct pull *pull);
+/* Nothing is missing any more: memory is as if it had always been here. The lane is the caller's to close, once the
+ * source knows: before, it would take that for a loss. */
+void pull_finish(struct pull *pull, struct wire *ret_lane);
 /* The guest never ran here. */
 void pull_abandon(struct pull *pull);
 /* After either. */

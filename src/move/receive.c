@@ -62,6 +62,7 @@ struct receiving {
     struct pull *pull;  /* post-copy: from its list of missing pages until nothing is missing */
     uint32_t lane_conn; /* the move's connection that the urgent lane belongs to */
     struct message_pulled pulled;
+    struct wire spent_lane;         /* open until this move has ended */
     struct buf state;               /* device-state sections, heads and bodies */
     struct message_verdict verdict; /* of the check, while its event is delivered */
     struct message_activated activated;
@@ -379,7 +380,8 @@ static void pull_ended(struct receiving *r)
 {
     pull_account(r->pull, &r->pulled);
     if (r->pulled.missing == 0) {
-        pull_finish(r->pull);
+        wire_close(&r->spent_lane);
+        pull_finish(r->pull, &r->spent_lane);
         pull_free(r->pull);
         r->pull = NULL;
     } /* else it must outlive the guest: uffd.h */
@@ -774,7 +776,9 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
     struct receiving *r = calloc(1, sizeof(*r));
     if (!r)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot receive");
-    *r = (struct receiving){ .env = env, .host = host, .listen_fd = listen_fd };
+    *r = (struct receiving){
+        .env = env, .host = host, .listen_fd = listen_fd, .spent_lane = WIRE_NONE
+    };
     for (unsigned i = 0; i < CONNS_MAX; i++)
         r->wire[i] = WIRE_NONE;
     int rc;
@@ -787,6 +791,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
         }
         for (unsigned i = 0; i < CONNS_MAX; i++)
             wire_close(&r->wire[i]);
+        wire_close(&r->spent_lane);
     } while (rc && !once && err->code != ECANCELED);
     arrival_free(r->arrival);
     buf_free(&r->state);
