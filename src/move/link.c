@@ -173,6 +173,18 @@ int link_send(struct link *link, const void *bytes, size_t len, struct err *err)
     return 0;
 }
 
+int link_send_some(struct link *link, const void *bytes, size_t len, size_t *ret_sent,
+                   struct err *err)
+{
+    ssize_t n = write(link->fd, bytes, len);
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        return explain(link, -errno, "sending", err);
+    *ret_sent = n > 0 ? (size_t)n : 0;
+    link->sent_bytes += *ret_sent;
+    link->mid_section = *ret_sent < len;
+    return 0;
+}
+
 int link_recvv(struct link *link, struct iovec *iov, int count, struct err *err)
 {
     while (count > 0) {

@@ -39,6 +39,9 @@ void link_close(struct link *link);
 
 /* All of it, or -ECANCELED, -ETIMEDOUT (stalled), -EPIPE/-ECONNRESET/... with the reason in err. */
 int link_send(struct link *link, const void *bytes, size_t len, struct err *err) MUST_CHECK;
+/* As much of it as goes without waiting; *ret_sent may be 0. Until all of it is sent, nothing else may be. */
+int link_send_some(struct link *link, const void *bytes, size_t len, size_t *ret_sent,
+                   struct err *err) MUST_CHECK;
 int link_recv(struct link *link, void *bytes, size_t len, struct err *err) MUST_CHECK;
 
 /* As link_recv(), scattered; the array is changed. */

@@ -56,7 +56,9 @@ struct migration {
     bool tracking, sending_round, end_round, last_round, paused;
     struct serve *serve; /* post-copy: NULL until it is decided */
     uint64_t visited;    /* pages the first round came to */
-    bool pushing, stranded;
+    bool pushing;
+    const uint8_t *push_at; /* of the section being pushed */
+    size_t push_left;
     char target[512]; /* request->target, or where a person says it is now */
     bool end_now;     /* this process is ending, whatever the state */
     uint64_t round_began_ns, progress_told_ns;
@@ -86,6 +88,7 @@ static void enqueue_why(struct migration *m, enum source_event_kind kind, const 
 static void close_wire(struct migration *m)
 {
     m->pushing = false;
+    m->push_left = 0;
     if (m->serve)
         serve_close(m->serve);
     wire_close(&m->wire);
@@ -336,34 +339,49 @@ static void do_open_urgent(struct migration *m)
         connection_failed(m, rc == -EBADMSG ? -ECONNRESET : rc, &err);
 }
 
-/* Pushes one section; what is asked for goes its own way meanwhile. */
+/* Pushes as much as the connection takes, and never waits for it: what the target says in between may be that it
+ * needs no more. */
 static void continue_push(struct migration *m)
 {
-    const uint8_t *bytes;
-    size_t len;
     struct err err;
+    size_t sent;
 
-    serve_next(m->serve, &bytes, &len);
-    if (len == 0) {
-        m->pushing = false;
-        return;
+    if (m->push_left == 0) {
+        serve_next(m->serve, &m->push_at, &m->push_left);
+        m->pushing = m->push_left > 0;
+        if (!m->pushing)
+            return;
     }
-    int rc = wire_send(&m->wire, bytes, len, &err);
+    int rc = link_send_some(&m->wire.link, m->push_at, m->push_left, &sent, &err);
     if (rc) {
         connection_failed(m, rc, &err);
         return;
     }
+    m->push_at += sent;
+    m->push_left -= sent;
     m->progress.bytes = m->wire.link.sent_bytes;
     uint64_t now = clock_now_ns();
-    if (now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
+    if (sent && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
         uint64_t left = serve_left(m->serve);
         m->progress_told_ns = now;
-        m->progress.pages_sent += MIN(m->progress.pages_left, m->progress.pages_left - left);
+        m->progress.pages_sent += m->progress.pages_left - MIN(left, m->progress.pages_left);
         m->progress.pages_left = left;
         meter_span_tick(&m->span);
         move_progress_report(m->env, &m->progress, BILL_PULLING);
         (void)enqueue(m, SOURCE_PROGRESS);
     }
+}
+
+/* So that a last word can be said: but the guest's owner waits for this process to end. */
+static void finish_section(struct migration *m)
+{
+    struct err err;
+    if (m->push_left == 0 || m->wire.link.fd < 0)
+        return;
+    m->wire.link.until_ns = clock_now_ns() + CLOCK_SECOND;
+    if (link_send(&m->wire.link, m->push_at, m->push_left, &err) == 0)
+        m->push_left = 0;
+    m->pushing = false;
 }
 
 /* The lane's thread has ended by itself: with the lane goes the connection. */
@@ -655,6 +673,8 @@ static void take_order(struct migration *m)
     switch (m->env->hooks.order(m->env->hooks.ctx)) {
     case MOVE_END_NOW:
         m->end_now = true;
+        if (m->engine.state == SOURCE_SERVING)
+            finish_section(m);
         (void)enqueue(m, m->engine.state == SOURCE_SERVING ? SOURCE_FORGET : SOURCE_CANCEL);
         break;
     case MOVE_SWITCH:
@@ -695,7 +715,7 @@ static void take_order(struct migration *m)
 static int wait_ms(const struct migration *m)
 {
     uint64_t now = clock_now_ns();
-    if (m->sending_round || m->pushing || m->timer_ns <= now)
+    if (m->sending_round || m->timer_ns <= now)
         return 0;
     if (m->timer_ns == CLOCK_NEVER)
         return -1;
@@ -712,16 +732,17 @@ static void run_once(struct migration *m)
         deliver(m, &q.event);
         return;
     }
-    struct pollfd fds[4] = { { .fd = m->env->cancel_fd, .events = POLLIN },
-                             { .fd = m->wire.link.fd, .events = POLLIN },
-                             { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1,
-                               .events = POLLIN },
-                             { .fd = m->env->nudge_fd, .events = POLLIN } };
+    struct pollfd fds[4] = {
+        { .fd = m->env->cancel_fd, .events = POLLIN },
+        { .fd = m->wire.link.fd, .events = m->pushing ? POLLIN | POLLOUT : POLLIN },
+        { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
+        { .fd = m->env->nudge_fd, .events = POLLIN }
+    };
     if (poll(fds, 4, wait_ms(m)) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
     if (fds[0].revents || fds[3].revents)
         take_order(m);
-    else if (fds[1].revents)
+    else if (fds[1].revents & ~POLLOUT)
         receive(m);
     else if (fds[2].revents)
         lane_lost(m);
@@ -730,7 +751,7 @@ static void run_once(struct migration *m)
         (void)enqueue(m, SOURCE_TICK);
     } else if (m->sending_round)
         continue_round(m);
-    else if (m->pushing)
+    else if (fds[1].revents & POLLOUT)
         continue_push(m);
 }
 

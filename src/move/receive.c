@@ -34,6 +34,7 @@
 #define NEWCOMER_READ_NS \
     CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
 #define LINGER_NS CLOCK_SECOND
+#define LANE_GRACE_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
 #define STATE_BYTES_MAX \
     (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
@@ -59,8 +60,9 @@ struct receiving {
     uint64_t timer_ns;
 
     struct arrival *arrival;
-    struct pull *pull;  /* post-copy: from its list of missing pages until nothing is missing */
-    uint32_t lane_conn; /* the move's connection that the urgent lane belongs to */
+    struct pull *pull;     /* post-copy: from its list of missing pages until nothing is missing */
+    uint64_t lane_lost_ns; /* since when that connection has been without it; 0 = it is there */
+    uint32_t lane_conn;    /* the move's connection that the urgent lane belongs to */
     struct message_pulled pulled;
     struct wire spent_lane;         /* open until this move has ended */
     struct buf state;               /* device-state sections, heads and bodies */
@@ -308,6 +310,7 @@ static void take_lane(struct receiving *r, uint32_t conn)
     struct pull *pull = pull_of(r);
     struct err err = { 0 };
     r->lane_conn = r->engine.conn;
+    r->lane_lost_ns = 0;
     if (find(r, r->lane_conn))
         link_keep_short(&find(r, r->lane_conn)->link);
     if (!wire)
@@ -405,11 +408,22 @@ static void on_pull(struct receiving *r)
             enqueue_why(r, TARGET_FAULT, 0, &err);
     } else if (pulling && pull_left(r->pull) == 0) {
         pull_ended(r);
-    } else if (r->pull->lane_lost && wire) {
-        struct err err;
-        (void)err_set(&err, ERR_PEER, ECONNRESET, "the urgent lane is lost");
-        connection_failed(r, wire, -ECONNRESET, &err);
+    } else if (r->pull->lane_lost && wire && !r->lane_lost_ns) {
+        r->lane_lost_ns = clock_now_ns();
     }
+}
+
+/* The source closes both; what it said last on the other one says more than this, if it still comes. */
+static void give_up_lane(struct receiving *r, uint64_t now)
+{
+    struct wire *wire = find(r, r->lane_conn);
+    struct err err;
+    if (!r->lane_lost_ns || (wire && now - r->lane_lost_ns < LANE_GRACE_NS))
+        return;
+    r->lane_lost_ns = 0;
+    (void)err_set(&err, ERR_PEER, ECONNRESET, "the urgent lane is lost");
+    if (wire)
+        connection_failed(r, wire, -ECONNRESET, &err);
 }
 
 static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
@@ -643,6 +657,8 @@ static int wait_ms(const struct receiving *r, uint64_t now)
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (r->wire[i].conn && r->wire[i].conn != r->engine.conn)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
+    if (r->lane_lost_ns)
+        until = MIN(until, r->lane_lost_ns + LANE_GRACE_NS);
     if (r->engine.state == TARGET_ACTIVE)
         until = MIN(until, r->arrived_ns + ANSWER_LIMIT_NS);
     else if (r->engine.state == TARGET_GONE)
@@ -722,6 +738,7 @@ static int run_once(struct receiving *r)
         on_pull(r);
     now = clock_now_ns();
     drop_silent(r, now);
+    give_up_lane(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
         r->timer_ns = CLOCK_NEVER;
         (void)enqueue(r, TARGET_TICK, 0);

@@ -24,7 +24,6 @@ static bool take_page(struct serve *serve, uint64_t page)
 static int answer(struct serve *serve, uint64_t page, struct err *err)
 {
     uint8_t reply[URGENT_HEAD_BYTES + PAGE_BYTES];
-    bool again = page < serve->first_time;
     if (page >= serve->mem->pages)
         return err_set(err, ERR_PEER, EBADMSG, "the target asks for page %llu of %llu",
                        (unsigned long long)page, (unsigned long long)serve->mem->pages);
@@ -34,7 +33,7 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
         return 0;
     }
     const uint8_t *bytes = mem_page(serve->mem, page);
-    bool zero = page_source_is_zero(bytes);
+    bool zero = page_source_is_zero(bytes), again = serve->again[page / 64] >> (page % 64) & 1;
     if (!zero)
         memcpy(reply + URGENT_HEAD_BYTES, bytes, PAGE_BYTES);
     uint64_t word = page | (zero ? URGENT_ZERO : 0);
@@ -78,11 +77,12 @@ int serve_init(struct serve *serve, struct mem *mem, struct meter *meter)
                              .words = mem->pages / 64,
                              .unsent = calloc(mem->pages / 64, sizeof(uint64_t)),
                              .told = calloc(mem->pages / 64, sizeof(uint64_t)),
+                             .again = calloc(mem->pages / 64, sizeof(uint64_t)),
                              .lane = WIRE_NONE,
                              .stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
                              .lost_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
                              .section = malloc(SECTION_ROOM) };
-    if (serve->unsent && serve->told && serve->section && serve->stop_fd >= 0 &&
+    if (serve->unsent && serve->told && serve->again && serve->section && serve->stop_fd >= 0 &&
         serve->lost_fd >= 0)
         return 0;
     serve_fini(serve);
@@ -96,9 +96,10 @@ void serve_fini(struct serve *serve)
     fd_close(&serve->lost_fd);
     free(serve->unsent);
     free(serve->told);
+    free(serve->again);
     free(serve->section);
     serve->unsent = NULL;
-    serve->told = NULL;
+    serve->told = serve->again = NULL;
     serve->section = NULL;
 }
 
@@ -195,7 +196,7 @@ struct making {
 static void add_page(struct serve *serve, struct making *making, uint64_t page)
 {
     const uint8_t *from = mem_page(serve->mem, page);
-    bool zero = page_source_is_zero(from), again = page < serve->first_time;
+    bool zero = page_source_is_zero(from), again = serve->again[page / 64] >> (page % 64) & 1;
     uint32_t kind = zero ? PAGES_ZERO : PAGES_DATA;
     struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
 

@@ -30,7 +30,7 @@ struct serve {
     struct meter *meter;
     uint64_t words;
     _Atomic(uint64_t) *unsent; /* one bit a page index */
-    uint64_t first_time;       /* pages from here on were in no round before */
+    uint64_t *again; /* pages that were sent before: in a round, or on a connection that was lost */
 
     uint64_t *told; /* what the target says it lacks, while its list comes in */
     uint64_t told_next, told_pages;

@@ -27,7 +27,6 @@ int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
     CLEANUP_FREE uint64_t *set = calloc(serve->words, sizeof(*set));
     if (!set)
         return -ENOMEM;
-    serve->first_time = visited;
     int rc = add_touched(serve, visited, set);
     if (rc)
         return rc;
@@ -39,6 +38,7 @@ int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
                            : visited <= w * 64     ? 0
                                                    : (UINT64_C(1) << (visited % 64)) - 1;
         set[w] = dirty->pending[w] & (set[w] | came_to);
+        serve->again[w] = came_to;
     }
     *ret_pages = absent_put(out, set, serve->mem->pages);
     serve_set(serve, set);
@@ -75,6 +75,8 @@ int serve_use_told(struct serve *serve, uint64_t pages, struct err *err)
     if (pages != serve->told_pages)
         return err_set(err, ERR_PEER, EBADMSG, "%llu pages are missing, and %llu were named",
                        (unsigned long long)pages, (unsigned long long)serve->told_pages);
+    for (uint64_t w = 0; w < serve->words; w++) /* what was on its way, and did not arrive */
+        serve->again[w] |= serve->told[w] & ~atomic_load(&serve->unsent[w]);
     serve_set(serve, serve->told);
     return 0;
 }
