@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-SCHEMA_DEFINE(message_hello, 1, MESSAGE_HELLO_FIELDS)
+SCHEMA_DEFINE(message_hello, 2, MESSAGE_HELLO_FIELDS)
 SCHEMA_DEFINE(message_reason, 1, MESSAGE_REASON_FIELDS)
 SCHEMA_DEFINE(message_verdict, 1, MESSAGE_VERDICT_FIELDS)
 SCHEMA_DEFINE(message_reserve, 1, MESSAGE_RESERVE_FIELDS)
@@ -21,6 +21,9 @@ SCHEMA_DEFINE(message_abort, 1, MESSAGE_ABORT_FIELDS)
 SCHEMA_DEFINE(message_resolve, 1, MESSAGE_RESOLVE_FIELDS)
 SCHEMA_DEFINE(message_status, 1, MESSAGE_STATUS_FIELDS)
 SCHEMA_DEFINE(message_settled, 1, MESSAGE_SETTLED_FIELDS)
+SCHEMA_DEFINE(message_fact, 1, MESSAGE_FACT_FIELDS)
+SCHEMA_DEFINE(message_facts, 1, MESSAGE_FACTS_FIELDS)
+SCHEMA_DEFINE(message_probe, 1, MESSAGE_PROBE_FIELDS)
 SCHEMA_DEFINE(message_lane, 1, MESSAGE_LANE_FIELDS)
 SCHEMA_DEFINE(message_pull, 1, MESSAGE_PULL_FIELDS)
 SCHEMA_DEFINE(message_pulled, 1, MESSAGE_PULLED_FIELDS)
@@ -39,6 +42,7 @@ static const struct kind {
     { &message_committed_schema, "committed" }, { &message_activated_schema, "activated" },
     { &message_abort_schema, "abort" },         { &message_resolve_schema, "resolve" },
     { &message_status_schema, "status" },       { &message_settled_schema, "settled" },
+    { &message_facts_schema, "facts" },         { &message_probe_schema, "probe" },
     { &message_lane_schema, "lane" },           { &message_pull_schema, "pull" },
     { &message_pulled_schema, "pulled" },
 };
@@ -165,6 +169,8 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "pages", m->hello.pages, err);
         if (m->hello.paused > 1)
             return refuse(m, "paused", m->hello.paused, err);
+        if (m->hello.check > 1)
+            return refuse(m, "check", m->hello.check, err);
         return 0;
     case MESSAGE_VERDICT:
         if (m->verdict.ok > 1)
@@ -174,6 +180,11 @@ static int check_numbers(const struct message *m, struct err *err)
         for (uint32_t i = 0; i < m->verdict.reason_count; i++)
             if (!reason_exists(m->verdict.reason[i].code))
                 return refuse(m, "reason", m->verdict.reason[i].code, err);
+        return 0;
+    case MESSAGE_FACTS:
+        for (uint32_t i = 0; i < m->facts.fact_count; i++)
+            if (m->facts.fact[i].ok > 1)
+                return refuse(m, "ok", m->facts.fact[i].ok, err);
         return 0;
     case MESSAGE_ROUND:
         if (m->round.last >= ROUND_KIND_MAX)
@@ -259,6 +270,7 @@ const char *move_reason_name(uint32_t reason)
         [REASON_OPERATOR] = "operator",
         [REASON_SPLIT] = "split",
         [REASON_BUG] = "bug",
+        [REASON_GOAL] = "goal",
         [REASON_SOURCE_LOST] = "source-lost",
     };
     static_assert(ARRAY_LEN(names) == REASON_MAX, "one name a reason");

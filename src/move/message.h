@@ -35,6 +35,12 @@
  *     After a RESOLVE the target says what it lacks by now, and the urgent lane is opened again:
  *                                          <-------  STATUS, sections ABSENT, PULL
  *
+ *     A check (HELLO says so) moves nothing and leaves nothing: the target answers and goes on listening.
+ *       HELLO, sections MACHINE and CPUID  ------->
+ *                                          <-------  VERDICT, FACTS
+ *       sections PROBE, PROBE              ------->                     as often as the source likes
+ *                                          <-------  PROBE              all of that has come
+ *
  * Everything received is untrusted: message_decode() has checked every number that names something,
  * and that texts are printable; what a message means in a given state is source.c's and target.c's.
  */
@@ -69,6 +75,8 @@ enum message_type {
     MESSAGE_RESOLVE,
     MESSAGE_STATUS,
     MESSAGE_SETTLED,
+    MESSAGE_FACTS,
+    MESSAGE_PROBE,
     MESSAGE_LANE,
     MESSAGE_PULL,
     MESSAGE_PULLED,
@@ -115,6 +123,7 @@ enum move_reason {
     REASON_OPERATOR,    /* a person decided */
     REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
     REASON_BUG,         /* the pump broke its contract */
+    REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
     REASON_SOURCE_LOST, /* post-copy: the guest's memory that was still at the source is lost */
     REASON_MAX
 };
@@ -155,7 +164,9 @@ enum move_round {
     F(T, u8, paused)        /* by its user: it arrives paused */     \
     F(T, text, name, 64)    /* the machine's */                      \
     F(T, text, source, 64)  /* the source host's name, for people */ \
-    F(T, text, version, 64) /* of the source's godwit, for people */
+    F(T, text, version, 64) /* of the source's godwit, for people */ \
+    F(T, since, 2)                                                   \
+    F(T, u8, check) /* 1: would it fit? Nothing is to be moved */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
 #define MESSAGE_REASON_FIELDS(F, T)                                           \
@@ -246,6 +257,21 @@ SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 #define MESSAGE_SETTLED_FIELDS(F, T) F(T, u8s, token, MOVE_TOKEN_BYTES)
 SCHEMA_STRUCT(message_settled, MESSAGE_SETTLED_FIELDS);
 
+/* All that the target looked at for a verdict, what fits too. */
+#define MESSAGE_FACT_FIELDS(F, T)                  \
+    F(T, u8, ok)                                   \
+    F(T, text, fact, 64)  /* "cpu", "disk", ... */ \
+    F(T, text, text, 208) /* for people */
+SCHEMA_STRUCT(message_fact, MESSAGE_FACT_FIELDS);
+
+#define MOVE_FACTS_MAX 52
+#define MESSAGE_FACTS_FIELDS(F, T) F(T, list, fact, message_fact, MOVE_FACTS_MAX)
+SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
+
+#define MESSAGE_PROBE_FIELDS(F, T) \
+    F(T, u32, number)              \
+    F(T, u64, bytes) /* of PROBE sections since the last one */
+SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
 #define MESSAGE_LANE_FIELDS(F, T)        \
     F(T, u8s, token, MOVE_TOKEN_BYTES)   \
     F(T, u32, kind) /* enum move_lane */ \
@@ -296,6 +322,8 @@ struct message {
         struct message_resolve resolve;
         struct message_status status;
         struct message_settled settled;
+        struct message_facts facts;
+        struct message_probe probe;
         struct message_lane lane;
         struct message_pull pull;
         struct message_pulled pulled;

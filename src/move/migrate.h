@@ -3,13 +3,15 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/policy.h"
 #include "move/source.h"
 
 struct migrate_request {
     const char *target; /* HOST:PORT */
-    const char *mode;   /* "pre-copy", "stop-copy" or "post-copy" */
+    const char *mode;   /* "auto", "pre-copy", "stop-copy" or "post-copy" */
     enum source_post_copy post_copy;
-    uint64_t max_downtime_ns, stall_limit_ns;
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     bool paused; /* the user paused the guest: it arrives paused */
 };
 

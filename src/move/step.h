@@ -77,8 +77,10 @@ enum move_action_kind {
                               * once -> URGENT_OPEN, or LOST of `conn` */
     ACTION_PUSH,             /* send what the target lacks on `conn`, each page once, near the last
                               * faults first -> PROGRESS... */
-    ACTION_PAUSE_GUEST,      /* vCPUs parked, devices quiescent -> PAUSED */
-    ACTION_SEND_STATE,       /* every device-state section -> STATE_SENT */
+    ACTION_THROTTLE,     /* `run_permille`: the writers keep this share of their writing, until the
+                              * next such action, PAUSE_GUEST, RESUME_GUEST or the end */
+    ACTION_PAUSE_GUEST,  /* vCPUs parked, devices quiescent -> PAUSED */
+    ACTION_SEND_STATE,   /* every device-state section -> STATE_SENT */
     ACTION_RESUME_GUEST, /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
                               * way or never asked for; give up rounds and state being sent; dirty
                               * tracking ends; the urgent lane is not answered any more */
@@ -109,7 +111,9 @@ struct move_action {
         struct {
             uint32_t number; /* from 1 */
             enum move_round kind;
+            uint64_t rate; /* at most so many bytes a second; 0 = as fast as it goes */
         } round;
+        uint32_t run_permille; /* 100 to 1000 */
         struct {
             uint8_t from, to;        /* states of the engine; equal: news within a state */
             enum move_stage stage;   /* of `to` */

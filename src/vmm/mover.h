@@ -11,11 +11,13 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/policy.h"
 #include "move/source.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
     MOVER_MIGRATE = 1,
+    MOVER_CHECK, /* would a migration do? Same parameters */
     MOVER_CHECKPOINT,
     MOVER_RECEIVE,
     MOVER_RESTORE,
@@ -27,7 +29,8 @@ struct mover_request {
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
     enum source_post_copy post_copy;
-    uint64_t max_downtime_ns, stall_limit_ns;
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };
 

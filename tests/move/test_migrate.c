@@ -424,13 +424,15 @@ static struct result move_with(struct relay relay, const char *mode, int source_
 
     char address[64];
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
-    struct migrate_request request = {
-        .target = address,
-        .mode = strcmp(mode, "allow") ? mode : "pre-copy",
-        .post_copy = strcmp(mode, "allow") ? SOURCE_POST_COPY_NEVER : SOURCE_POST_COPY_ALLOW,
-        .max_downtime_ns = strcmp(mode, "allow") ? 300 * CLOCK_MSEC : 1,
-        .stall_limit_ns = 300 * CLOCK_MSEC
-    };
+    bool allow = strcmp(mode, "allow") == 0;
+    struct migrate_request request = { .target = address,
+                                       .mode = allow ? "auto" : mode,
+                                       .post_copy =
+                                           allow ? SOURCE_POST_COPY_ALLOW : SOURCE_POST_COPY_NEVER,
+                                       .policy = policy_limits_default(),
+                                       .stall_limit_ns = 300 * CLOCK_MSEC };
+    if (allow)
+        request.policy.max_downtime_ns = 1;
     result.source_rc =
         migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
@@ -632,7 +634,7 @@ static void nobody_listens(void **unused)
     start_guest(&source);
     struct migrate_request request = { .target = "127.0.0.1:1",
                                        .mode = "pre-copy",
-                                       .max_downtime_ns = CLOCK_MSEC,
+                                       .policy = policy_limits_default(),
                                        .stall_limit_ns = CLOCK_SECOND };
     assert_int_equal(migrate_run(&source.env, &request, bill, &outcome, &err), -ECONNREFUSED);
     assert_int_equal(outcome, MIGRATE_STAYED);

@@ -679,6 +679,7 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     config.post_copy = schedule->post_copy;
     if (config.post_copy == SOURCE_POST_COPY_ALLOW)
         config.policy.max_downtime_ns = 1; /* never met */
+    config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
     config.hello.pages = w->left_pages = 4096;
     snprintf(config.hello.name, sizeof(config.hello.name), "guest");
     source_init(&w->source, &config);

@@ -410,7 +410,8 @@ static void test_switch_when_the_goal_is_missed(void **state)
     for (int allowed = 0; allowed < 2; allowed++) {
         reach(SOURCE_COPYING);
         source.config.post_copy = allowed ? SOURCE_POST_COPY_ALLOW : SOURCE_POST_COPY_NEVER;
-        source.policy.limits.max_rounds = 1;
+        source.policy.limits.max_time_ns = 1;
+        source.policy.limits.allow_switch = allowed;
         source.policy.limits.max_downtime_ns = 1;
         struct source_event sent_event = event_of(SOURCE_ROUND_SENT, 0);
         sent_event.round.bytes = 4096;
