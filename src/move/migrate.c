@@ -10,17 +10,9 @@
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
-#include "move/migrate.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "mem/dirty.h"
-#include "move/pace.h"
-#include "move/page_source.h"
-#include "move/serve.h"
-#include "move/slowing.h"
-#include "move/source.h"
-#include "move/urgent.h"
-#include "move/wire.h"
+#include "move/migrate_impl.h"
 #include "state/pages.h"
 
 #include <errno.h>
@@ -35,53 +27,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define QUEUE_MAX 32
-#define PROGRESS_EVERY_NS (100 * CLOCK_MSEC)
 #define PAUSE_VCPU_NS (CLOCK_MSEC / 20) /* saving and loading one, in the pause */
-
-struct queued {
-    struct source_event event;
-    struct err why;
-};
-
-struct migration {
-    const struct move_env *env;
-    const struct migrate_request *request;
-    struct bill *bill;
-    struct source engine;
-    struct move_actions actions;
-    struct wire wire;
-    struct message incoming;
-
-    struct queued queue[QUEUE_MAX];
-    unsigned queue_first, queue_count;
-    uint64_t timer_ns;
-
-    struct dirty dirty;
-    struct page_source pages;
-    struct round_set set; /* clark05 */
-    struct slowing slowing;
-    struct pace pace;
-    uint64_t send_ns; /* of this round, in the connection's hands */
-    uint32_t decided; /* decisions of the engine that are in the bill */
-    bool tracking, sending_round, end_round, last_round, paused;
-    struct serve *serve; /* post-copy: NULL until it is decided */
-    uint64_t visited;    /* pages the first round came to */
-    bool pushing;
-    const uint8_t *push_at; /* of the section being pushed */
-    size_t push_left;
-    char target[512]; /* request->target, or where a person says it is now */
-    bool end_now;     /* this process is ending, whatever the state */
-    uint64_t round_began_ns, progress_told_ns;
-    struct move_progress progress;
-    struct meter_span span;
-    bool measured; /* `here` is what this monitor spent */
-    struct bill_side here;
-};
 
 /* ------------------------------------------------------------------------------------------- events */
 
-static struct queued *enqueue(struct migration *m, enum source_event_kind kind)
+struct queued *migrate_enqueue(struct migration *m, enum source_event_kind kind)
 {
     ASSERT(m->queue_count < QUEUE_MAX);
     struct queued *q = &m->queue[(m->queue_first + m->queue_count++) % QUEUE_MAX];
@@ -89,9 +39,9 @@ static struct queued *enqueue(struct migration *m, enum source_event_kind kind)
     return q;
 }
 
-static void enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
+void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
 {
-    struct queued *q = enqueue(m, kind);
+    struct queued *q = migrate_enqueue(m, kind);
     q->why = *why;
 }
 
@@ -106,20 +56,20 @@ static void close_wire(struct migration *m)
 }
 
 /* A failure on the connection: what it means depends on whether an order interrupted it. */
-static void connection_failed(struct migration *m, int rc, const struct err *err)
+void migrate_connection_failed(struct migration *m, int rc, const struct err *err)
 {
     m->sending_round = m->pushing = false;
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
-    enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+    migrate_enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
     if (!wire_is_bad_bytes(rc))
         close_wire(m); /* after a loss the engine asks for nothing more on it */
 }
 
-static void host_failed(struct migration *m, const struct err *err)
+void migrate_host_failed(struct migration *m, const struct err *err)
 {
     m->sending_round = false;
-    enqueue_why(m, SOURCE_FAULT, err);
+    migrate_enqueue_why(m, SOURCE_FAULT, err);
 }
 
 /* Ends the span the bill is about: at the end of the move's first connection, while the kernel still knows
@@ -133,13 +83,13 @@ static void measure(struct migration *m)
 
 /* ------------------------------------------------------------------------------------ actions: sending */
 
-static void send_bytes(struct migration *m, const void *bytes, size_t len,
-                       enum bill_bytes_kind kind)
+void migrate_send_bytes(struct migration *m, const void *bytes, size_t len,
+                        enum bill_bytes_kind kind)
 {
     struct err err;
     int rc = wire_send(&m->wire, bytes, len, &err);
     if (rc)
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
     else
         bill_bytes(m->bill, kind, len);
 }
@@ -153,7 +103,7 @@ static void send_message(struct migration *m, uint32_t conn, const struct messag
     int rc = wire_send_message(&m->wire, message, &err);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, m->wire.link.sent_bytes - before);
     if (rc)
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
 }
 
 static void send_description(struct migration *m)
@@ -164,10 +114,10 @@ static void send_description(struct migration *m)
     if (out.broken) {
         struct err err;
         (void)err_errno(&err, ERR_HOST, ENOMEM, "cannot describe the machine");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
-    send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
+    migrate_send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
 }
 
 static bool fixed_rounds(const struct migration *m)
@@ -202,33 +152,6 @@ static int begin_round(struct migration *m, uint32_t number)
     return rc;
 }
 
-/* Post-copy: says which pages the target lacks, and keeps them. */
-static void send_absent(struct migration *m)
-{
-    CLEANUP_BUF struct buf out = { 0 };
-    struct err err;
-    uint64_t pages, untouched, left, began = clock_now_ns();
-    bill_downtime(m->bill, BILL_LAST_PAGES, began);
-    int rc = m->tracking ? dirty_fetch(&m->dirty, &left) : 0;
-    if (!rc)
-        rc = serve_list(m->serve, m->tracking ? &m->dirty : NULL, m->visited, &out, &pages,
-                        &untouched);
-    if (rc) {
-        (void)err_errno(&err, ERR_HOST, -rc, "cannot list what the target lacks");
-        host_failed(m, &err);
-        return;
-    }
-    unsigned queued = m->queue_count;
-    bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, untouched);
-    send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
-    m->progress.pages_left = pages;
-    if (m->queue_count != queued || m->wire.link.mid_section)
-        return;
-    struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = pages;
-    q->event.round.bytes = out.len;
-}
-
 static void send_round(struct migration *m, uint32_t number, bool last, uint64_t rate)
 {
     struct err err;
@@ -241,7 +164,7 @@ static void send_round(struct migration *m, uint32_t number, bool last, uint64_t
     int rc = begin_round(m, number);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     m->sending_round = true;
@@ -274,7 +197,7 @@ static void end_round(struct migration *m)
     if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
         struct err err;
         (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
@@ -297,7 +220,7 @@ static void end_round(struct migration *m)
     bill_round(m->bill, &round);
     m->progress.pages_left = left;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
-    struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
+    struct queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
     q->event.round.pages = n->data + n->zero;
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
@@ -322,7 +245,7 @@ static void continue_round(struct migration *m)
     int rc = page_source_fill(&m->pages, &bytes, &len);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     if (len == 0) {
@@ -332,7 +255,7 @@ static void continue_round(struct migration *m)
     uint64_t began = clock_now_ns();
     rc = wire_send(&m->wire, bytes, len, &err);
     if (rc) {
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
         return;
     }
     uint64_t now = clock_now_ns();
@@ -346,135 +269,8 @@ static void continue_round(struct migration *m)
         m->progress_told_ns = now;
         meter_span_tick(&m->span);
         move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
-        (void)enqueue(m, SOURCE_PROGRESS);
+        (void)migrate_enqueue(m, SOURCE_PROGRESS);
     }
-}
-
-/* ------------------------------------------------------------------------------------ actions: post-copy */
-
-static int open_urgent(struct migration *m, struct err *err)
-{
-    struct machine *machine = m->env->machine;
-    struct wire lane;
-    if (!m->serve) {
-        m->serve = calloc(1, sizeof(*m->serve));
-        int rc = m->serve ? serve_init(m->serve, &machine->mem, m->env->meter) : -ENOMEM;
-        if (rc) {
-            free(m->serve);
-            m->serve = NULL;
-            return err_errno(err, ERR_HOST, -rc, "cannot prepare for post-copy");
-        }
-    }
-    int rc = urgent_connect(&lane, m->target, m->engine.config.hello.token, m->env->cancel_fd,
-                            m->request->stall_limit_ns, err);
-    if (!rc) {
-        rc = serve_open(m->serve, &lane);
-        if (rc)
-            return err_errno(err, ERR_HOST, -rc, "cannot answer the target's faults");
-    }
-    return rc;
-}
-
-static void do_open_urgent(struct migration *m)
-{
-    struct err err = { 0 };
-    int rc = open_urgent(m, &err);
-    if (!rc)
-        (void)enqueue(m, SOURCE_URGENT_OPEN);
-    else if (rc == -ECANCELED)
-        m->wire.link.mid_section = true; /* what was to follow does not: the order ends this */
-    else
-        connection_failed(m, rc == -EBADMSG ? -ECONNRESET : rc, &err);
-}
-
-/* Pushes as much as the connection takes, and never waits for it: what the target says in between may be that it
- * needs no more. */
-static void continue_push(struct migration *m)
-{
-    struct err err;
-    size_t sent;
-
-    if (m->push_left == 0) {
-        serve_next(m->serve, &m->push_at, &m->push_left);
-        m->pushing = m->push_left > 0;
-        if (!m->pushing)
-            return;
-    }
-    int rc = link_send_some(&m->wire.link, m->push_at, m->push_left, &sent, &err);
-    if (rc) {
-        connection_failed(m, rc, &err);
-        return;
-    }
-    m->push_at += sent;
-    m->push_left -= sent;
-    m->progress.bytes = m->wire.link.sent_bytes;
-    uint64_t now = clock_now_ns();
-    if (sent && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
-        uint64_t left = serve_left(m->serve);
-        m->progress_told_ns = now;
-        m->progress.pages_sent += m->progress.pages_left - MIN(left, m->progress.pages_left);
-        m->progress.pages_left = left;
-        meter_span_tick(&m->span);
-        move_progress_report(m->env, &m->progress, BILL_PULLING);
-        (void)enqueue(m, SOURCE_PROGRESS);
-    }
-}
-
-/* So that a last word can be said: but the guest's owner waits for this process to end. */
-static void finish_section(struct migration *m)
-{
-    struct err err;
-    if (m->push_left == 0 || m->wire.link.fd < 0)
-        return;
-    m->wire.link.until_ns = clock_now_ns() + CLOCK_SECOND;
-    if (link_send(&m->wire.link, m->push_at, m->push_left, &err) == 0)
-        m->push_left = 0;
-    m->pushing = false;
-}
-
-/* The lane's thread has ended by itself: with the lane goes the connection. */
-static void lane_lost(struct migration *m)
-{
-    struct err err = m->serve->lost;
-    log_event(LOG_WARN, "move.urgent", "%s", err.text);
-    connection_failed(m, -ECONNRESET, &err);
-}
-
-/* What was sent after the guest had gone. */
-static void bill_serving(struct migration *m)
-{
-    const struct serve *s = m->serve;
-    const struct serve_count *n = &s->pushed;
-    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
-    uint64_t data = s->answered_data, again = s->answered_data_again;
-    uint64_t zero = s->answered_zero + s->answered_zero_again;
-    bill_bytes(m->bill, BILL_BYTES_PAGE_DATA,
-               data_bytes - n->data_again * PAGE_BYTES + data * PAGE_BYTES);
-    bill_bytes(m->bill, BILL_BYTES_REPEATED, (n->data_again + again) * PAGE_BYTES);
-    bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
-    bill_bytes(m->bill, BILL_BYTES_PROTOCOL,
-               n->bytes - data_bytes - zero_bytes + (data + again + zero) * URGENT_HEAD_BYTES);
-    bill_pages(m->bill, BILL_PAGES_DATA, n->data - n->data_again + data);
-    bill_pages(m->bill, BILL_PAGES_ZERO, n->zero - n->zero_again + s->answered_zero);
-    bill_pages_again(m->bill, n->data_again + again + n->zero_again + s->answered_zero_again);
-    struct bill_faults faults = { .answered = data + again + zero,
-                                  .late = s->late,
-                                  .known = m->engine.state == SOURCE_DONE && !m->engine.reason };
-    const struct message_pulled *p = &m->engine.pulled;
-    faults.absent = p->absent;
-    faults.missing = p->missing;
-    faults.count = p->faults;
-    faults.requested = p->requested;
-    faults.pushed = p->pushed;
-    faults.duplicates = p->duplicates;
-    faults.interrupted = p->interrupted;
-    faults.stranded_ns = p->stranded_ns;
-    faults.p50_ns = p->p50_ns;
-    faults.p90_ns = p->p90_ns;
-    faults.p99_ns = p->p99_ns;
-    faults.max_ns = p->max_ns;
-    memcpy(faults.bucket, p->bucket, sizeof(faults.bucket));
-    bill_faults_set(m->bill, &faults);
 }
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
@@ -501,11 +297,11 @@ static void pause_guest(struct migration *m)
     bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
     if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
         bill_downtime_end(m->bill, clock_now_ns());
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     m->paused = true;
-    (void)enqueue(m, SOURCE_PAUSED);
+    (void)migrate_enqueue(m, SOURCE_PAUSED);
 }
 
 static void stop_tracking(struct migration *m)
@@ -539,14 +335,14 @@ static void send_state(struct migration *m)
     struct err err = { 0 };
     bill_downtime(m->bill, BILL_DEVICE_STATE, clock_now_ns());
     if (machine_save(m->env->machine, &out, &err)) {
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     unsigned queued = m->queue_count;
-    send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
+    migrate_send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
     bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (m->queue_count == queued && !m->wire.link.mid_section) {
-        struct queued *q = enqueue(m, SOURCE_STATE_SENT);
+        struct queued *q = migrate_enqueue(m, SOURCE_STATE_SENT);
         q->event.sections = 1 + m->env->machine->vcpus.count + m->env->machine->dev_count;
     }
 }
@@ -562,10 +358,10 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
-        (void)enqueue(m, SOURCE_RECORDED);
+        (void)migrate_enqueue(m, SOURCE_RECORDED);
         return;
     }
-    struct queued *q = enqueue(m, SOURCE_RECORD_FAILED);
+    struct queued *q = migrate_enqueue(m, SOURCE_RECORD_FAILED);
     q->why = err;
     q->event.record_unknown = unknown;
 }
@@ -582,9 +378,9 @@ static void connect_to(struct migration *m, uint32_t conn)
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
-        (void)enqueue(m, SOURCE_CONNECTED);
+        (void)migrate_enqueue(m, SOURCE_CONNECTED);
     else if (rc != -ECANCELED)
-        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+        migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
 }
 
 static void emit(struct migration *m, const struct move_action *action)
@@ -643,7 +439,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
         break;
     case ACTION_SEND_ROUND:
         if (action->round.kind == ROUND_ABSENT)
-            send_absent(m);
+            migrate_send_absent(m);
         else
             send_round(m, action->round.number, action->round.kind == ROUND_PAUSED,
                        action->round.rate);
@@ -652,7 +448,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
         m->end_round = true;
         break;
     case ACTION_OPEN_URGENT:
-        do_open_urgent(m);
+        migrate_open_urgent(m);
         break;
     case ACTION_PUSH:
         link_keep_short(&m->wire.link);
@@ -748,7 +544,7 @@ static void receive(struct migration *m)
     if (!rc && m->incoming.type == MESSAGE_PULL && m->serve)
         rc = serve_use_told(m->serve, m->incoming.pull.pages, &err);
     if (rc) {
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
         if (rc == -ECANCELED)
             m->wire.link.mid_section =
                 true; /* half a message was read: this connection is done for */
@@ -770,24 +566,24 @@ static void take_order(struct migration *m)
     case MOVE_END_NOW:
         m->end_now = true;
         if (m->engine.state == SOURCE_SERVING)
-            finish_section(m);
-        (void)enqueue(m, m->engine.state == SOURCE_SERVING ? SOURCE_FORGET : SOURCE_CANCEL);
+            migrate_finish_section(m);
+        (void)migrate_enqueue(m, m->engine.state == SOURCE_SERVING ? SOURCE_FORGET : SOURCE_CANCEL);
         break;
     case MOVE_SWITCH:
-        (void)enqueue(m, SOURCE_SWITCH);
+        (void)migrate_enqueue(m, SOURCE_SWITCH);
         break;
     case MOVE_RETRY:
         m->env->hooks.address(m->env->hooks.ctx, m->target, sizeof(m->target));
-        (void)enqueue(m, SOURCE_RETRY);
+        (void)migrate_enqueue(m, SOURCE_RETRY);
         break;
     case MOVE_CANCEL:
-        (void)enqueue(m, SOURCE_CANCEL);
+        (void)migrate_enqueue(m, SOURCE_CANCEL);
         break;
     case MOVE_TAKE_BACK:
-        (void)enqueue(m, SOURCE_TAKE_BACK);
+        (void)migrate_enqueue(m, SOURCE_TAKE_BACK);
         break;
     case MOVE_FORGET:
-        (void)enqueue(m, SOURCE_FORGET);
+        (void)migrate_enqueue(m, SOURCE_FORGET);
         break;
     case MOVE_ADOPT:
     case MOVE_DISCARD:
@@ -797,13 +593,13 @@ static void take_order(struct migration *m)
     if (m->wire.conn && m->wire.link.fd < 0) { /* it interrupted connecting */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
-        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+        migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
     } else if (
         m->wire.link
             .mid_section) { /* it interrupted a send: whatever follows, this connection is over */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
-        enqueue_why(m, SOURCE_LOST, &err);
+        migrate_enqueue_why(m, SOURCE_LOST, &err);
         close_wire(m);
     }
 }
@@ -842,14 +638,14 @@ static void run_once(struct migration *m)
     else if (fds[1].revents & ~POLLOUT)
         receive(m);
     else if (fds[2].revents)
-        lane_lost(m);
+        migrate_lane_lost(m);
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
-        (void)enqueue(m, SOURCE_TICK);
+        (void)migrate_enqueue(m, SOURCE_TICK);
     } else if (m->sending_round && clock_now_ns() >= m->pace.next_ns)
         continue_round(m);
     else if (fds[1].revents & POLLOUT)
-        continue_push(m);
+        migrate_push(m);
 }
 
 /* ------------------------------------------------------------------------------------ beginning and end */
@@ -909,7 +705,7 @@ static void finish_bill(struct migration *m)
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
     if (m->serve && engine->committed)
-        bill_serving(m);
+        migrate_bill_serving(m);
     if (engine->state != SOURCE_DONE || lost_there(engine))
         bill_fail(m->bill, &engine->err);
     enum migrate_outcome outcome = outcome_of(engine->state);
@@ -950,7 +746,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     bill_describe(bill, token, m->engine.config.hello.source, request->target);
     meter_span_begin(env->meter, &m->span);
 
-    (void)enqueue(m, SOURCE_START);
+    (void)migrate_enqueue(m, SOURCE_START);
     while (m->queue_count > 0 || (!source_state_ended(m->engine.state) && !m->end_now))
         run_once(m);
 

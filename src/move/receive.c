@@ -11,14 +11,10 @@
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
  * the source has settled or ANSWER_LIMIT_NS have passed.
  */
-#include "move/receive.h"
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "move/dryrun.h"
-#include "move/pull.h"
-#include "move/target.h"
-#include "move/wire.h"
+#include "move/receive_impl.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -29,53 +25,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNS_MAX 4
-#define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define NEWCOMER_READ_NS \
     CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
 #define LINGER_NS CLOCK_SECOND
-#define LANE_GRACE_NS CLOCK_SECOND
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
 #define STATE_BYTES_MAX \
     (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
-struct queued {
-    struct target_event event;
-    struct err why;
-};
-
-struct receiving {
-    const struct move_env *env;
-    const struct arrival_host *host;
-    int listen_fd;
-    struct target engine;
-    struct move_actions actions;
-    struct wire wire[CONNS_MAX];
-    uint32_t last_conn;
-    struct message incoming;
-
-    struct queued queue[QUEUE_MAX];
-    unsigned queue_first, queue_count;
-    uint64_t timer_ns;
-
-    struct arrival *arrival;
-    struct pull *pull;     /* post-copy: from its list of missing pages until nothing is missing */
-    uint64_t lane_lost_ns; /* since when that connection has been without it; 0 = it is there */
-    uint32_t lane_conn;    /* the move's connection that the urgent lane belongs to */
-    struct message_pulled pulled;
-    struct wire spent_lane;         /* open until this move has ended */
-    struct buf state;               /* device-state sections, heads and bodies */
-    struct message_verdict verdict; /* of the check, while its event is delivered */
-    struct message_activated activated;
-    bool claimed, arrived, ending;
-    uint64_t load_ns, record_ns, arrived_ns;
-    struct meter_span span;
-    char last_failure[sizeof(((struct err *)0)->text)];
-};
-
-static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, uint32_t conn)
+struct queued *receive_enqueue(struct receiving *r, enum target_event_kind kind, uint32_t conn)
 {
     ASSERT(r->queue_count < QUEUE_MAX);
     struct queued *q = &r->queue[(r->queue_first + r->queue_count++) % QUEUE_MAX];
@@ -83,10 +42,10 @@ static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, 
     return q;
 }
 
-static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
-                        const struct err *why)
+void receive_enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
+                         const struct err *why)
 {
-    struct queued *q = enqueue(r, kind, conn);
+    struct queued *q = receive_enqueue(r, kind, conn);
     q->why = *why;
 }
 
@@ -98,14 +57,15 @@ static void close_wire(struct receiving *r, struct wire *wire)
     wire_close(wire);
 }
 
-static void connection_failed(struct receiving *r, struct wire *wire, int rc, const struct err *err)
+void receive_connection_failed(struct receiving *r, struct wire *wire, int rc,
+                               const struct err *err)
 {
-    enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
+    receive_enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
     if (!wire_is_bad_bytes(rc))
         close_wire(r, wire); /* after a loss the engine asks for nothing more on it */
 }
 
-static struct wire *find(struct receiving *r, uint32_t conn)
+struct wire *receive_find(struct receiving *r, uint32_t conn)
 {
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (conn && r->wire[i].conn == conn)
@@ -130,7 +90,7 @@ static void check(struct receiving *r)
             r->claimed = true;
     }
     dryrun_fill_verdict(&report, &r->verdict);
-    struct queued *q = enqueue(r, TARGET_CHECKED, 0);
+    struct queued *q = receive_enqueue(r, TARGET_CHECKED, 0);
     q->event.verdict = &r->verdict;
 }
 
@@ -139,7 +99,7 @@ static void reserve(struct receiving *r)
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
     int rc = arrival_create(r->arrival, &err);
-    struct queued *q = enqueue(r, TARGET_RESERVED_DONE, 0);
+    struct queued *q = receive_enqueue(r, TARGET_RESERVED_DONE, 0);
     q->event.duration_ns = clock_now_ns() - began;
     if (rc)
         q->why = err;
@@ -171,7 +131,7 @@ static void load(struct receiving *r)
     if (!rc && r->pull)
         rc = pull_loaded(r->pull, &err);
     r->load_ns = clock_now_ns() - began;
-    struct queued *q = enqueue(r, TARGET_LOADED, 0);
+    struct queued *q = receive_enqueue(r, TARGET_LOADED, 0);
     q->event.prepared.load_ns = r->load_ns;
     if (rc)
         q->why = err;
@@ -185,7 +145,7 @@ static void write_record(struct receiving *r, enum move_record record)
     int rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
                                   r->engine.config.store, r->engine.hello.source, &unknown, &err);
     r->record_ns = clock_now_ns() - began;
-    struct queued *q = enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
+    struct queued *q = receive_enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
     if (rc) {
         q->why = err;
         q->event.record_unknown = unknown;
@@ -207,7 +167,7 @@ static void run_guest(struct receiving *r)
     r->arrived_ns = running;
 
     struct message_activated *a = &r->activated;
-    const struct wire *wire = find(r, r->engine.conn);
+    const struct wire *wire = receive_find(r, r->engine.conn);
     *a = (struct message_activated){ .record_ns = r->record_ns,
                                      .resume_ns = running - began,
                                      .running_wall_ns = clock_wall_ns(),
@@ -216,7 +176,7 @@ static void run_guest(struct receiving *r)
     a->side[0].load_ns = r->load_ns;
     a->side[0].commit_ns = r->record_ns;
     a->side[0].resume_ns = a->resume_ns;
-    struct queued *q = enqueue(r, TARGET_RUNNING, 0);
+    struct queued *q = receive_enqueue(r, TARGET_RUNNING, 0);
     q->event.activated = a;
 }
 
@@ -238,7 +198,7 @@ static void discard(struct receiving *r)
 
 static void close_conn(struct receiving *r, uint32_t conn)
 {
-    struct wire *wire = find(r, conn);
+    struct wire *wire = receive_find(r, conn);
     if (!wire)
         return;
     bool guest_waits = r->engine.conn && r->engine.conn != conn;
@@ -261,149 +221,13 @@ static void emit(struct receiving *r, const struct move_action *action)
               action->emit.text[0] ? ": " : "", action->emit.text);
 }
 
-/* ----------------------------------------------------------------------------------------- post-copy */
-
-static void deliver(struct receiving *r, const struct target_event *event);
-static void cannot_go_on(struct receiving *r, const char *why);
-
-static struct pull *pull_of(struct receiving *r)
-{
-    if (!r->pull && r->arrival && r->arrival->machine)
-        r->pull =
-            pull_new(&r->arrival->machine->mem, r->env->meter, r->engine.config.stall_limit_ns / 3);
-    return r->pull;
-}
-
-/* The connection has said LANE, and is none of the move's from here on. */
-static void take_lane(struct receiving *r, uint32_t conn)
-{
-    struct wire *wire = find(r, conn);
-    struct pull *pull = pull_of(r);
-    struct err err = { 0 };
-    r->lane_conn = r->engine.conn;
-    r->lane_lost_ns = 0;
-    if (find(r, r->lane_conn))
-        link_keep_short(&find(r, r->lane_conn)->link);
-    if (!wire)
-        return; /* lost in the same moment: the source will notice */
-    wire->conn = 0;
-    int rc = pull ? pull_attach(pull, wire, &err)
-                  : err_errno(&err, ERR_HOST, ENOMEM, "cannot prepare for post-copy");
-    if (rc)
-        enqueue_why(r, TARGET_FAULT, 0, &err);
-}
-
-static void send_absent(struct receiving *r, uint32_t conn)
-{
-    struct err err = { 0 };
-    struct wire *wire = find(r, conn);
-    int rc = wire && r->pull ? pull_tell(r->pull, wire, r->engine.hello.token, &err) : 0;
-    if (rc)
-        connection_failed(r, wire, rc, &err);
-}
-
-/* A section of the last round's list. */
-static int receive_absent(struct receiving *r, struct wire *wire, const struct section *section,
-                          struct err *err)
-{
-    CLEANUP_FREE uint8_t *body = malloc(section->length + 1u);
-    uint64_t pages;
-    int rc = body ? link_recv_body(&wire->link, section, body, err)
-                  : err_errno(err, ERR_HOST, ENOMEM, "cannot note what is missing");
-    if (rc)
-        return rc;
-    struct target_event event = { .kind = TARGET_SECTION,
-                                  .conn = wire->conn,
-                                  .section = section->type };
-    uint32_t conn = wire->conn;
-    deliver(r, &event);
-    if (!r->pull || r->engine.state != TARGET_RECEIVING || r->engine.conn != conn)
-        return 0; /* refused, and all is gone */
-    rc = pull_absent(r->pull, body, section->length, &pages, err);
-    if (!rc)
-        deliver(r, &(struct target_event){ .kind = TARGET_PAGES_OK, .conn = conn, .pages = pages });
-    return rc;
-}
-
-static int receive_pushed(struct receiving *r, struct wire *wire, const struct section *section,
-                          struct err *err)
-{
-    CLEANUP_FREE uint8_t *body = NULL;
-    uint32_t conn = wire->conn;
-    int rc = pull_recv(r->pull, &wire->link, section, &body, err);
-    if (rc)
-        return rc;
-    deliver(r, &(struct target_event){
-                   .kind = TARGET_SECTION, .conn = conn, .section = section->type });
-    if (r->engine.conn != conn)
-        return 0;
-    rc = pull_place(r->pull, body, section->length, err);
-    if (rc && err->fault == ERR_HOST)
-        cannot_go_on(r, err->text);
-    return rc && err->fault == ERR_HOST ? 0 : rc;
-}
-
-/* The guest runs here, cannot be given what it waits for, and is nowhere else. */
-static void cannot_go_on(struct receiving *r, const char *why)
-{
-    log_event(LOG_ERROR, "move.pull", "%s", why);
-    r->host->hooks->on_end(r->host->hooks->ctx, MACHINE_FAILED, why);
-}
-
-static void pull_ended(struct receiving *r)
-{
-    pull_account(r->pull, &r->pulled);
-    if (r->pulled.missing == 0) {
-        wire_close(&r->spent_lane);
-        pull_finish(r->pull, &r->spent_lane);
-        pull_free(r->pull);
-        r->pull = NULL;
-    } /* else it must outlive the guest: uffd.h */
-    struct queued *q = enqueue(r, TARGET_PULLED, 0);
-    q->event.pulled = &r->pulled;
-}
-
-/* The fault thread has something to say; also called when the guest has begun to run. */
-static void on_pull(struct receiving *r)
-{
-    eventfd_t count;
-    (void)eventfd_read(r->pull->event_fd, &count);
-    struct wire *wire = find(r, r->lane_conn);
-    bool pulling = r->engine.state == TARGET_PULLING || r->engine.state == TARGET_STRANDED;
-    if (r->pull->failed) {
-        struct err err;
-        (void)err_errno(&err, ERR_HOST, -r->pull->failed, "cannot place guest memory");
-        if (r->arrived)
-            cannot_go_on(r, err.text);
-        else
-            enqueue_why(r, TARGET_FAULT, 0, &err);
-    } else if (pulling && pull_left(r->pull) == 0) {
-        pull_ended(r);
-    } else if (r->pull->lane_lost && wire && !r->lane_lost_ns) {
-        r->lane_lost_ns = clock_now_ns();
-    }
-}
-
-/* The source closes both; what it said last on the other one says more than this, if it still comes. */
-static void give_up_lane(struct receiving *r, uint64_t now)
-{
-    struct wire *wire = find(r, r->lane_conn);
-    struct err err;
-    if (!r->lane_lost_ns || (wire && now - r->lane_lost_ns < LANE_GRACE_NS))
-        return;
-    r->lane_lost_ns = 0;
-    (void)err_set(&err, ERR_PEER, ECONNRESET, "the urgent lane is lost");
-    if (wire)
-        connection_failed(r, wire, -ECONNRESET, &err);
-}
-
 static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
 {
     struct err err = { 0 };
-    struct wire *wire = find(r, conn);
+    struct wire *wire = receive_find(r, conn);
     int rc = wire ? wire_send_message(wire, message, &err) : 0;
     if (rc)
-        connection_failed(r, wire, rc, &err);
+        receive_connection_failed(r, wire, rc, &err);
 }
 
 static void carry_out(struct receiving *r, const struct move_action *action)
@@ -440,10 +264,10 @@ static void carry_out(struct receiving *r, const struct move_action *action)
         discard(r);
         break;
     case ACTION_TAKE_LANE:
-        take_lane(r, action->conn);
+        receive_take_lane(r, action->conn);
         break;
     case ACTION_SEND_ABSENT:
-        send_absent(r, action->conn);
+        receive_send_absent(r, action->conn);
         break;
     case ACTION_END:
         break; /* engine.ended says so */
@@ -463,7 +287,7 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     }
 }
 
-static void deliver(struct receiving *r, const struct target_event *event)
+void receive_deliver(struct receiving *r, const struct target_event *event)
 {
     bool running = event->kind == TARGET_RUNNING;
     struct err err = { 0 };
@@ -473,7 +297,7 @@ static void deliver(struct receiving *r, const struct target_event *event)
     for (unsigned i = 0; i < r->actions.count; i++)
         carry_out(r, &r->actions.action[i]);
     if (running && r->pull && pull_left(r->pull) == 0)
-        on_pull(r);
+        receive_on_pull(r);
 }
 
 /* ------------------------------------------------------------------------------------------- receiving */
@@ -494,12 +318,12 @@ static int receive_pages(struct receiving *r, struct wire *wire, const struct se
     struct target_event event = { .kind = TARGET_SECTION,
                                   .conn = wire->conn,
                                   .section = section->type };
-    deliver(r, &event);
+    receive_deliver(r, &event);
     if (!r->arrival)
         return 0; /* refused, and all is gone */
     struct target_event pages = { .kind = TARGET_PAGES_OK, .conn = wire->conn };
     pages.pages = r->arrival->sink.data_pages + r->arrival->sink.zero_pages - before;
-    deliver(r, &pages);
+    receive_deliver(r, &pages);
     return 0;
 }
 
@@ -592,7 +416,7 @@ static void receive(struct receiving *r, struct wire *wire)
                     r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
             if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
                 meter_span_begin(r->env->meter, &r->span);
-            deliver(r, &event);
+            receive_deliver(r, &event);
         }
     } else if (!rc && section.type == SECTION_ABSENT && r->pull && conn == r->engine.conn) {
         rc = receive_absent(r, wire, &section, &err);
@@ -604,11 +428,11 @@ static void receive(struct receiving *r, struct wire *wire)
     } else if (!rc) {
         rc = receive_section(r, wire, &section, &err);
     }
-    wire = find(r, conn);
+    wire = receive_find(r, conn);
     if (rc && err.fault == ERR_HOST)
-        enqueue_why(r, TARGET_FAULT, conn, &err);
+        receive_enqueue_why(r, TARGET_FAULT, conn, &err);
     else if (rc && rc != -ECANCELED && wire)
-        connection_failed(r, wire, rc, &err);
+        receive_connection_failed(r, wire, rc, &err);
 }
 
 /* ------------------------------------------------------------------------------------------- the loop */
@@ -667,17 +491,17 @@ static int take_order(struct receiving *r)
     (void)eventfd_read(r->env->cancel_fd, &count);
     switch (r->env->hooks.order(r->env->hooks.ctx)) {
     case MOVE_ADOPT:
-        (void)enqueue(r, TARGET_ADOPT, 0);
+        (void)receive_enqueue(r, TARGET_ADOPT, 0);
         return 0;
     case MOVE_CANCEL:
     case MOVE_DISCARD:
         if (r->engine.state != TARGET_LISTENING)
-            (void)enqueue(r, TARGET_CANCEL, 0);
+            (void)receive_enqueue(r, TARGET_CANCEL, 0);
         return 0;
     case MOVE_END_NOW:
         /* The guest has ended, or is being ended: it needs no more of its memory. */
         if (r->pull && r->arrived)
-            pull_ended(r);
+            receive_pull_ended(r);
         r->ending = true;
         return r->queue_count ? 0 : -ECANCELED;
     case MOVE_TAKE_BACK:
@@ -693,7 +517,7 @@ static int take_order(struct receiving *r)
 /* What was said last must not be lost to a reset for the sake of what is not read any more. */
 static int end(struct receiving *r)
 {
-    struct wire *wire = r->arrived ? find(r, r->engine.conn) : NULL;
+    struct wire *wire = r->arrived ? receive_find(r, r->engine.conn) : NULL;
     if (wire && !wire->link.mid_section)
         link_linger(&wire->link, LINGER_NS);
     return -ECANCELED;
@@ -706,7 +530,7 @@ static int run_once(struct receiving *r)
         r->queue_first = (r->queue_first + 1) % QUEUE_MAX;
         r->queue_count--;
         q.event.why = q.why.code ? &q.why : NULL;
-        deliver(r, &q.event);
+        receive_deliver(r, &q.event);
         return r->ending && r->queue_count == 0 ? end(r) : 0;
     }
     struct pollfd fds[3 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
@@ -727,13 +551,13 @@ static int run_once(struct receiving *r)
     if (fds[1].revents)
         accept_one(r);
     if (fds[2 + CONNS_MAX].revents && r->pull && r->queue_count == 0)
-        on_pull(r);
+        receive_on_pull(r);
     now = clock_now_ns();
     drop_silent(r, now);
-    give_up_lane(r, now);
+    receive_give_up_lane(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
         r->timer_ns = CLOCK_NEVER;
-        (void)enqueue(r, TARGET_TICK, 0);
+        (void)receive_enqueue(r, TARGET_TICK, 0);
     }
     return 0;
 }
