@@ -7,6 +7,8 @@
  * within one section's time; a send that blocks is interrupted by an order (link.h), after which that
  * connection can only be closed.
  *
+ * What post-copy adds is in migrate_serve.c.
+ *
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
