@@ -3,33 +3,51 @@
 #include "cmd/vm.h"
 
 #include <errno.h>
+#include <string.h>
 
 static int migrate(struct cmd_args *args)
 {
     const char *to = cmd_text(args, "HOST:PORT");
     struct client *client;
     struct err err = { 0 };
-    bool cancel = cmd_flag(args, "cancel");
+    bool cancel = cmd_flag(args, "cancel"), recover = cmd_flag(args, "recover");
+    const char *post_copy = cmd_text(args, "post-copy");
+    bool pure = strcmp(cmd_text(args, "mode"), "post-copy") == 0;
+    bool now = strcmp(post_copy, "now") == 0, go = !to && !cancel && !recover && now;
 
-    if (!to == !cancel) {
-        (void)err_set(&err, ERR_CALLER, EINVAL,
-                      cancel ? "--cancel takes no HOST:PORT" : "HOST:PORT is missing: where to?");
+    if (cancel && (to || recover))
+        (void)err_set(&err, ERR_CALLER, EINVAL, "--cancel takes no HOST:PORT and no --recover");
+    else if (!to && !cancel && !recover && !go)
+        (void)err_set(&err, ERR_CALLER, EINVAL, "HOST:PORT is missing: where to?");
+    if (err.code)
         return cmd_fail(args, &err);
-    }
     if (cancel)
         return vm_call(args, "vm.migrate_cancel");
+    if (!recover && (pure || strcmp(post_copy, "never") != 0))
+        cmd_note(args, "post-copy: from the switch on the guest needs both hosts until all of its "
+                       "memory has followed it; if this host or the other is lost then, so is the "
+                       "guest");
+    if (go)
+        return vm_call(args, "vm.migrate_post_copy");
     if (vm_open(args, &client, &err))
         return cmd_fail(args, &err);
+    if (recover) {
+        json_t *params = to ? json_pack("{s:s}", "to", to) : NULL;
+        int rc = client_call(client, "vm.migrate_recover", params, VM_ANSWER_NS, NULL, &err);
+        client_close(client);
+        return rc ? cmd_fail(args, &err) : CMD_OK;
+    }
     bool check = cmd_flag(args, "check");
-    json_t *params = json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b}", "to", to,
-                               "mode", cmd_text(args, "mode"), "max_downtime_ns",
-                               (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
-                               (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
-                               (json_int_t)cmd_number(args, "stall-limit"), "policy",
-                               cmd_text(args, "policy"), "throttle", cmd_text(args, "throttle"),
-                               "strict", (int)cmd_flag(args, "strict"), "rate_min_bytes_per_s",
-                               (json_int_t)cmd_number(args, "rate-min"), "rate_max_bytes_per_s",
-                               (json_int_t)cmd_number(args, "rate-max"), "check", (int)check);
+    json_t *params =
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b}", "to", to, "mode",
+                  cmd_text(args, "mode"), "post_copy", post_copy, "max_downtime_ns",
+                  (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
+                  (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
+                  (json_int_t)cmd_number(args, "stall-limit"), "policy", cmd_text(args, "policy"),
+                  "throttle", cmd_text(args, "throttle"), "strict", (int)cmd_flag(args, "strict"),
+                  "rate_min_bytes_per_s", (json_int_t)cmd_number(args, "rate-min"),
+                  "rate_max_bytes_per_s", (json_int_t)cmd_number(args, "rate-max"), "check",
+                  (int)check);
     int status = check ? migrate_check(args, client, params)
                        : moving_run(args, client, "vm.migrate", params);
     client_close(client);
@@ -52,6 +70,13 @@ const struct command cmd_migrate = {
         "that do are slowed, unless --throttle never; if that does not help, the guest is moved with "
         "the smallest downtime in reach, or with --strict not at all. Every decision is in the bill, "
         "with the numbers it was made by; those that matter are printed as they are made.\n\n"
+        "Post-copy hands the guest over first and lets its memory follow: pages are fetched as the "
+        "guest touches them, and the rest is pushed. The downtime is short whatever the guest "
+        "writes; but until all memory has followed, the guest needs both hosts. If the connection "
+        "is lost, the guest stops where it needs what is missing (state 'stranded'), and goes on "
+        "when the hosts reach each other again, by themselves or with --recover. If the source "
+        "host or its monitor is lost, the guest is lost (reason 'source-lost'): it never runs on "
+        "less than its memory.\n\n"
         "SIGINT or SIGTERM cancel the move. Progress is shown on standard error.",
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
                "  godwit migrate web1 10.0.0.2:7000 --check\n"
@@ -67,11 +92,20 @@ const struct command cmd_migrate = {
             { .name = "mode",
               .kind = CMD_CHOICE,
               .value = "MODE",
-              .choices = "auto|pre-copy|stop-copy",
+              .choices = "auto|pre-copy|stop-copy|post-copy",
               .fallback = "auto",
               .help =
                   "auto sends memory while the guest runs, and does what the goal needs; pre-copy "
-                  "the same without ever going on as post-copy; stop-copy stops the guest first" },
+                  "the same without ever going on as post-copy; stop-copy stops the guest first; "
+                  "post-copy sends memory after the guest runs at the other side" },
+            { .name = "post-copy",
+              .kind = CMD_CHOICE,
+              .value = "WHEN",
+              .choices = "never|allow|now",
+              .fallback = "never",
+              .help = "whether pre-copy may turn into post-copy: allow, when it cannot keep "
+                      "--max-downtime; now, at once, also of a move under way (then without "
+                      "HOST:PORT)" },
             { .name = "max-downtime",
               .kind = CMD_DURATION,
               .value = "TIME",
@@ -132,6 +166,11 @@ const struct command cmd_migrate = {
               .help =
                   "only ask: whether the machine fits the other host, fact by fact, and what the "
                   "move would cost; nothing is changed on either side" },
+            { .name = "recover",
+              .kind = CMD_FLAG,
+              .help =
+                  "a move that lost its connection: connect again at once, to HOST:PORT if one is "
+                  "given" },
             { .name = "cancel",
               .kind = CMD_FLAG,
               .help = "cancel the move that is under way instead" },

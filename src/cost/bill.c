@@ -158,6 +158,12 @@ void bill_pages_freed_later(struct bill *bill, uint64_t pages)
     add(&bill->pages_freed_later, pages);
 }
 
+void bill_faults_set(struct bill *bill, const struct bill_faults *faults)
+{
+    bill->faults = *faults;
+    bill->has_faults = true;
+}
+
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side)
 {
     ASSERT((unsigned)place < BILL_PLACE_MAX);

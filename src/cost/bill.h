@@ -33,7 +33,7 @@
 
 enum bill_kind { BILL_MIGRATE, BILL_CHECKPOINT, BILL_RESTORE, BILL_KIND_MAX };
 
-/* Clark's six. A checkpoint or restore uses the same ones; one it does not need lasts 0 ns. */
+/* Clark's six, and one that post-copy needs. A checkpoint or restore uses the same ones; one it does not need lasts 0 ns. */
 enum bill_stage {
     BILL_PRE_MIGRATION, /* finding and checking the target */
     BILL_RESERVATION,   /* the target promises its resources */
@@ -41,6 +41,7 @@ enum bill_stage {
     BILL_STOP_AND_COPY, /* the guest stands still: last pages, device state */
     BILL_COMMITMENT,    /* ownership passes */
     BILL_ACTIVATION,    /* the guest runs again; announcing, cleaning up */
+    BILL_PULLING,       /* post-copy: the guest runs, and the rest of its memory follows */
     BILL_STAGE_MAX
 };
 
@@ -130,6 +131,19 @@ struct bill_round {
     uint64_t duration_ns;
 };
 
+/* Post-copy: what the guest waited for. Of the target but for answered and late, and its own account of itself. */
+#define BILL_FAULT_BUCKETS 32
+struct bill_faults {
+    bool known;              /* the target has said it: else only the next two are */
+    uint64_t answered, late; /* requests; late: the page was on its way already */
+    uint64_t absent;         /* pages missing when the guest began to run there */
+    uint64_t missing;        /* pages that never came: the guest ended first */
+    uint64_t count;          /* accesses that waited for the source */
+    uint64_t requested, pushed, duplicates, interrupted, stranded_ns;
+    uint64_t p50_ns, p90_ns, p99_ns, max_ns;
+    uint64_t bucket[BILL_FAULT_BUCKETS]; /* bucket i: waits of [2^i, 2^(i+1)) ns */
+};
+
 /* What a policy decided after a round, and the numbers it decided by. */
 struct bill_decision {
     uint64_t at_ns; /* since the move began */
@@ -175,6 +189,8 @@ struct bill {
     unsigned decision_count; /* in decision[] */
     struct bill_decision decision[BILL_DECISIONS_MAX];
     uint64_t held_ns[BILL_VCPUS_MAX]; /* brownout: each vCPU was kept from running so long */
+    bool has_faults;                  /* it was post-copy */
+    struct bill_faults faults;
 
     bool has_side[BILL_PLACE_MAX];
     struct bill_side side[BILL_PLACE_MAX];
@@ -184,7 +200,8 @@ struct bill {
     enum bill_owner owner;
 };
 
-/* Starts the clock, in stage pre-migration. `mode` is "auto", "pre-copy", "stop-copy" or "file". */
+/* Starts the clock, in stage pre-migration. `mode` is "auto", "pre-copy", "stop-copy", "post-copy" or
+ * "file". */
 void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
                 uint64_t now_ns);
 
@@ -224,6 +241,9 @@ void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
 void bill_pages(struct bill *bill, enum bill_page_class class, uint64_t pages);
 void bill_pages_again(struct bill *bill, uint64_t pages);
 void bill_pages_freed_later(struct bill *bill, uint64_t pages);
+
+/* It was handed over before its memory; what the guest waited for. */
+void bill_faults_set(struct bill *bill, const struct bill_faults *faults);
 
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);

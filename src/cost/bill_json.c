@@ -18,9 +18,13 @@ static const char *const kind_names[] = {
     [BILL_RESTORE] = "restore",
 };
 static const char *const stage_names[] = {
-    [BILL_PRE_MIGRATION] = "pre-migration", [BILL_RESERVATION] = "reservation",
-    [BILL_PRE_COPY] = "pre-copy",           [BILL_STOP_AND_COPY] = "stop-and-copy",
-    [BILL_COMMITMENT] = "commitment",       [BILL_ACTIVATION] = "activation",
+    [BILL_PRE_MIGRATION] = "pre-migration",
+    [BILL_RESERVATION] = "reservation",
+    [BILL_PRE_COPY] = "pre-copy",
+    [BILL_STOP_AND_COPY] = "stop-and-copy",
+    [BILL_COMMITMENT] = "commitment",
+    [BILL_ACTIVATION] = "activation",
+    [BILL_PULLING] = "pulling",
 };
 static const char *const part_names[] = {
     [BILL_PAUSE] = "pause",           [BILL_DISK_SYNC] = "disk-sync",
@@ -72,7 +76,7 @@ static const struct {
       "The start of a command-line client, and of the target's process before this side reached "
       "it." },
     { "stages",
-      "The same clock. A stage ends where the next begins, so the six add up to total_ns. Time "
+      "The same clock. A stage ends where the next begins, so they add up to total_ns. Time "
       "spent cleaning up after a failure belongs to the stage that failed.",
       "The other side's view: it changes stage when the message about it arrives." },
     { "downtime",
@@ -96,6 +100,12 @@ static const struct {
       "TCP and IP headers, retransmissions, and what the other side answers." },
     { "pages", "The guest's memory by what the first pass over it found.",
       "What became of a page later: sent_again counts how often pages were sent once more." },
+    { "faults",
+      "The target's clock, for each page that an access of the guest (or of a device or KVM for it) "
+      "waited for: from the target's monitor reading the fault to the page in its place.",
+      "The time from the access to the fault's reading, and from the placing to the access going "
+      "on: some microseconds each, which the guest sees. A second access to a page that is waited "
+      "for already." },
     { "monitors.cpu_ns",
       "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is "
       "the rest of the process, so the groups add up to the process.",
@@ -256,6 +266,34 @@ static json_t *pages_json(const struct bill *bill)
     return json;
 }
 
+static json_t *known(const struct bill_faults *f, uint64_t v)
+{
+    return f->known ? integer(v) : json_null();
+}
+
+static json_t *faults_json(const struct bill *bill)
+{
+    const struct bill_faults *f = &bill->faults;
+    if (!bill->has_faults)
+        return json_null();
+    json_t *list = json_array();
+    for (unsigned i = 0; i < BILL_FAULT_BUCKETS; i++)
+        if (f->bucket[i])
+            (void)json_array_append_new(list, json_pack("{s:o, s:o}", "from_ns",
+                                                        integer(UINT64_C(1) << i), "count",
+                                                        integer(f->bucket[i])));
+    json_t *waits = json_pack("{s:o, s:o, s:o, s:o, s:o}", "p50", known(f, f->p50_ns), "p90",
+                              known(f, f->p90_ns), "p99", known(f, f->p99_ns), "max",
+                              known(f, f->max_ns), "histogram", list);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "count",
+                     known(f, f->count), "wait_ns", waits, "pages_absent", known(f, f->absent),
+                     "pages_missing", known(f, f->missing), "pages_requested",
+                     known(f, f->requested), "pages_pushed", known(f, f->pushed), "duplicates",
+                     known(f, f->duplicates), "answered", integer(f->answered), "late",
+                     integer(f->late), "interrupted", known(f, f->interrupted), "stranded_ns",
+                     known(f, f->stranded_ns));
+}
+
 static json_t *cpu_json(const struct bill_side *side)
 {
     json_t *json = json_pack("{s:o}", "total", integer(sum_of(side->cpu_ns, BILL_CPU_MAX)));
@@ -359,6 +397,7 @@ json_t *bill_json(const struct bill *bill)
         { "brownout", brownout_json(bill) },
         { "bytes", bytes_json(bill) },
         { "pages", pages_json(bill) },
+        { "faults", faults_json(bill) },
         { "monitors", monitors },
         { "clocks", clocks_json() },
     };

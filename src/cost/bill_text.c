@@ -202,8 +202,9 @@ static void print_stages(const json_t *bill, FILE *out)
     size_t i;
     print_title(out, "Where the time went", show_duration(total).text);
     json_array_foreach (json_object_get(bill, "stages"), i, item)
-        print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text,
-                    num(item, "ns"), total);
+        if (num(item, "ns") || strcmp(str(item, "stage", "?"), "pulling") != 0)
+            print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text,
+                        num(item, "ns"), total);
 }
 
 /* As print_share(), with a shorter bar and what of it the other side's clock measured. */
@@ -355,6 +356,34 @@ static void print_pages(const json_t *bill, FILE *out)
     }
 }
 
+static void print_faults(const json_t *bill, FILE *out)
+{
+    const json_t *faults = json_object_get(bill, "faults"), *waits;
+    if (!json_is_object(faults))
+        return;
+    waits = json_object_get(faults, "wait_ns");
+    print_title(out, "The guest waited for pages", show_count(num(faults, "count")).text);
+    if (json_is_null(json_object_get(faults, "count"))) {
+        (void)fprintf(out, "  the target never said\n");
+        return;
+    }
+    (void)fprintf(out, "  %-21s half within %s, 99%% within %s, the longest %s\n", "each wait",
+                  show_duration(num(waits, "p50")).text, show_duration(num(waits, "p99")).text,
+                  show_duration(num(waits, "max")).text);
+    (void)fprintf(out, "  %-21s %s missing at first; %s asked for, %s pushed, %s twice\n", "pages",
+                  show_count(num(faults, "pages_absent")).text,
+                  show_count(num(faults, "pages_requested")).text,
+                  show_count(num(faults, "pages_pushed")).text,
+                  show_count(num(faults, "duplicates")).text);
+    if (num(faults, "interrupted"))
+        (void)fprintf(out, "  %-21s %s times, for %s in all\n", "connection lost",
+                      show_count(num(faults, "interrupted")).text,
+                      show_duration(num(faults, "stranded_ns")).text);
+    if (num(faults, "pages_missing"))
+        (void)fprintf(out, "  %-21s %s pages never came: the guest ended first\n", "",
+                      show_count(num(faults, "pages_missing")).text);
+}
+
 enum unit { UNIT_NS, UNIT_BYTES, UNIT_COUNT, UNIT_US };
 
 static struct show cost(const json_t *side, const char *group, const char *key, enum unit unit)
@@ -417,6 +446,7 @@ void bill_text(const json_t *bill, FILE *out)
     print_policy(bill, out);
     print_bytes(bill, out);
     print_pages(bill, out);
+    print_faults(bill, out);
     print_monitors(bill, out);
     (void)fprintf(out,
                   "\nWhat each number covers, and what not, is in \"clocks\" of the JSON bill.\n");

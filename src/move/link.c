@@ -173,6 +173,18 @@ int link_send(struct link *link, const void *bytes, size_t len, struct err *err)
     return 0;
 }
 
+int link_send_some(struct link *link, const void *bytes, size_t len, size_t *ret_sent,
+                   struct err *err)
+{
+    ssize_t n = write(link->fd, bytes, len);
+    if (n < 0 && errno != EAGAIN && errno != EINTR)
+        return explain(link, -errno, "sending", err);
+    *ret_sent = n > 0 ? (size_t)n : 0;
+    link->sent_bytes += *ret_sent;
+    link->mid_section = *ret_sent < len;
+    return 0;
+}
+
 int link_recvv(struct link *link, struct iovec *iov, int count, struct err *err)
 {
     while (count > 0) {
@@ -201,6 +213,18 @@ int link_recv(struct link *link, void *bytes, size_t len, struct err *err)
 {
     struct iovec iov = { .iov_base = bytes, .iov_len = len };
     return len ? link_recvv(link, &iov, 1, err) : 0;
+}
+
+/* Twice what a link of 10 Gbit/s holds; below that, buffers for what one wake-up of the reader takes. */
+void link_keep_short(struct link *link)
+{
+    struct tcp_info info = { 0 };
+    socklen_t len = sizeof(info);
+    int bytes = 128 << 10; /* the kernel doubles it */
+    if (getsockopt(link->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
+        bytes = (int)MIN(MAX((uint64_t)info.tcpi_rtt * 1250, (uint64_t)bytes), UINT64_C(16) << 20);
+    (void)setsockopt(link->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    (void)setsockopt(link->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 }
 
 int link_wait(struct link *link, int timeout_ms)

@@ -39,10 +39,17 @@ void link_close(struct link *link);
 
 /* All of it, or -ECANCELED, -ETIMEDOUT (stalled), -EPIPE/-ECONNRESET/... with the reason in err. */
 int link_send(struct link *link, const void *bytes, size_t len, struct err *err) MUST_CHECK;
+/* As much of it as goes without waiting; *ret_sent may be 0. Until all of it is sent, nothing else may be. */
+int link_send_some(struct link *link, const void *bytes, size_t len, size_t *ret_sent,
+                   struct err *err) MUST_CHECK;
 int link_recv(struct link *link, void *bytes, size_t len, struct err *err) MUST_CHECK;
 
 /* As link_recv(), scattered; the array is changed. */
 int link_recvv(struct link *link, struct iovec *iov, int count, struct err *err) MUST_CHECK;
+
+/* Keeps the queues of the connection, in both kernels' buffers, about as short as it can be without wasting a fast link:
+ * what is sent next must not wait behind megabytes. For either end. */
+void link_keep_short(struct link *link);
 
 /* Waits until something can be read: 0; -ETIMEDOUT after timeout_ms (0 = only look); -ECANCELED. */
 int link_wait(struct link *link, int timeout_ms) MUST_CHECK;

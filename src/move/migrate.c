@@ -7,18 +7,14 @@
  * within one section's time; a send that blocks is interrupted by an order (link.h), after which that
  * connection can only be closed.
  *
+ * What post-copy adds is in migrate_serve.c.
+ *
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
-#include "move/migrate.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "mem/dirty.h"
-#include "move/pace.h"
-#include "move/page_source.h"
-#include "move/slowing.h"
-#include "move/source.h"
-#include "move/wire.h"
+#include "move/migrate_impl.h"
 #include "state/pages.h"
 
 #include <errno.h>
@@ -33,47 +29,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define QUEUE_MAX 32
-#define PROGRESS_EVERY_NS (100 * CLOCK_MSEC)
 #define PAUSE_VCPU_NS (CLOCK_MSEC / 20) /* saving and loading one, in the pause */
-
-struct queued {
-    struct source_event event;
-    struct err why;
-};
-
-struct migration {
-    const struct move_env *env;
-    const struct migrate_request *request;
-    struct bill *bill;
-    struct source engine;
-    struct move_actions actions;
-    struct wire wire;
-    struct message incoming;
-
-    struct queued queue[QUEUE_MAX];
-    unsigned queue_first, queue_count;
-    uint64_t timer_ns;
-
-    struct dirty dirty;
-    struct page_source pages;
-    struct round_set set; /* clark05 */
-    struct slowing slowing;
-    struct pace pace;
-    uint64_t send_ns; /* of this round, in the connection's hands */
-    uint32_t decided; /* decisions of the engine that are in the bill */
-    bool tracking, sending_round, last_round, paused;
-    bool end_now; /* this process is ending, whatever the state */
-    uint64_t round_began_ns, progress_told_ns, decision_told_ns;
-    struct move_progress progress;
-    struct meter_span span;
-    bool measured; /* `here` is what this monitor spent */
-    struct bill_side here;
-};
 
 /* ------------------------------------------------------------------------------------------- events */
 
-static struct queued *enqueue(struct migration *m, enum source_event_kind kind)
+struct queued *migrate_enqueue(struct migration *m, enum source_event_kind kind)
 {
     ASSERT(m->queue_count < QUEUE_MAX);
     struct queued *q = &m->queue[(m->queue_first + m->queue_count++) % QUEUE_MAX];
@@ -81,27 +41,37 @@ static struct queued *enqueue(struct migration *m, enum source_event_kind kind)
     return q;
 }
 
-static void enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
+void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
 {
-    struct queued *q = enqueue(m, kind);
+    struct queued *q = migrate_enqueue(m, kind);
     q->why = *why;
 }
 
-/* A failure on the connection: what it means depends on whether an order interrupted it. */
-static void connection_failed(struct migration *m, int rc, const struct err *err)
+/* With it goes the urgent lane beside it. */
+static void close_wire(struct migration *m)
 {
-    m->sending_round = false;
-    if (rc == -ECANCELED)
-        return; /* the order is still to be read, and ends this better than a loss would */
-    enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
-    if (!wire_is_bad_bytes(rc))
-        wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
+    m->pushing = false;
+    m->push_left = 0;
+    if (m->serve)
+        serve_close(m->serve);
+    wire_close(&m->wire);
 }
 
-static void host_failed(struct migration *m, const struct err *err)
+/* A failure on the connection: what it means depends on whether an order interrupted it. */
+void migrate_connection_failed(struct migration *m, int rc, const struct err *err)
+{
+    m->sending_round = m->pushing = false;
+    if (rc == -ECANCELED)
+        return; /* the order is still to be read, and ends this better than a loss would */
+    migrate_enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+    if (!wire_is_bad_bytes(rc))
+        close_wire(m); /* after a loss the engine asks for nothing more on it */
+}
+
+void migrate_host_failed(struct migration *m, const struct err *err)
 {
     m->sending_round = false;
-    enqueue_why(m, SOURCE_FAULT, err);
+    migrate_enqueue_why(m, SOURCE_FAULT, err);
 }
 
 /* Ends the span the bill is about: at the end of the move's first connection, while the kernel still knows
@@ -115,13 +85,13 @@ static void measure(struct migration *m)
 
 /* ------------------------------------------------------------------------------------ actions: sending */
 
-static void send_bytes(struct migration *m, const void *bytes, size_t len,
-                       enum bill_bytes_kind kind)
+void migrate_send_bytes(struct migration *m, const void *bytes, size_t len,
+                        enum bill_bytes_kind kind)
 {
     struct err err;
     int rc = wire_send(&m->wire, bytes, len, &err);
     if (rc)
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
     else
         bill_bytes(m->bill, kind, len);
 }
@@ -135,7 +105,7 @@ static void send_message(struct migration *m, uint32_t conn, const struct messag
     int rc = wire_send_message(&m->wire, message, &err);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, m->wire.link.sent_bytes - before);
     if (rc)
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
 }
 
 static void send_description(struct migration *m)
@@ -146,10 +116,10 @@ static void send_description(struct migration *m)
     if (out.broken) {
         struct err err;
         (void)err_errno(&err, ERR_HOST, ENOMEM, "cannot describe the machine");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
-    send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
+    migrate_send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
 }
 
 static bool fixed_rounds(const struct migration *m)
@@ -189,6 +159,7 @@ static void send_round(struct migration *m, uint32_t number, bool last, uint64_t
     struct err err;
     m->round_began_ns = clock_now_ns();
     m->send_ns = 0;
+    m->end_round = false;
     pace_set(&m->pace, rate, m->round_began_ns);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
@@ -197,7 +168,7 @@ static void send_round(struct migration *m, uint32_t number, bool last, uint64_t
     int rc = begin_round(m, number);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     m->sending_round = true;
@@ -225,10 +196,12 @@ static void end_round(struct migration *m)
     uint64_t left = 0, now = clock_now_ns();
 
     m->sending_round = false;
+    if (first)
+        m->visited = MIN(m->pages.next, m->env->machine->mem.pages);
     if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
         struct err err;
         (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
@@ -254,7 +227,7 @@ static void end_round(struct migration *m)
     bill_round(m->bill, &round);
     m->progress.pages_left = left;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
-    struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
+    struct queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
     q->event.round.pages = n->data + n->zero + n->free;
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
@@ -277,10 +250,14 @@ static void continue_round(struct migration *m)
     struct err err;
     uint64_t done = pages_done(&m->pages.round);
 
+    if (m->end_round) {
+        end_round(m);
+        return;
+    }
     int rc = page_source_fill(&m->pages, &bytes, &len);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     if (len == 0) {
@@ -290,7 +267,7 @@ static void continue_round(struct migration *m)
     uint64_t began = clock_now_ns();
     rc = wire_send(&m->wire, bytes, len, &err);
     if (rc) {
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
         return;
     }
     uint64_t now = clock_now_ns();
@@ -304,7 +281,7 @@ static void continue_round(struct migration *m)
         m->progress_told_ns = now;
         meter_span_tick(&m->span);
         move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
-        (void)enqueue(m, SOURCE_PROGRESS);
+        (void)migrate_enqueue(m, SOURCE_PROGRESS);
     }
 }
 
@@ -332,18 +309,18 @@ static void pause_guest(struct migration *m)
     bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
     if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
         bill_downtime_end(m->bill, clock_now_ns());
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     m->paused = true;
     if (machine_writes_disks(m->env->machine)) {
         bill_downtime(m->bill, BILL_DISK_SYNC, clock_now_ns());
         if (machine_sync_disks(m->env->machine, &err)) {
-            host_failed(m, &err);
+            migrate_host_failed(m, &err);
             return;
         }
     }
-    (void)enqueue(m, SOURCE_PAUSED);
+    (void)migrate_enqueue(m, SOURCE_PAUSED);
 }
 
 static void stop_tracking(struct migration *m)
@@ -361,6 +338,8 @@ static void stop_tracking(struct migration *m)
 static void resume_guest(struct migration *m)
 {
     struct err err;
+    if (m->serve)
+        serve_close(m->serve);
     if (m->paused) {
         bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
         /* A target that gave up may not have closed them yet; strangers are kept out all the same. */
@@ -379,14 +358,14 @@ static void send_state(struct migration *m)
     struct err err = { 0 };
     bill_downtime(m->bill, BILL_DEVICE_STATE, clock_now_ns());
     if (machine_save(m->env->machine, &out, &err)) {
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     unsigned queued = m->queue_count;
-    send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
+    migrate_send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
     bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (m->queue_count == queued && !m->wire.link.mid_section) {
-        struct queued *q = enqueue(m, SOURCE_STATE_SENT);
+        struct queued *q = migrate_enqueue(m, SOURCE_STATE_SENT);
         q->event.sections = 1 + m->env->machine->vcpus.count + m->env->machine->dev_count;
     }
 }
@@ -398,16 +377,16 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_COMMIT, clock_now_ns());
     int rc = m->env->hooks.record(m->env->hooks.ctx, record, m->engine.config.hello.token,
-                                  m->engine.store, m->request->target, &unknown, &err);
+                                  m->engine.store, m->target, &unknown, &err);
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
         if (record == RECORD_HANDED && machine_lock_disks(m->env->machine, DISK_HAND_OVER, &err))
             log_event(LOG_WARN, "move.disk", "%s", err.text); /* the target will refuse */
-        (void)enqueue(m, SOURCE_RECORDED);
+        (void)migrate_enqueue(m, SOURCE_RECORDED);
         return;
     }
-    struct queued *q = enqueue(m, SOURCE_RECORD_FAILED);
+    struct queued *q = migrate_enqueue(m, SOURCE_RECORD_FAILED);
     q->why = err;
     q->event.record_unknown = unknown;
 }
@@ -415,30 +394,39 @@ static void write_record(struct migration *m, enum move_record record)
 static void connect_to(struct migration *m, uint32_t conn)
 {
     struct err err = { 0 };
-    wire_close(&m->wire);
+    close_wire(m);
+    if (m->serve)
+        serve_told_again(m->serve);
     m->wire.link.cancel_fd = m->env->cancel_fd;
     m->wire.link.stall_limit_ns = m->request->stall_limit_ns;
-    int rc = link_connect(&m->wire.link, m->request->target, &err);
+    int rc = link_connect(&m->wire.link, m->target, &err);
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
-        (void)enqueue(m, SOURCE_CONNECTED);
+        (void)migrate_enqueue(m, SOURCE_CONNECTED);
     else if (rc != -ECANCELED)
-        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+        migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
 }
 
 static void emit(struct migration *m, const struct move_action *action)
 {
     static const enum bill_stage stages[STAGE_MAX] = {
-        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION, [STAGE_RESERVATION] = BILL_RESERVATION,
-        [STAGE_PRE_COPY] = BILL_PRE_COPY,           [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
-        [STAGE_COMMITMENT] = BILL_COMMITMENT,       [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION,
+        [STAGE_RESERVATION] = BILL_RESERVATION,
+        [STAGE_PRE_COPY] = BILL_PRE_COPY,
+        [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
+        [STAGE_COMMITMENT] = BILL_COMMITMENT,
+        [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PULLING] = BILL_PULLING,
     };
     enum source_state to = (enum source_state)action->emit.to;
     if (action->emit.stage != STAGE_NONE)
         bill_stage(m->bill, stages[action->emit.stage], clock_now_ns());
     if (to == SOURCE_UNCERTAIN || to == SOURCE_WITHDRAWING)
         m->env->hooks.state(m->env->hooks.ctx, source_state_name(to), action->emit.text);
+    else if (to == SOURCE_SERVING)
+        m->env->hooks.state(m->env->hooks.ctx, action->emit.reason ? "stranded" : "serving",
+                            action->emit.text);
     if (!m->paused && action->emit.stage != STAGE_NONE)
         move_progress_report(m->env, &m->progress, stages[action->emit.stage]);
     log_event(LOG_INFO, "move.source", "%s -> %s%s%s",
@@ -457,7 +445,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
             break;
         if (!m->paused || m->engine.state == SOURCE_DONE)
             measure(m);
-        wire_close(&m->wire);
+        close_wire(m);
         break;
     case ACTION_WRITE_RECORD:
         write_record(m, action->record);
@@ -475,7 +463,21 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_description(m);
         break;
     case ACTION_SEND_ROUND:
-        send_round(m, action->round.number, action->round.last, action->round.rate);
+        if (action->round.kind == ROUND_ABSENT)
+            migrate_send_absent(m);
+        else
+            send_round(m, action->round.number, action->round.kind == ROUND_PAUSED,
+                       action->round.rate);
+        break;
+    case ACTION_END_ROUND:
+        m->end_round = true;
+        break;
+    case ACTION_OPEN_URGENT:
+        migrate_open_urgent(m);
+        break;
+    case ACTION_PUSH:
+        link_keep_short(&m->wire.link);
+        m->pushing = true;
         break;
     case ACTION_THROTTLE:
         throttle(m, action->run_permille);
@@ -496,6 +498,8 @@ static void carry_out(struct migration *m, const struct move_action *action)
     case ACTION_LOAD:
     case ACTION_RUN_GUEST:
     case ACTION_DISCARD:
+    case ACTION_TAKE_LANE:
+    case ACTION_SEND_ABSENT:
     case ACTION_END:
     case ACTION_KIND_MAX:
         ASSERT(!"an action of the target");
@@ -557,13 +561,20 @@ static void receive(struct migration *m)
     struct section section;
     struct err err = { 0 };
     int rc = wire_recv_head(&m->wire, &section, &err);
+    if (!rc && section.type == SECTION_ABSENT && m->serve) {
+        rc = serve_told(m->serve, &m->wire.link, &section, &err);
+        if (!rc)
+            return;
+    }
     if (!rc && !message_is(section.type))
         rc = err_set(&err, ERR_PEER, EBADMSG, "section %s from a target",
                      section_type_name(section.type));
     if (!rc)
         rc = wire_recv_message(&m->wire, &section, &m->incoming, &err);
+    if (!rc && m->incoming.type == MESSAGE_PULL && m->serve)
+        rc = serve_use_told(m->serve, m->incoming.pull.pages, &err);
     if (rc) {
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
         if (rc == -ECANCELED)
             m->wire.link.mid_section =
                 true; /* half a message was read: this connection is done for */
@@ -580,19 +591,29 @@ static void take_order(struct migration *m)
 {
     eventfd_t count;
     (void)eventfd_read(m->env->cancel_fd, &count);
+    (void)eventfd_read(m->env->nudge_fd, &count);
     switch (m->env->hooks.order(m->env->hooks.ctx)) {
     case MOVE_END_NOW:
         m->end_now = true;
-        (void)enqueue(m, SOURCE_CANCEL);
+        if (m->engine.state == SOURCE_SERVING)
+            migrate_finish_section(m);
+        (void)migrate_enqueue(m, m->engine.state == SOURCE_SERVING ? SOURCE_FORGET : SOURCE_CANCEL);
+        break;
+    case MOVE_SWITCH:
+        (void)migrate_enqueue(m, SOURCE_SWITCH);
+        break;
+    case MOVE_RETRY:
+        m->env->hooks.address(m->env->hooks.ctx, m->target, sizeof(m->target));
+        (void)migrate_enqueue(m, SOURCE_RETRY);
         break;
     case MOVE_CANCEL:
-        (void)enqueue(m, SOURCE_CANCEL);
+        (void)migrate_enqueue(m, SOURCE_CANCEL);
         break;
     case MOVE_TAKE_BACK:
-        (void)enqueue(m, SOURCE_TAKE_BACK);
+        (void)migrate_enqueue(m, SOURCE_TAKE_BACK);
         break;
     case MOVE_FORGET:
-        (void)enqueue(m, SOURCE_FORGET);
+        (void)migrate_enqueue(m, SOURCE_FORGET);
         break;
     case MOVE_ADOPT:
     case MOVE_DISCARD:
@@ -602,14 +623,14 @@ static void take_order(struct migration *m)
     if (m->wire.conn && m->wire.link.fd < 0) { /* it interrupted connecting */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
-        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+        migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
     } else if (
         m->wire.link
             .mid_section) { /* it interrupted a send: whatever follows, this connection is over */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
-        enqueue_why(m, SOURCE_LOST, &err);
-        wire_close(&m->wire);
+        migrate_enqueue_why(m, SOURCE_LOST, &err);
+        close_wire(m);
     }
 }
 
@@ -634,21 +655,29 @@ static void run_once(struct migration *m)
         deliver(m, &q.event);
         return;
     }
-    struct pollfd fds[2] = { { .fd = m->env->cancel_fd, .events = POLLIN },
-                             { .fd = m->wire.link.fd, .events = POLLIN } };
-    if (poll(fds, 2, wait_ms(m)) < 0 && errno != EINTR)
-        fds[0].revents = fds[1].revents = 0;
-    if (fds[0].revents)
+    struct pollfd fds[4] = {
+        { .fd = m->env->cancel_fd, .events = POLLIN },
+        { .fd = m->wire.link.fd, .events = m->pushing ? POLLIN | POLLOUT : POLLIN },
+        { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
+        { .fd = m->env->nudge_fd, .events = POLLIN }
+    };
+    if (poll(fds, 4, wait_ms(m)) < 0 && errno != EINTR)
+        fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
+    if (fds[0].revents || fds[3].revents)
         take_order(m);
-    else if (fds[1].revents)
+    else if (fds[1].revents & ~POLLOUT)
         receive(m);
+    else if (fds[2].revents)
+        migrate_lane_lost(m);
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
         if (m->sending_round && clock_now_ns() < m->pace.next_ns)
-            (void)enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
-        (void)enqueue(m, SOURCE_TICK);
+            (void)migrate_enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
+        (void)migrate_enqueue(m, SOURCE_TICK);
     } else if (m->sending_round && clock_now_ns() >= m->pace.next_ns)
         continue_round(m);
+    else if (fds[1].revents & POLLOUT)
+        migrate_push(m);
 }
 
 /* ------------------------------------------------------------------------------------ beginning and end */
@@ -657,7 +686,12 @@ static int configure(struct migration *m, struct err *err)
 {
     struct source_config config = source_config_default();
     const struct machine *machine = m->env->machine;
-    config.hello.mode = strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY : MOVE_PRE_COPY;
+    bool now =
+        strcmp(m->request->mode, "post-copy") == 0 || m->request->post_copy == SOURCE_POST_COPY_NOW;
+    config.post_copy = now ? SOURCE_POST_COPY_NOW : m->request->post_copy;
+    config.hello.mode = config.post_copy                             ? MOVE_POST_COPY
+                        : strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY
+                                                                     : MOVE_PRE_COPY;
     config.hello.pages = machine->mem.pages;
     config.hello.paused = m->request->paused;
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
@@ -665,7 +699,7 @@ static int configure(struct migration *m, struct err *err)
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
     config.policy = m->request->policy;
     config.policy.pause_ns += machine->config.vcpus * PAUSE_VCPU_NS;
-    config.policy.allow_switch = false; /* this pump cannot go on as post-copy */
+    config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
@@ -680,10 +714,16 @@ static int configure(struct migration *m, struct err *err)
  * then leaves nothing open on this side. */
 static enum migrate_outcome outcome_of(enum source_state state)
 {
-    if (state == SOURCE_DONE)
+    if (state == SOURCE_DONE || state == SOURCE_SERVING)
         return MIGRATE_MOVED;
     return state == SOURCE_FAILED || state == SOURCE_WITHDRAWING ? MIGRATE_STAYED
                                                                  : MIGRATE_LEFT_UNCERTAIN;
+}
+
+/* Moved, and yet the guest is no more, or never whole: post-copy needs both hosts to the end. */
+static bool lost_there(const struct source *engine)
+{
+    return engine->reason == REASON_SOURCE_LOST || engine->reason == REASON_TARGET_DIED;
 }
 
 static void finish_bill(struct migration *m)
@@ -696,7 +736,9 @@ static void finish_bill(struct migration *m)
     bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
-    if (engine->state != SOURCE_DONE)
+    if (m->serve && engine->committed)
+        migrate_bill_serving(m);
+    if (engine->state != SOURCE_DONE || lost_there(engine))
         bill_fail(m->bill, &engine->err);
     enum migrate_outcome outcome = outcome_of(engine->state);
     bill_end(m->bill,
@@ -722,6 +764,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
             .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER
         };
         m->progress.began_ns = m->progress.rate_since_ns = now;
+        (void)snprintf(m->target, sizeof(m->target), "%s", request->target);
         rc = configure(m, err);
     }
     if (rc) {
@@ -735,19 +778,22 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     bill_describe(bill, token, m->engine.config.hello.source, request->target);
     meter_span_begin(env->meter, &m->span);
 
-    (void)enqueue(m, SOURCE_START);
+    (void)migrate_enqueue(m, SOURCE_START);
     while (m->queue_count > 0 || (!source_state_ended(m->engine.state) && !m->end_now))
         run_once(m);
 
     *ret = outcome_of(m->engine.state);
-    if (*ret != MIGRATE_MOVED) {
+    if (*ret != MIGRATE_MOVED || lost_there(&m->engine)) {
         *err = m->engine.err;
         rc = err->code ? -err->code
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
     finish_bill(m);
     stop_tracking(m);
-    wire_close(&m->wire);
+    close_wire(m);
+    if (m->serve)
+        serve_fini(m->serve);
+    free(m->serve);
     free(m);
     return rc;
 }

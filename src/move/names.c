@@ -22,6 +22,7 @@ static const struct {
     [SOURCE_COMMITTING] = { "committing", STAGE_COMMITMENT },
     [SOURCE_UNCERTAIN] = { "uncertain", STAGE_COMMITMENT },
     [SOURCE_ACTIVATING] = { "activating", STAGE_ACTIVATION },
+    [SOURCE_SERVING] = { "serving", STAGE_PULLING },
     [SOURCE_RECLAIMING] = { "reclaiming", STAGE_COMMITMENT },
     [SOURCE_WITHDRAWING] = { "withdrawing", STAGE_NONE },
     [SOURCE_DONE] = { "done", STAGE_NONE },
@@ -37,6 +38,8 @@ static const struct {
     [TARGET_UNCERTAIN] = { "uncertain", STAGE_COMMITMENT },
     [TARGET_RECORDING] = { "recording", STAGE_COMMITMENT },
     [TARGET_ACTIVATING] = { "activating", STAGE_ACTIVATION },
+    [TARGET_PULLING] = { "pulling", STAGE_PULLING },
+    [TARGET_STRANDED] = { "stranded", STAGE_PULLING },
     [TARGET_ACTIVE] = { "active", STAGE_NONE },
     [TARGET_GONE] = { "gone", STAGE_NONE },
 };
@@ -52,6 +55,7 @@ static const char *const source_events[] = {
     [SOURCE_BAD_BYTES] = "bad-bytes",
     [SOURCE_LOST] = "lost",
     [SOURCE_PROGRESS] = "progress",
+    [SOURCE_URGENT_OPEN] = "urgent-open",
     [SOURCE_ROUND_SENT] = "round-sent",
     [SOURCE_PAUSED] = "paused",
     [SOURCE_STATE_SENT] = "state-sent",
@@ -62,6 +66,8 @@ static const char *const source_events[] = {
     [SOURCE_CANCEL] = "cancel",
     [SOURCE_TAKE_BACK] = "take-back",
     [SOURCE_FORGET] = "forget",
+    [SOURCE_SWITCH] = "switch",
+    [SOURCE_RETRY] = "retry",
 };
 static_assert(ARRAY_LEN(source_events) == SOURCE_EVENT_MAX, "one name an event");
 
@@ -78,6 +84,7 @@ static const char *const target_events[] = {
     [TARGET_RECORDED] = "recorded",
     [TARGET_RECORD_FAILED] = "record-failed",
     [TARGET_RUNNING] = "running",
+    [TARGET_PULLED] = "complete",
     [TARGET_FAULT] = "fault",
     [TARGET_TICK] = "tick",
     [TARGET_CANCEL] = "cancel",

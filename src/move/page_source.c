@@ -43,7 +43,7 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
                                          .untouched_free = set ? set->untouched_free : 0 };
 }
 
-static bool page_is_zero(const uint8_t *page)
+bool page_source_is_zero(const uint8_t *page)
 {
     typedef uint64_t block __attribute__((vector_size(64), may_alias));
     const block *at = (const block *)(const void *)page;
@@ -71,7 +71,7 @@ static int look_up_touched(struct page_source *source, uint64_t page)
 static void add_page(struct page_source *source, struct making *making, uint64_t page, bool freed)
 {
     const uint8_t *from = mem_page(source->mem, page);
-    uint32_t kind = freed || page_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
+    uint32_t kind = freed || page_source_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
     struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
 
     if (last && last->kind == kind && last->first + last->count == page) {

@@ -38,6 +38,9 @@ struct page_source {
     struct page_count round; /* of the current or last round */
 };
 
+/* Whether a page holds nothing but zeroes. */
+bool page_source_is_zero(const uint8_t *page) MUST_CHECK;
+
 int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty) MUST_CHECK;
 void page_source_fini(struct page_source *source);
 

@@ -11,13 +11,10 @@
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
  * the source has settled or ANSWER_LIMIT_NS have passed.
  */
-#include "move/receive.h"
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "move/dryrun.h"
-#include "move/target.h"
-#include "move/wire.h"
+#include "move/receive_impl.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -28,8 +25,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNS_MAX 4
-#define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define NEWCOMER_READ_NS \
     CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
@@ -39,36 +34,7 @@
     (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
-struct queued {
-    struct target_event event;
-    struct err why;
-};
-
-struct receiving {
-    const struct move_env *env;
-    const struct arrival_host *host;
-    int listen_fd;
-    struct target engine;
-    struct move_actions actions;
-    struct wire wire[CONNS_MAX];
-    uint32_t last_conn;
-    struct message incoming;
-
-    struct queued queue[QUEUE_MAX];
-    unsigned queue_first, queue_count;
-    uint64_t timer_ns;
-
-    struct arrival *arrival;
-    struct buf state;               /* device-state sections, heads and bodies */
-    struct message_verdict verdict; /* of the check, while its event is delivered */
-    struct message_activated activated;
-    bool claimed, arrived;
-    uint64_t load_ns, record_ns, arrived_ns;
-    struct meter_span span;
-    char last_failure[sizeof(((struct err *)0)->text)];
-};
-
-static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, uint32_t conn)
+struct queued *receive_enqueue(struct receiving *r, enum target_event_kind kind, uint32_t conn)
 {
     ASSERT(r->queue_count < QUEUE_MAX);
     struct queued *q = &r->queue[(r->queue_first + r->queue_count++) % QUEUE_MAX];
@@ -76,21 +42,30 @@ static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, 
     return q;
 }
 
-static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
-                        const struct err *why)
+void receive_enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
+                         const struct err *why)
 {
-    struct queued *q = enqueue(r, kind, conn);
+    struct queued *q = receive_enqueue(r, kind, conn);
     q->why = *why;
 }
 
-static void connection_failed(struct receiving *r, struct wire *wire, int rc, const struct err *err)
+/* With it goes the urgent lane beside it. */
+static void close_wire(struct receiving *r, struct wire *wire)
 {
-    enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
-    if (!wire_is_bad_bytes(rc))
-        wire_close(wire); /* after a loss the engine asks for nothing more on it */
+    if (r->pull && wire->conn == r->lane_conn)
+        pull_detach(r->pull);
+    wire_close(wire);
 }
 
-static struct wire *find(struct receiving *r, uint32_t conn)
+void receive_connection_failed(struct receiving *r, struct wire *wire, int rc,
+                               const struct err *err)
+{
+    receive_enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
+    if (!wire_is_bad_bytes(rc))
+        close_wire(r, wire); /* after a loss the engine asks for nothing more on it */
+}
+
+struct wire *receive_find(struct receiving *r, uint32_t conn)
 {
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (conn && r->wire[i].conn == conn)
@@ -106,6 +81,8 @@ static void check(struct receiving *r)
     struct err err = { 0 };
     if (arrival_fit(r->arrival, &report, &err))
         fit_add(&report, "device", "%s", err.text);
+    if (r->engine.hello.mode == MOVE_POST_COPY && uffd_check(&err))
+        fit_add(&report, "host", "post-copy: %s", err.text);
     if (r->arrival->have_config) {
         if (r->env->hooks.claim(r->env->hooks.ctx, r->arrival->config.name, &err))
             fit_add(&report, "name", "%s", err.text);
@@ -113,7 +90,7 @@ static void check(struct receiving *r)
             r->claimed = true;
     }
     dryrun_fill_verdict(&report, &r->verdict);
-    struct queued *q = enqueue(r, TARGET_CHECKED, 0);
+    struct queued *q = receive_enqueue(r, TARGET_CHECKED, 0);
     q->event.verdict = &r->verdict;
 }
 
@@ -122,7 +99,7 @@ static void reserve(struct receiving *r)
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
     int rc = arrival_create(r->arrival, &err);
-    struct queued *q = enqueue(r, TARGET_RESERVED_DONE, 0);
+    struct queued *q = receive_enqueue(r, TARGET_RESERVED_DONE, 0);
     q->event.duration_ns = clock_now_ns() - began;
     if (rc)
         q->why = err;
@@ -148,9 +125,13 @@ static void load(struct receiving *r)
 {
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
-    int rc = apply_state(r, &err);
+    int rc = r->pull ? pull_arm(r->pull, &err) : 0;
+    if (!rc)
+        rc = apply_state(r, &err);
+    if (!rc && r->pull)
+        rc = pull_loaded(r->pull, &err);
     r->load_ns = clock_now_ns() - began;
-    struct queued *q = enqueue(r, TARGET_LOADED, 0);
+    struct queued *q = receive_enqueue(r, TARGET_LOADED, 0);
     q->event.prepared.load_ns = r->load_ns;
     if (rc)
         q->why = err;
@@ -167,7 +148,7 @@ static void write_record(struct receiving *r, enum move_record record)
         rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
                                   r->engine.config.store, r->engine.hello.source, &unknown, &err);
     r->record_ns = clock_now_ns() - began;
-    struct queued *q = enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
+    struct queued *q = receive_enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
     if (rc) {
         q->why = err;
         q->event.record_unknown = unknown;
@@ -189,7 +170,7 @@ static void run_guest(struct receiving *r)
     r->arrived_ns = running;
 
     struct message_activated *a = &r->activated;
-    const struct wire *wire = find(r, r->engine.conn);
+    const struct wire *wire = receive_find(r, r->engine.conn);
     *a = (struct message_activated){ .record_ns = r->record_ns,
                                      .resume_ns = running - began,
                                      .running_wall_ns = clock_wall_ns(),
@@ -198,12 +179,18 @@ static void run_guest(struct receiving *r)
     a->side[0].load_ns = r->load_ns;
     a->side[0].commit_ns = r->record_ns;
     a->side[0].resume_ns = a->resume_ns;
-    struct queued *q = enqueue(r, TARGET_RUNNING, 0);
+    struct queued *q = receive_enqueue(r, TARGET_RUNNING, 0);
     q->event.activated = a;
 }
 
 static void discard(struct receiving *r)
 {
+    if (r->pull) {
+        pull_abandon(r->pull);
+        pull_free(r->pull);
+    }
+    r->pull = NULL;
+    r->lane_conn = 0;
     arrival_free(r->arrival);
     r->arrival = NULL;
     buf_free(&r->state);
@@ -214,19 +201,21 @@ static void discard(struct receiving *r)
 
 static void close_conn(struct receiving *r, uint32_t conn)
 {
-    struct wire *wire = find(r, conn);
+    struct wire *wire = receive_find(r, conn);
     if (!wire)
         return;
     bool guest_waits = r->engine.conn && r->engine.conn != conn;
     if (!r->arrived) /* the peer may still be sending: let it read why before it sees a reset */
         link_linger(&wire->link, guest_waits ? LINGER_NS / 10 : LINGER_NS);
-    wire_close(wire);
+    close_wire(r, wire);
 }
 
 static void emit(struct receiving *r, const struct move_action *action)
 {
     enum target_state to = (enum target_state)action->emit.to;
-    if (to == TARGET_UNCERTAIN)
+    if (r->pull && (to == TARGET_PULLING || to == TARGET_STRANDED))
+        pull_stranded(r->pull, to == TARGET_STRANDED);
+    if (to == TARGET_UNCERTAIN || to == TARGET_PULLING || to == TARGET_STRANDED)
         r->env->hooks.state(r->env->hooks.ctx, target_state_name(to), action->emit.text);
     if (action->emit.reason)
         (void)snprintf(r->last_failure, sizeof(r->last_failure), "%s", action->emit.text);
@@ -238,10 +227,10 @@ static void emit(struct receiving *r, const struct move_action *action)
 static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
 {
     struct err err = { 0 };
-    struct wire *wire = find(r, conn);
+    struct wire *wire = receive_find(r, conn);
     int rc = wire ? wire_send_message(wire, message, &err) : 0;
     if (rc)
-        connection_failed(r, wire, rc, &err);
+        receive_connection_failed(r, wire, rc, &err);
 }
 
 static void carry_out(struct receiving *r, const struct move_action *action)
@@ -277,12 +266,21 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     case ACTION_DISCARD:
         discard(r);
         break;
+    case ACTION_TAKE_LANE:
+        receive_take_lane(r, action->conn);
+        break;
+    case ACTION_SEND_ABSENT:
+        receive_send_absent(r, action->conn);
+        break;
     case ACTION_END:
         break; /* engine.ended says so */
     case ACTION_CONNECT:
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
     case ACTION_THROTTLE:
+    case ACTION_END_ROUND:
+    case ACTION_OPEN_URGENT:
+    case ACTION_PUSH:
     case ACTION_PAUSE_GUEST:
     case ACTION_SEND_STATE:
     case ACTION_RESUME_GUEST:
@@ -292,14 +290,17 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     }
 }
 
-static void deliver(struct receiving *r, const struct target_event *event)
+void receive_deliver(struct receiving *r, const struct target_event *event)
 {
+    bool running = event->kind == TARGET_RUNNING;
     struct err err = { 0 };
     int rc = target_step(&r->engine, event, clock_now_ns(), &r->actions, &err);
     if (rc)
         log_event(LOG_WARN, "move.refused", "%s", err.text);
     for (unsigned i = 0; i < r->actions.count; i++)
         carry_out(r, &r->actions.action[i]);
+    if (running && r->pull && pull_left(r->pull) == 0)
+        receive_on_pull(r);
 }
 
 /* ------------------------------------------------------------------------------------------- receiving */
@@ -320,12 +321,12 @@ static int receive_pages(struct receiving *r, struct wire *wire, const struct se
     struct target_event event = { .kind = TARGET_SECTION,
                                   .conn = wire->conn,
                                   .section = section->type };
-    deliver(r, &event);
+    receive_deliver(r, &event);
     if (!r->arrival)
         return 0; /* refused, and all is gone */
     struct target_event pages = { .kind = TARGET_PAGES_OK, .conn = wire->conn };
     pages.pages = r->arrival->sink.data_pages + r->arrival->sink.zero_pages - before;
-    deliver(r, &pages);
+    receive_deliver(r, &pages);
     return 0;
 }
 
@@ -418,18 +419,23 @@ static void receive(struct receiving *r, struct wire *wire)
                     r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
             if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
                 meter_span_begin(r->env->meter, &r->span);
-            deliver(r, &event);
+            receive_deliver(r, &event);
         }
+    } else if (!rc && section.type == SECTION_ABSENT && r->pull && conn == r->engine.conn) {
+        rc = receive_absent(r, wire, &section, &err);
+    } else if (!rc && section.type == SECTION_PAGES && r->pull && conn == r->engine.conn &&
+               r->engine.state == TARGET_PULLING) {
+        rc = receive_pushed(r, wire, &section, &err);
     } else if (!rc && section.type == SECTION_PAGES && bulk_is_expected(r, wire)) {
         rc = receive_pages(r, wire, &section, &err);
     } else if (!rc) {
         rc = receive_section(r, wire, &section, &err);
     }
-    wire = find(r, conn);
+    wire = receive_find(r, conn);
     if (rc && err.fault == ERR_HOST)
-        enqueue_why(r, TARGET_FAULT, conn, &err);
+        receive_enqueue_why(r, TARGET_FAULT, conn, &err);
     else if (rc && rc != -ECANCELED && wire)
-        connection_failed(r, wire, rc, &err);
+        receive_connection_failed(r, wire, rc, &err);
 }
 
 /* ------------------------------------------------------------------------------------------- the loop */
@@ -459,7 +465,7 @@ static void drop_silent(struct receiving *r, uint64_t now)
         if (wire->conn && wire->conn != r->engine.conn &&
             now - wire->since_ns > NEWCOMER_LIMIT_NS) {
             log_event(LOG_WARN, "move.silent", "a connection that said nothing was closed");
-            wire_close(wire);
+            close_wire(r, wire);
         }
     }
 }
@@ -470,7 +476,9 @@ static int wait_ms(const struct receiving *r, uint64_t now)
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (r->wire[i].conn && r->wire[i].conn != r->engine.conn)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
-    if (r->arrived)
+    if (r->lane_lost_ns)
+        until = MIN(until, r->lane_lost_ns + LANE_GRACE_NS);
+    if (r->engine.state == TARGET_ACTIVE)
         until = MIN(until, r->arrived_ns + ANSWER_LIMIT_NS);
     else if (r->engine.state == TARGET_GONE)
         until = MIN(until, now + CLOCK_SECOND);
@@ -486,21 +494,36 @@ static int take_order(struct receiving *r)
     (void)eventfd_read(r->env->cancel_fd, &count);
     switch (r->env->hooks.order(r->env->hooks.ctx)) {
     case MOVE_ADOPT:
-        (void)enqueue(r, TARGET_ADOPT, 0);
+        (void)receive_enqueue(r, TARGET_ADOPT, 0);
         return 0;
     case MOVE_CANCEL:
     case MOVE_DISCARD:
         if (r->engine.state != TARGET_LISTENING)
-            (void)enqueue(r, TARGET_CANCEL, 0);
+            (void)receive_enqueue(r, TARGET_CANCEL, 0);
         return 0;
     case MOVE_END_NOW:
-        return -ECANCELED;
+        /* The guest has ended, or is being ended: it needs no more of its memory. */
+        if (r->pull && r->arrived)
+            receive_pull_ended(r);
+        r->ending = true;
+        return r->queue_count ? 0 : -ECANCELED;
     case MOVE_TAKE_BACK:
     case MOVE_FORGET:
+    case MOVE_SWITCH:
+    case MOVE_RETRY:
     case MOVE_NO_ORDER:
         break;
     }
     return 0;
+}
+
+/* What was said last must not be lost to a reset for the sake of what is not read any more. */
+static int end(struct receiving *r)
+{
+    struct wire *wire = r->arrived ? receive_find(r, r->engine.conn) : NULL;
+    if (wire && !wire->link.mid_section)
+        link_linger(&wire->link, LINGER_NS);
+    return -ECANCELED;
 }
 
 static int run_once(struct receiving *r)
@@ -510,15 +533,17 @@ static int run_once(struct receiving *r)
         r->queue_first = (r->queue_first + 1) % QUEUE_MAX;
         r->queue_count--;
         q.event.why = q.why.code ? &q.why : NULL;
-        deliver(r, &q.event);
-        return 0;
+        receive_deliver(r, &q.event);
+        return r->ending && r->queue_count == 0 ? end(r) : 0;
     }
-    struct pollfd fds[2 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
+    struct pollfd fds[3 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
                                          { .fd = r->listen_fd, .events = POLLIN } };
     uint64_t now = clock_now_ns();
     for (unsigned i = 0; i < CONNS_MAX; i++)
         fds[2 + i] =
             (struct pollfd){ .fd = r->wire[i].conn ? r->wire[i].link.fd : -1, .events = POLLIN };
+    fds[2 + CONNS_MAX] =
+        (struct pollfd){ .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN };
     if (poll(fds, ARRAY_LEN(fds), wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
@@ -528,11 +553,14 @@ static int run_once(struct receiving *r)
             receive(r, &r->wire[i]);
     if (fds[1].revents)
         accept_one(r);
+    if (fds[2 + CONNS_MAX].revents && r->pull && r->queue_count == 0)
+        receive_on_pull(r);
     now = clock_now_ns();
     drop_silent(r, now);
+    receive_give_up_lane(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
         r->timer_ns = CLOCK_NEVER;
-        (void)enqueue(r, TARGET_TICK, 0);
+        (void)receive_enqueue(r, TARGET_TICK, 0);
     }
     return 0;
 }
@@ -556,7 +584,9 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
         if (r->queue_count > 0)
             continue;
         if (r->engine.state == TARGET_ACTIVE && !told) {
-            r->env->hooks.arrived(r->env->hooks.ctx);
+            r->arrived_ns = clock_now_ns();
+            if (!r->ending)
+                r->env->hooks.arrived(r->env->hooks.ctx);
             told = true;
         }
         if (r->engine.state == TARGET_ACTIVE &&
@@ -582,7 +612,9 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
     struct receiving *r = calloc(1, sizeof(*r));
     if (!r)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot receive");
-    *r = (struct receiving){ .env = env, .host = host, .listen_fd = listen_fd };
+    *r = (struct receiving){
+        .env = env, .host = host, .listen_fd = listen_fd, .spent_lane = WIRE_NONE
+    };
     for (unsigned i = 0; i < CONNS_MAX; i++)
         r->wire[i] = WIRE_NONE;
     int rc;
@@ -595,6 +627,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
         }
         for (unsigned i = 0; i < CONNS_MAX; i++)
             wire_close(&r->wire[i]);
+        wire_close(&r->spent_lane);
     } while (rc && !once && err->code != ECANCELED);
     arrival_free(r->arrival);
     buf_free(&r->state);

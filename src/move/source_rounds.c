@@ -41,7 +41,7 @@ int source_on_verdict(struct source_call *c)
     return 0;
 }
 
-static void begin_round(struct source_call *c, bool last)
+static void begin_round(struct source_call *c, enum move_round kind)
 {
     struct source *s = c->s;
     s->round++;
@@ -50,14 +50,22 @@ static void begin_round(struct source_call *c, bool last)
 
     struct message_round *round = &move_send(c->out, s->conn, MESSAGE_ROUND)->round;
     round->number = s->round;
-    round->last = last;
+    round->last = (uint8_t)kind;
     round->pages_estimate = s->round == 1 ? s->config.hello.pages : s->round_facts.left_pages;
 
     struct move_action *action = move_act(c->out, ACTION_SEND_ROUND);
     action->conn = s->conn;
     action->round.number = s->round;
-    action->round.last = last;
+    action->round.kind = kind;
     action->round.rate = s->policy.rounds ? s->decision.rate : policy_first_rate(&s->policy);
+}
+
+/* The lane is opened while the guest still runs: connecting must not cost downtime. */
+static void begin_switch(struct source_call *c)
+{
+    struct source *s = c->s;
+    s->post_copy = true;
+    move_act(c->out, ACTION_OPEN_URGENT)->conn = s->conn;
 }
 
 static void stop(struct source_call *c)
@@ -70,13 +78,18 @@ int source_on_reserved(struct source_call *c)
 {
     struct source *s = c->s;
     memcpy(s->store, c->m->reserved.store, sizeof(s->store));
+    if (s->switching || s->config.post_copy == SOURCE_POST_COPY_NOW) {
+        source_enter(c, SOURCE_COPYING);
+        begin_switch(c);
+        return 0;
+    }
     if (s->config.hello.mode == MOVE_STOP_COPY) {
         stop(c);
         return 0;
     }
     policy_begin(&s->policy, c->now - s->began_ns);
     source_enter(c, SOURCE_COPYING);
-    begin_round(c, false);
+    begin_round(c, ROUND_RUNNING);
     return 0;
 }
 
@@ -118,17 +131,23 @@ static void decide(struct source_call *c)
                    (unsigned long long)d.left_pages, policy_what_name(d.what),
                    policy_why_name(d.why), s->why_text);
     source_emit(c, s->state, s->note);
+    if (s->switching) {
+        begin_switch(c);
+        return;
+    }
     switch (d.what) {
     case POLICY_ROUND:
         if (d.run_permille != run_permille)
             move_act(c->out, ACTION_THROTTLE)->run_permille = d.run_permille;
-        begin_round(c, false);
+        begin_round(c, ROUND_RUNNING);
         break;
     case POLICY_ABORT:
         (void)err_set(&why, ERR_GUEST, ETIME, "the goal cannot be met: %s", s->why_text);
         source_trouble(c, REASON_GOAL, &why, true);
         break;
-    case POLICY_SWITCH: /* only where allow_switch says that this engine can */
+    case POLICY_SWITCH:
+        begin_switch(c);
+        break;
     case POLICY_STOP:
     case POLICY_WHAT_MAX:
         stop(c);
@@ -153,10 +172,34 @@ int source_on_round_ack(struct source_call *c)
     return 0;
 }
 
+int source_on_switch(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (s->post_copy || s->switching)
+        return 0; /* asked for twice is as good as once */
+    s->switching = true;
+    if (s->state == SOURCE_COPYING && !s->round_sent)
+        (void)move_act(c->out, ACTION_END_ROUND);
+    return 0;
+}
+
+int source_on_urgent_open(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (!s->post_copy || s->urgent)
+        return SOURCE_REFUSE;
+    s->urgent = true;
+    if (s->state == SOURCE_COPYING)
+        stop(c);
+    else if (s->state == SOURCE_SERVING)
+        move_act(c->out, ACTION_PUSH)->conn = s->conn;
+    return 0;
+}
+
 int source_on_paused(struct source_call *c)
 {
     source_enter(c, SOURCE_DRAINING);
-    begin_round(c, true);
+    begin_round(c, c->s->post_copy ? ROUND_ABSENT : ROUND_PAUSED);
     return 0;
 }
 

@@ -45,6 +45,8 @@ enum section_type {
     SECTION_VIRTIO_BALLOON,
     SECTION_STATE_MAX,
 
+    SECTION_ABSENT = 32, /* live only: pages that one side lacks: state/absent.h */
+
     SECTION_PROBE = 63,   /* filler that measures a connection: move/dryrun.h */
     SECTION_MESSAGE = 64, /* first of the live messages: move/message.h */
     SECTION_TYPE_MAX = 128

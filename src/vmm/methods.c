@@ -49,6 +49,10 @@ static json_t *info_json(struct monitor *monitor)
                              monitor_state_name(monitor->state), "pid", (int)getpid(), "uptime_ns",
                              (json_int_t)(clock_now_ns() - monitor->started_ns));
     const struct machine *machine = monitor->machine;
+    bool split = monitor->state == MONITOR_SERVING || monitor->state == MONITOR_PULLING ||
+                 monitor->state == MONITOR_STRANDED;
+    if (split && info && monitor->state_why[0])
+        (void)json_object_set_new(info, "state_reason", json_string(monitor->state_why));
     if (monitor->first_run_ns && info)
         (void)json_object_set_new(info, "boot",
                                   json_pack("{s:I}", "first_run_ns",
@@ -79,6 +83,10 @@ static void vm_pause(void *ctx, struct rpc_call *call, const json_t *params)
         return;
     if (monitor->state == MONITOR_PAUSED) {
         rpc_reply(call, NULL); /* asked for twice is as good as once */
+        return;
+    }
+    if (atomic_load(&monitor->incomplete)) {
+        fail(call, EBUSY, "its memory is still arriving: it can be paused when all of it is here");
         return;
     }
     if (monitor->state != MONITOR_RUNNING) {
@@ -194,7 +202,7 @@ static const char *read_goal(const char *policy, json_int_t max_downtime_ns, jso
 
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
-    const char *to, *mode = "auto", *policy = "goal", *throttle = "allow";
+    const char *to, *mode = "auto", *policy = "goal", *throttle = "allow", *post_copy = "never";
     struct mover_request request = { .kind = MOVER_MIGRATE, .policy = policy_limits_default() };
     json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0;
     json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
@@ -202,17 +210,32 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     json_int_t rate_max = (json_int_t)request.policy.rate_max;
     int strict = 0, check = 0;
     if (rpc_unpack(call, params,
-                   "{s:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b}", "to", &to,
-                   "mode", &mode, "max_downtime_ns", &max_downtime_ns, "max_time_ns", &max_time_ns,
-                   "stall_limit_ns", &stall_limit_ns, "policy", &policy, "throttle", &throttle,
-                   "strict", &strict, "rate_min_bytes_per_s", &rate_min, "rate_max_bytes_per_s",
-                   &rate_max, "check", &check))
+                   "{s:s, s?:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b}", "to",
+                   &to, "mode", &mode, "post_copy", &post_copy, "max_downtime_ns", &max_downtime_ns,
+                   "max_time_ns", &max_time_ns, "stall_limit_ns", &stall_limit_ns, "policy",
+                   &policy, "throttle", &throttle, "strict", &strict, "rate_min_bytes_per_s",
+                   &rate_min, "rate_max_bytes_per_s", &rate_max, "check", &check))
         return;
     if (strcmp(mode, "auto") != 0 && strcmp(mode, "pre-copy") != 0 &&
-        strcmp(mode, "stop-copy") != 0) {
-        fail(call, EINVAL, "mode: want auto, pre-copy or stop-copy");
+        strcmp(mode, "stop-copy") != 0 && strcmp(mode, "post-copy") != 0) {
+        fail(call, EINVAL, "mode: want auto, pre-copy, stop-copy or post-copy");
         return;
     }
+    static const char *const wishes[] = { [SOURCE_POST_COPY_NEVER] = "never",
+                                          [SOURCE_POST_COPY_ALLOW] = "allow",
+                                          [SOURCE_POST_COPY_NOW] = "now" };
+    size_t wish = 0;
+    while (wish < ARRAY_LEN(wishes) && strcmp(post_copy, wishes[wish]) != 0)
+        wish++;
+    if (wish == ARRAY_LEN(wishes)) {
+        fail(call, EINVAL, "post_copy: want never, allow or now");
+        return;
+    }
+    if (wish != SOURCE_POST_COPY_NEVER && strcmp(mode, "stop-copy") == 0) {
+        fail(call, EINVAL, "stop-copy sends all memory first: post_copy can only be never");
+        return;
+    }
+    request.post_copy = (enum source_post_copy)wish;
     if (strcmp(throttle, "allow") != 0 && strcmp(throttle, "never") != 0) {
         fail(call, EINVAL, "throttle: want allow or never");
         return;
@@ -303,6 +326,34 @@ static void vm_migrate_cancel(void *ctx, struct rpc_call *call, const json_t *pa
         rpc_reply(call, NULL);
 }
 
+static void vm_migrate_post_copy(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct err err;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (mover_order(ctx, MOVE_SWITCH, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
+
+static void vm_migrate_recover(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    const char *to = "";
+    struct err err;
+    if (rpc_unpack(call, params, "{s?:s}", "to", &to))
+        return;
+    if (strlen(to) >= sizeof(((struct mover_request *)0)->target)) {
+        fail(call, EINVAL, "to: too long for HOST:PORT");
+        return;
+    }
+    mover_set_address(ctx, to);
+    if (mover_order(ctx, MOVE_RETRY, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
+
 static void vm_resolve(void *ctx, struct rpc_call *call, const json_t *params)
 {
     static const struct {
@@ -362,6 +413,8 @@ const struct rpc_method monitor_methods[] = {
     { "vm.migrate", vm_migrate },
     { "vm.migrate_status", vm_migrate_status },
     { "vm.migrate_cancel", vm_migrate_cancel },
+    { "vm.migrate_post_copy", vm_migrate_post_copy },
+    { "vm.migrate_recover", vm_migrate_recover },
     { "vm.resolve", vm_resolve },
     { "vm.checkpoint", vm_checkpoint },
     { "vm.bill", vm_bill },

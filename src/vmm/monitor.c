@@ -24,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 const char *monitor_state_name(enum monitor_state state)
 {
@@ -31,8 +32,9 @@ const char *monitor_state_name(enum monitor_state state)
         [MONITOR_STARTING] = "starting",   [MONITOR_RECEIVING] = "receiving",
         [MONITOR_RUNNING] = "running",     [MONITOR_PAUSED] = "paused",
         [MONITOR_MIGRATING] = "migrating", [MONITOR_CHECKPOINTING] = "checkpointing",
-        [MONITOR_UNCERTAIN] = "uncertain", [MONITOR_MOVED] = "moved",
-        [MONITOR_ENDED] = "ended",
+        [MONITOR_UNCERTAIN] = "uncertain", [MONITOR_SERVING] = "serving",
+        [MONITOR_PULLING] = "pulling",     [MONITOR_STRANDED] = "stranded",
+        [MONITOR_MOVED] = "moved",         [MONITOR_ENDED] = "ended",
     };
     return names[state];
 }
@@ -43,6 +45,7 @@ void monitor_set_state(struct monitor *monitor, enum monitor_state state, const 
         return; /* what was still under way then may report, but nothing follows an end */
     const char *previous = monitor_state_name(monitor->state);
     monitor->state = state;
+    (void)snprintf(monitor->state_why, sizeof(monitor->state_why), "%s", reason ? reason : "");
     log_event(LOG_INFO, "vm.state", "%s -> %s%s%s", previous, monitor_state_name(state),
               reason ? ": " : "", reason ? reason : "");
     if (monitor->rpc)
@@ -272,6 +275,17 @@ static int start_moved(struct monitor *monitor, struct err *err)
     return mover_start(monitor, &request, err);
 }
 
+/* Post-copy, and the guest is to end with parts of its memory missing: vCPUs and devices may be asleep at a page
+ * that will never come, deaf to everything. Joining them could take for ever, and closing what they wait on would
+ * let them run on zeroes (mem/uffd.h). So the process goes, and takes them along. */
+static void end_incomplete(struct monitor *monitor)
+{
+    if (monitor->rpc)
+        rpc_server_close(monitor->rpc);
+    rundir_release(&monitor->dir, monitor->keep);
+    _exit(monitor->exit_status);
+}
+
 static void save_scrollback(struct monitor *monitor)
 {
     int fd = openat(monitor->dir.dir_fd, RUNDIR_SCROLLBACK,
@@ -287,6 +301,8 @@ static void teardown(struct monitor *monitor)
 {
     recording_shutdown(monitor);
     mover_shutdown(monitor);
+    if (atomic_load(&monitor->incomplete))
+        end_incomplete(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;
     if (monitor->rpc) {

@@ -15,6 +15,7 @@
 #include "vm/machine.h"
 #include "vmm/vmm.h"
 #include <pthread.h>
+#include <stdatomic.h>
 
 /*
  *   starting ──> running <──> paused            vm.pause, vm.resume
@@ -23,8 +24,10 @@
  *      │          migrating, checkpointing
  *      ▼            │
  *   receiving       ├──> moved ──> (ends)
- *      │            └──> uncertain ──> moved | running
- *      └──> running | uncertain | (ends)        and from anywhere: ended
+ *      │            ├──> uncertain ──> moved | running | serving
+ *      │            └──> serving <──> stranded, then moved             post-copy, at the source
+ *      ├──> running | uncertain | (ends)        and from anywhere: ended
+ *      └──> pulling <──> stranded, then running                        post-copy, at the target
  */
 enum monitor_state {
     MONITOR_STARTING,
@@ -34,6 +37,9 @@ enum monitor_state {
     MONITOR_MIGRATING,
     MONITOR_CHECKPOINTING,
     MONITOR_UNCERTAIN,
+    MONITOR_SERVING,  /* the guest runs elsewhere, and fetches its memory from here */
+    MONITOR_PULLING,  /* it runs here, and its memory is still arriving */
+    MONITOR_STRANDED, /* either of these, without a connection */
     MONITOR_MOVED,
     MONITOR_ENDED,
     MONITOR_STATE_MAX
@@ -60,6 +66,9 @@ struct monitor {
     bool user_paused; /* by vm.pause: a move keeps it */
 
     enum monitor_state state;
+    char state_why[200]; /* of the last change; may be empty */
+    atomic_bool
+        incomplete; /* parts of the guest's memory are elsewhere: it must not be freed with threads in it */
     uint64_t started_ns;
     uint64_t
         first_run_ns; /* from before the process was made to the guest's first instruction; 0 = not known */

@@ -33,12 +33,15 @@ struct mover {
     struct arrival_host host;
     struct recording *recording; /* that must end first; NULL = none */
     pthread_t thread;
-    int cancel_fd, wake_fd;
+    int cancel_fd, nudge_fd, wake_fd;
     _Atomic(enum move_order) order;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct errand *errand;
+    enum monitor_state noted; /* a state of post-copy that the loop is to show; STARTING = none */
+    char noted_why[200];
+    char address[512]; /* where a person says the target is; "" = nowhere else */
 
     /* The result: the mover's until it writes `finished`. */
     bool finished;
@@ -117,6 +120,15 @@ static void on_loop(void *ctx, void (*fn)(void *arg), void *arg)
     (void)pthread_mutex_unlock(&mover->lock);
 }
 
+static void hook_address(void *ctx, char *address, size_t size)
+{
+    struct mover *mover = ctx;
+    (void)pthread_mutex_lock(&mover->lock);
+    if (mover->address[0])
+        (void)snprintf(address, size, "%s", mover->address);
+    (void)pthread_mutex_unlock(&mover->lock);
+}
+
 static void hook_event(void *ctx, const char *name, json_t *params)
 {
     struct monitor *monitor = mover_of(ctx)->monitor;
@@ -183,8 +195,46 @@ static void note_state(void *arg)
     monitor_set_state(n->mover->monitor, state, n->why);
 }
 
+/* Of post-copy: not waited for, since the loop's thread may itself wait for a page that only the mover can get. */
+static bool note_later(struct mover *mover, const char *state, const char *why)
+{
+    static const struct {
+        const char *name;
+        enum monitor_state state;
+    } table[] = { { "serving", MONITOR_SERVING },
+                  { "pulling", MONITOR_PULLING },
+                  { "stranded", MONITOR_STRANDED } };
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (strcmp(table[i].name, state) != 0)
+            continue;
+        if (mover->request.kind == MOVER_RECEIVE)
+            atomic_store(&mover->monitor->incomplete, true);
+        (void)pthread_mutex_lock(&mover->lock);
+        mover->noted = table[i].state;
+        (void)snprintf(mover->noted_why, sizeof(mover->noted_why), "%s", why);
+        (void)pthread_mutex_unlock(&mover->lock);
+        (void)eventfd_write(mover->wake_fd, 1);
+        return true;
+    }
+    return false;
+}
+
+static void show_noted(struct mover *mover)
+{
+    char why[sizeof(mover->noted_why)];
+    (void)pthread_mutex_lock(&mover->lock);
+    enum monitor_state state = mover->noted;
+    mover->noted = MONITOR_STARTING;
+    (void)snprintf(why, sizeof(why), "%s", mover->noted_why);
+    (void)pthread_mutex_unlock(&mover->lock);
+    if (state != MONITOR_STARTING)
+        monitor_set_state(mover->monitor, state, why[0] ? why : NULL);
+}
+
 static void hook_state(void *ctx, const char *state, const char *why)
 {
+    if (note_later(ctx, state, why))
+        return;
     struct noting noting = { .mover = ctx, .state = state, .why = why };
     on_loop(ctx, note_state, &noting);
 }
@@ -200,6 +250,7 @@ static void note_arrival(void *arg)
 
 static void hook_arrived(void *ctx)
 {
+    atomic_store(&mover_of(ctx)->monitor->incomplete, false);
     on_loop(ctx, note_arrival, ctx);
 }
 
@@ -240,6 +291,7 @@ static void run(struct mover *mover)
     case MOVER_MIGRATE: {
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
+                                           .post_copy = request->post_copy,
                                            .policy = request->policy,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
@@ -299,6 +351,7 @@ static void *mover_thread(void *arg)
 static void mover_free(struct mover *mover)
 {
     fd_close(&mover->cancel_fd);
+    fd_close(&mover->nudge_fd);
     fd_close(&mover->wake_fd);
     (void)pthread_cond_destroy(&mover->changed);
     (void)pthread_mutex_destroy(&mover->lock);
@@ -409,6 +462,7 @@ static void on_wake(struct loop_source *source, uint32_t events)
     struct monitor *monitor = CONTAINER_OF(source, struct monitor, mover_done);
     struct mover *mover = monitor->mover;
     (void)loop_drain(source->fd);
+    show_noted(mover);
     run_errand(mover);
     (void)pthread_mutex_lock(&mover->lock);
     bool finished = mover->finished;
@@ -430,12 +484,14 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
     mover->monitor = monitor;
     mover->request = *request;
     mover->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    mover->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     mover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     (void)pthread_mutex_init(&mover->lock, NULL);
     (void)pthread_cond_init(&mover->changed, NULL);
     mover->env = (struct move_env){ .machine = monitor->machine,
                                     .meter = &monitor->meter,
-                                    .cancel_fd = mover->cancel_fd };
+                                    .cancel_fd = mover->cancel_fd,
+                                    .nudge_fd = mover->nudge_fd };
     mover->env.hooks = (struct move_hooks){ .ctx = mover,
                                             .pause = hook_pause,
                                             .resume = hook_resume,
@@ -443,6 +499,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .recorded = hook_recorded,
                                             .state = hook_state,
                                             .order = hook_order,
+                                            .address = hook_address,
                                             .claim = hook_claim,
                                             .unclaim = hook_unclaim,
                                             .adopt = hook_adopt,
@@ -455,7 +512,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                          .on_loop = on_loop,
                                          .place = hook_place,
                                          .ctx = mover };
-    if (mover->cancel_fd >= 0 && mover->wake_fd >= 0)
+    if (mover->cancel_fd >= 0 && mover->nudge_fd >= 0 && mover->wake_fd >= 0)
         return mover;
     mover_free(mover);
     return NULL;
@@ -490,16 +547,41 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     return 0;
 }
 
+void mover_set_address(struct monitor *monitor, const char *address)
+{
+    struct mover *mover = monitor->mover;
+    if (!mover)
+        return;
+    (void)pthread_mutex_lock(&mover->lock);
+    (void)snprintf(mover->address, sizeof(mover->address), "%s", address);
+    (void)pthread_mutex_unlock(&mover->lock);
+}
+
 int mover_order(struct monitor *monitor, enum move_order order, struct err *err)
 {
     struct mover *mover = monitor->mover;
-    if (!mover || (order == MOVE_CANCEL && mover->request.kind == MOVER_RECEIVE))
-        return err_set(err, ERR_CALLER, ENOENT, "nothing is moving %s", monitor->dir.name);
-    if (order != MOVE_CANCEL && monitor->state != MONITOR_UNCERTAIN)
+    bool leaving = mover && mover->request.kind == MOVER_MIGRATE;
+    bool split = monitor->state == MONITOR_SERVING || monitor->state == MONITOR_STRANDED;
+    bool of_source = order == MOVE_CANCEL || order == MOVE_SWITCH || order == MOVE_RETRY;
+    if (!mover || (of_source && mover->request.kind != MOVER_CHECKPOINT && !leaving))
+        return err_set(err, ERR_CALLER, ENOENT, "nothing is moving %s away from here",
+                       monitor->dir.name);
+    if ((order == MOVE_CANCEL || order == MOVE_SWITCH) && split)
+        return err_set(
+            err, ERR_CALLER, EBUSY,
+            "%s runs at the target already, and fetches the rest of its memory from here",
+            monitor->dir.name);
+    if (order == MOVE_SWITCH && monitor->state != MONITOR_MIGRATING)
+        return err_set(err, ERR_CALLER, EBUSY, "%s is %s", monitor->dir.name,
+                       monitor_state_name(monitor->state));
+    if (order == MOVE_RETRY && !split && monitor->state != MONITOR_UNCERTAIN)
+        return err_set(err, ERR_CALLER, EBUSY, "%s has lost no connection that matters: it is %s",
+                       monitor->dir.name, monitor_state_name(monitor->state));
+    if (!of_source && monitor->state != MONITOR_UNCERTAIN)
         return err_set(err, ERR_CALLER, EBUSY, "%s is not uncertain, it is %s", monitor->dir.name,
                        monitor_state_name(monitor->state));
     atomic_store(&mover->order, order);
-    (void)eventfd_write(mover->cancel_fd, 1);
+    (void)eventfd_write(order == MOVE_SWITCH ? mover->nudge_fd : mover->cancel_fd, 1);
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #pragma once
 #include "move/move.h"
 #include "move/policy.h"
+#include "move/source.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
@@ -27,6 +28,7 @@ struct mover_request {
     enum mover_kind kind;
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
+    enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
@@ -35,6 +37,9 @@ struct mover_request {
 /* Starts the thread. -EBUSY (ERR_CALLER) names the move that is under way. */
 int mover_start(struct monitor *monitor, const struct mover_request *request,
                 struct err *err) MUST_CHECK;
+
+/* For MOVE_RETRY: where the target is now; "" = where it was. Before the order. */
+void mover_set_address(struct monitor *monitor, const char *address);
 
 /* Passes an order of a person on to the move under way; whether it can still be obeyed is for its engine to
  * say. -ENOENT: nothing moves. -EBUSY: it is an order for an uncertain move, and this is none. */

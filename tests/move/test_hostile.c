@@ -162,7 +162,8 @@ static void end_init(struct end *end)
     end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
                                                  .console_room = ignore_room,
                                                  .on_end = ignore_end };
-    end->env = (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd };
+    end->env =
+        (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd, .nudge_fd = -1 };
     end->env.hooks = (struct move_hooks){ .ctx = end,
                                           .pause = hook_pause,
                                           .resume = hook_resume,

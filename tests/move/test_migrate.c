@@ -41,7 +41,9 @@ struct relay {
     int listen_fd, port, to_port;
     enum fault fault;
     bool to_source; /* which direction's bytes count */
-    uint64_t at;    /* bytes of it that pass before the fault */
+    bool every;     /* instead of the first connection, the one of this number, from 0 */
+    unsigned nth, connections;
+    uint64_t at; /* bytes of it that pass before the fault */
     bool fired;
     uint64_t passed[2];
     atomic_bool quit;
@@ -102,12 +104,12 @@ static bool pass(struct relay *relay, int from, int to, int direction, bool faul
 static void *relay_thread(void *arg)
 {
     struct relay *relay = arg;
-    int pair[8][2];
+    int pair[32][2];
     unsigned pairs = 0;
-    bool first[8] = { false }, had_first = false;
+    bool first[32] = { false }, had_first = false;
 
     while (!relay->quit) {
-        struct pollfd fds[17] = { { .fd = relay->listen_fd, .events = POLLIN } };
+        struct pollfd fds[65] = { { .fd = relay->listen_fd, .events = POLLIN } };
         for (unsigned i = 0; i < pairs; i++)
             for (int d = 0; d < 2; d++)
                 fds[1 + 2 * i + (unsigned)d] =
@@ -123,7 +125,7 @@ static void *relay_thread(void *arg)
                 for (int d = 0; d < 2; d++)
                     fd_close(&pair[i][d]);
         }
-        if (fds[0].revents && pairs < 8) {
+        if (fds[0].revents && pairs < 32) {
             int source = accept4(relay->listen_fd, NULL, NULL, SOCK_CLOEXEC);
             int target = connect_port(relay->to_port);
             if (source < 0 || target < 0) {
@@ -131,7 +133,8 @@ static void *relay_thread(void *arg)
                 fd_close(&target);
                 continue;
             }
-            first[pairs] = !had_first;
+            first[pairs] = relay->every ? relay->connections == relay->nth : !had_first;
+            relay->connections++;
             had_first = true;
             pair[pairs][0] = source;
             pair[pairs++][1] = target;
@@ -157,6 +160,7 @@ struct end {
     int record_fails; /* so many times first */
     enum move_order order;
     int cancel_fd;
+    unsigned stranded; /* times */
 };
 
 static void ignore_console(void *ctx, const uint8_t *bytes, size_t len)
@@ -211,7 +215,14 @@ static bool hook_recorded(void *ctx, const uint8_t *token)
 
 static void hook_state(void *ctx, const char *state, const char *why)
 {
-    (void)ctx, (void)state, (void)why;
+    struct end *end = ctx;
+    (void)why;
+    end->stranded += strcmp(state, "stranded") == 0;
+}
+
+static void hook_address(void *ctx, char *address, size_t size)
+{
+    (void)ctx, (void)address, (void)size;
 }
 
 static enum move_order hook_order(void *ctx)
@@ -310,7 +321,8 @@ static void end_init(struct end *end)
     end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
                                                  .console_room = ignore_room,
                                                  .on_end = ignore_end };
-    end->env = (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd };
+    end->env =
+        (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd, .nudge_fd = -1 };
     end->env.hooks = (struct move_hooks){ .ctx = end,
                                           .pause = hook_pause,
                                           .resume = hook_resume,
@@ -318,6 +330,7 @@ static void end_init(struct end *end)
                                           .recorded = hook_recorded,
                                           .state = hook_state,
                                           .order = hook_order,
+                                          .address = hook_address,
                                           .claim = hook_claim,
                                           .unclaim = hook_unclaim,
                                           .adopt = hook_adopt,
@@ -425,6 +438,10 @@ struct result {
     int source_rc, target_rc;
     struct err source_err;
     uint64_t passed[2];
+    unsigned stranded;    /* times, at the target */
+    unsigned interrupted; /* the same, at the source */
+    struct bill_faults faults;
+    bool has_faults;
 };
 
 /* One whole move with one fault; checks what must hold whatever happened. */
@@ -456,10 +473,15 @@ static struct result move_with(struct relay relay, const char *mode, int source_
 
     char address[64];
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
+    bool allow = strcmp(mode, "allow") == 0;
     struct migrate_request request = { .target = address,
-                                       .mode = mode,
+                                       .mode = allow ? "auto" : mode,
+                                       .post_copy =
+                                           allow ? SOURCE_POST_COPY_ALLOW : SOURCE_POST_COPY_NEVER,
                                        .policy = policy_limits_default(),
                                        .stall_limit_ns = 300 * CLOCK_MSEC };
+    if (allow)
+        request.policy.max_downtime_ns = 1;
     result.source_rc =
         migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
@@ -474,6 +496,10 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     assert_int_equal(pthread_join(relay.thread, NULL), 0);
     result.target_rc = run.rc;
     memcpy(result.passed, relay.passed, sizeof(relay.passed));
+    result.stranded = target.stranded;
+    result.interrupted = source.stranded;
+    result.faults = bill->faults;
+    result.has_faults = bill->has_faults;
 
     /* Exactly one owner. */
     if (result.outcome == MIGRATE_MOVED) {
@@ -572,6 +598,74 @@ static void silence_anywhere(void **unused)
     fault_everywhere(FAULT_SILENCE, "pre-copy", 9);
 }
 
+/* The guest's vCPUs write all over its memory from the moment they run: each of their accesses to a page that is
+ * still away has to wait for it, and one that did not would be found by check_memory(). */
+static void post_copy_whole(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < 6; i++) {
+        struct result r = move_with((struct relay){ .fault = FAULT_NONE },
+                                    i % 2 ? "allow" : "post-copy", 0, 0, false);
+        assert_int_equal(r.outcome, MIGRATE_MOVED);
+        assert_int_equal(r.target_rc, 0);
+        assert_int_equal(r.stranded, 0);
+        assert_int_equal(r.interrupted, 0); /* the end of it is no loss */
+        assert_int_equal(r.faults.missing, 0);
+        assert_int_equal(r.faults.duplicates, 0);
+        if (r.has_faults)
+            assert_int_equal(r.faults.absent, r.faults.pushed + r.faults.answered);
+    }
+}
+
+/* Faults on each connection of a pure post-copy: the move's, its urgent lane. */
+static void post_copy_fault(enum fault fault, unsigned connection, unsigned steps)
+{
+    unsigned moved = 0, stayed = 0, stranded = 0;
+    struct relay plain = { .fault = FAULT_NONE, .every = true, .nth = connection };
+    struct result whole = move_with(plain, "post-copy", 0, 0, false);
+    for (int to_source = 0; to_source < 2; to_source++) {
+        uint64_t total = connection ? (to_source ? 400 : 40000) : whole.passed[to_source];
+        for (unsigned i = 0; i < steps; i++) {
+            uint64_t at = i < steps / 2 ? i * 53 : total * (i - steps / 2) / (steps / 2);
+            struct relay relay = {
+                .fault = fault, .to_source = to_source, .at = at, .every = true, .nth = connection
+            };
+            struct result r = move_with(relay, "post-copy", 0, 0, false);
+            moved += r.outcome == MIGRATE_MOVED;
+            stayed += r.outcome == MIGRATE_STAYED;
+            stranded += r.outcome == MIGRATE_MOVED && r.stranded;
+            if (r.outcome == MIGRATE_MOVED) {
+                assert_int_equal(r.faults.missing, 0);
+                assert_int_equal(r.faults.duplicates, 0);
+            }
+        }
+    }
+    print_message("# connection %u: %u moved, %u of them after a break; %u stayed\n", connection,
+                  moved, stranded, stayed);
+    assert_true(moved > 0);
+    assert_true(connection == 1 || (stayed > 0 && stranded > 0));
+}
+
+static void post_copy_cut_anywhere(void **unused)
+{
+    (void)unused;
+    post_copy_fault(FAULT_CUT, 0, 24);
+    post_copy_fault(FAULT_CUT, 1, 10);
+}
+
+static void post_copy_damage_anywhere(void **unused)
+{
+    (void)unused;
+    post_copy_fault(FAULT_FLIP, 0, 16);
+    post_copy_fault(FAULT_FLIP, 1, 6);
+}
+
+static void post_copy_silence_anywhere(void **unused)
+{
+    (void)unused;
+    post_copy_fault(FAULT_SILENCE, 0, 8);
+}
+
 static void records_that_fail(void **unused)
 {
     (void)unused;
@@ -643,11 +737,19 @@ static void nobody_listens(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_whole),       cmocka_unit_test(cut_anywhere),
-        cmocka_unit_test(damage_anywhere),   cmocka_unit_test(silence_anywhere),
-        cmocka_unit_test(records_that_fail), cmocka_unit_test(cancelled),
-        cmocka_unit_test(disk_that_fails),   cmocka_unit_test(disk_of_a_stranger),
+        cmocka_unit_test(moves_whole),
+        cmocka_unit_test(cut_anywhere),
+        cmocka_unit_test(damage_anywhere),
+        cmocka_unit_test(silence_anywhere),
+        cmocka_unit_test(records_that_fail),
+        cmocka_unit_test(cancelled),
+        cmocka_unit_test(disk_that_fails),
+        cmocka_unit_test(disk_of_a_stranger),
         cmocka_unit_test(nobody_listens),
+        cmocka_unit_test(post_copy_whole),
+        cmocka_unit_test(post_copy_cut_anywhere),
+        cmocka_unit_test(post_copy_damage_anywhere),
+        cmocka_unit_test(post_copy_silence_anywhere),
     };
     const char *tmp = getenv("TMPDIR");
     (void)snprintf(disk_path, sizeof(disk_path), "%s/godwit-disk-XXXXXX", tmp ? tmp : "/tmp");

@@ -6,7 +6,7 @@
  *     sim --pairs                 every two faults at every two events
  *     sim --table                 each message, each fault: what comes of it
  *     sim --document              the same for every kind of fault, as docs/faults.md has it
- *     sim --point N --fault NAME [--coin N] [--stop-copy] [--trace]
+ *     sim --point N --fault NAME [--coin N] [--stop-copy | --post-copy] [--trace]
  *                                 one single fault again, at the N-th event
  */
 #include "world.h"
@@ -32,6 +32,12 @@ static struct schedule schedule_of(uint64_t seed)
 {
     uint64_t r = mix(seed);
     struct schedule s = { .seed = seed, .mode = r & 1 ? MOVE_PRE_COPY : MOVE_STOP_COPY };
+    unsigned reach = 60;
+    if (r >> 62) { /* three in four: most has changed there last */
+        s.mode = MOVE_POST_COPY;
+        s.post_copy = r & 1 ? SOURCE_POST_COPY_NOW : SOURCE_POST_COPY_ALLOW;
+        reach = 150;
+    }
     if (seed % 8 == 0)
         return s;
     s.faults = 1 + (unsigned)((r >> 8) % FAULTS_MAX);
@@ -39,7 +45,7 @@ static struct schedule schedule_of(uint64_t seed)
     for (unsigned i = 0; i < s.faults; i++) {
         uint64_t f = mix(r + i);
         /* Half of them around the commitment, where it matters most. */
-        unsigned at = f >> 63 ? 18 + (unsigned)((f >> 32) % 30) : (unsigned)((f >> 32) % 60);
+        unsigned at = f >> 63 ? 18 + (unsigned)((f >> 32) % 30) : (unsigned)((f >> 32) % reach);
         s.fault[i] = (struct fault){ .kind = (enum fault_kind)(1 + f % (FAULT_MAX - 1)),
                                      .at = at,
                                      .random = mix(f) };
@@ -99,12 +105,14 @@ static int random_schedules(uint64_t count)
     return 0;
 }
 
+/* How each mode is run when only one thing goes wrong. */
 static struct schedule single(enum move_mode mode, enum fault_kind kind, bool at_point, unsigned at,
                               uint64_t coin)
 {
     return (struct schedule){
         .seed = 7,
         .mode = mode,
+        .post_copy = mode == MOVE_POST_COPY ? SOURCE_POST_COPY_NOW : SOURCE_POST_COPY_NEVER,
         .faults = 1,
         .fault = { { .kind = kind, .at_point = at_point, .at = at, .random = coin } }
     };
@@ -133,7 +141,9 @@ static int single_faults(void)
                     if (run(&s, false) == OUTCOME_BROKEN) {
                         printf("  again with --point %u --fault %s --coin %llu%s --trace\n", at,
                                fault_name((enum fault_kind)kind), (unsigned long long)coin,
-                               mode == MOVE_STOP_COPY ? " --stop-copy" : "");
+                               mode == MOVE_STOP_COPY   ? " --stop-copy"
+                               : mode == MOVE_POST_COPY ? " --post-copy"
+                                                        : "");
                         return 1;
                     }
                 }
@@ -214,7 +224,7 @@ static int table(void)
 
 static const char *letter(enum outcome outcome)
 {
-    static const char *const letters[] = { "!", "M", "S", "C", "DS", "DT", "H", "A", "K", "L" };
+    static const char *const letters[] = { "!", "M", "S", "C", "DS", "DT", "H", "A", "K", "L", "P" };
     _Static_assert(ARRAY_LEN(letters) == OUTCOME_MAX, "one for each outcome");
     return letters[outcome];
 }
@@ -325,7 +335,19 @@ static enum fault_kind fault_of(const char *name)
 
 int main(int argc, char **argv)
 {
-    enum { SCHEDULES = 1, SEED, TRACE, TABLE, DOCUMENT, POINT, FAULT, COIN, STOP_COPY, PAIRS };
+    enum {
+        SCHEDULES = 1,
+        SEED,
+        TRACE,
+        TABLE,
+        DOCUMENT,
+        POINT,
+        FAULT,
+        COIN,
+        STOP_COPY,
+        POST_COPY,
+        PAIRS
+    };
     static const struct option options[] = {
         { "schedules", required_argument, NULL, SCHEDULES },
         { "seed", required_argument, NULL, SEED },
@@ -336,6 +358,7 @@ int main(int argc, char **argv)
         { "fault", required_argument, NULL, FAULT },
         { "coin", required_argument, NULL, COIN },
         { "stop-copy", no_argument, NULL, STOP_COPY },
+        { "post-copy", no_argument, NULL, POST_COPY },
         { "pairs", no_argument, NULL, PAIRS },
         { 0 },
     };
@@ -373,6 +396,9 @@ int main(int argc, char **argv)
             break;
         case STOP_COPY:
             mode = MOVE_STOP_COPY;
+            break;
+        case POST_COPY:
+            mode = MOVE_POST_COPY;
             break;
         default:
             return 2;
