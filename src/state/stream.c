@@ -167,6 +167,7 @@ const char *section_type_name(uint16_t type)
         [SECTION_VIRTIO_BLK] = "virtio-blk",
         [SECTION_VIRTIO_RNG] = "virtio-rng",
         [SECTION_BUTTON] = "button",
+        [SECTION_VIRTIO_VSOCK] = "virtio-vsock",
     };
     if (type >= SECTION_MESSAGE && type < SECTION_TYPE_MAX)
         return "message";

@@ -42,6 +42,7 @@ enum section_type {
     SECTION_VIRTIO_BLK,
     SECTION_VIRTIO_RNG,
     SECTION_BUTTON,
+    SECTION_VIRTIO_VSOCK,
     SECTION_STATE_MAX,
 
     SECTION_MESSAGE = 64, /* first of the live messages: move/message.h */
