@@ -1,6 +1,7 @@
 #include "cmd/device.h"
 #include "cmd/launch.h"
 #include "cmd/parse.h"
+#include "dev/virtio_vsock.h"
 #include "vm/config.h"
 
 #include <errno.h>
@@ -54,12 +55,19 @@ static int add_devices(const struct cmd_args *args, struct plan *plan, struct er
         if (rc)
             return err_wrap(err, rc, "--net");
     }
-    if (cmd_flag(args, "no-rng"))
-        return 0;
-    device = add(plan, &host, err);
-    if (!device)
-        return -E2BIG;
-    *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    if (!cmd_flag(args, "no-rng")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    }
+    if (cmd_text(args, "vsock")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_VSOCK, .id = "vsock0" };
+        plan->machine.vsock_cid = (uint32_t)cmd_number(args, "vsock");
+    }
     return 0;
 }
 
@@ -120,7 +128,7 @@ const struct command cmd_run = {
         "The kernel is a bzImage, as distributions ship it, or an ELF file with a PVH entry. "
         "Disks are raw files or block devices, network cards are joined to tap interfaces that "
         "exist already. The guest finds devices in the order disks, cards, random number "
-        "generator, each kind in the order given.\n\n"
+        "generator, vsock, each kind in the order given.\n\n"
         "What is wrong with the options, the kernel, a disk or a tap is said in one line, and "
         "nothing is left running.",
     .example =
@@ -176,6 +184,13 @@ const struct command cmd_run = {
               .help = "a network card named ID on the tap TAP; its address depends on NAME and "
                       "ID if none is given" },
             { .name = "no-rng", .kind = CMD_FLAG, .help = "no random number generator" },
+            { .name = "vsock",
+              .kind = CMD_COUNT,
+              .value = "CID",
+              .min = VSOCK_CID_GUEST_MIN,
+              .max = VSOCK_CID_GUEST_MAX,
+              .help = "a vsock device with this address, from 3 (no two VMs of a host need to "
+                      "differ); without it there is none, and no guest agent" },
             LAUNCH_OPTIONS,
             { 0 } },
     .status_ok =

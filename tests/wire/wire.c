@@ -10,6 +10,7 @@
 #include "dev/virtio_mmio.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "dev/virtq.h"
 #include "kvm/hv_state.h"
 #include "move/message.h"
@@ -65,17 +66,24 @@ const struct schema *const wire_schemas[] = {
     &virtio_blk_state_schema,
     &virtio_net_state_schema,
     &virtio_rng_state_schema,
+    &virtio_vsock_state_schema,
     &virtio_state_schema,
     &virtq_state_schema,
 };
 const size_t wire_schema_count = ARRAY_LEN(wire_schemas);
 
 const struct dump_schema wire_sections[] = {
-    { SECTION_MACHINE, &machine_config_schema }, { SECTION_CPUID, &hv_cpuid_schema },
-    { SECTION_VM, &hv_vm_state_schema },         { SECTION_VCPU, &hv_vcpu_state_schema },
-    { SECTION_SERIAL, &serial_state_schema },    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
-    { SECTION_BUTTON, &button_state_schema },    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
-    { SECTION_END, &stream_end_schema },         { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_MACHINE, &machine_config_schema },
+    { SECTION_CPUID, &hv_cpuid_schema },
+    { SECTION_VM, &hv_vm_state_schema },
+    { SECTION_VCPU, &hv_vcpu_state_schema },
+    { SECTION_SERIAL, &serial_state_schema },
+    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
+    { SECTION_BUTTON, &button_state_schema },
+    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
+    { SECTION_END, &stream_end_schema },
+    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_VIRTIO_VSOCK, &virtio_vsock_state_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
 
