@@ -189,7 +189,7 @@ static void note_arrival(void *arg)
 {
     struct mover *mover = arg;
     struct monitor *monitor = mover->monitor;
-    monitor->keep_record = true; /* until the source has settled */
+    monitor->keep |= RUNDIR_KEEP_RECORD; /* until the source has settled */
     monitor->user_paused = monitor->machine->pauses > 0;
     monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, "arrived");
 }
@@ -334,7 +334,10 @@ static void arrived(struct monitor *monitor, struct mover *mover)
             log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
         came_to_rest(monitor);
     } else {
-        monitor->keep_record = !mover->settled;
+        if (mover->settled)
+            monitor->keep &= ~(unsigned)RUNDIR_KEEP_RECORD;
+        else
+            monitor->keep |= RUNDIR_KEEP_RECORD;
     }
 }
 
@@ -499,6 +502,7 @@ void mover_shutdown(struct monitor *monitor)
     loop_remove(&monitor->mover_done);
     monitor->mover = NULL;
     if (mover->outcome == MIGRATE_LEFT_UNCERTAIN)
-        monitor->keep_record = true; /* all that is left of the guest here, and it must be found */
+        monitor->keep |=
+            RUNDIR_KEEP_RECORD; /* all that is left of the guest here, and it must be found */
     mover_free(mover);
 }
