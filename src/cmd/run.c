@@ -111,6 +111,10 @@ static int run(struct cmd_args *args)
 
     json_t *options = launch_options(args, "boot", name);
     (void)json_object_set_new(options, "config", config);
+    if (launch_self_migrate(args, options, &err)) {
+        json_decref(options);
+        return cmd_fail(args, &err);
+    }
     int status =
         launch(args, &(struct launch){
                          .title = name, .options = options, .listen_fd = -1, .what = "runs" });

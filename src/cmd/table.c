@@ -17,6 +17,7 @@ const struct command *const cmd_table[] = {
     &cmd_restore,
     &cmd_resolve,
     &cmd_bill,
+    &cmd_agent,
     &cmd_dump,
     &cmd_check,
     &cmd_completion,

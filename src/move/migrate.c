@@ -52,7 +52,8 @@ struct migration {
     struct dirty dirty;
     struct page_source pages;
     bool tracking, sending_round, last_round, paused;
-    bool end_now; /* this process is ending, whatever the state */
+    bool prepared; /* the agent was asked: to be taken back if the guest stays */
+    bool end_now;  /* this process is ending, whatever the state */
     uint64_t round_began_ns, progress_told_ns;
     struct move_progress progress;
     struct meter_span span;
@@ -252,6 +253,15 @@ static void continue_round(struct migration *m)
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
 
+static void prepare_guest(struct migration *m, bool slow)
+{
+    struct bill_agent agent = { 0 };
+    m->prepared = true;
+    m->env->hooks.prepare(m->env->hooks.ctx, slow, &agent);
+    bill_agent(m->bill, &agent);
+    (void)enqueue(m, SOURCE_GUEST_PREPARED);
+}
+
 static void pause_guest(struct migration *m)
 {
     struct err err;
@@ -284,6 +294,9 @@ static void resume_guest(struct migration *m)
     }
     m->paused = false;
     stop_tracking(m);
+    if (m->prepared)
+        m->env->hooks.unprepare(m->env->hooks.ctx);
+    m->prepared = false;
 }
 
 static void send_state(struct migration *m)
@@ -387,6 +400,9 @@ static void carry_out(struct migration *m, const struct move_action *action)
         break;
     case ACTION_SEND_ROUND:
         send_round(m, action->round.number, action->round.last);
+        break;
+    case ACTION_PREPARE_GUEST:
+        prepare_guest(m, action->slow);
         break;
     case ACTION_PAUSE_GUEST:
         pause_guest(m);
@@ -537,6 +553,8 @@ static int configure(struct migration *m, struct err *err)
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
     (void)gethostname(config.hello.source, sizeof(config.hello.source) - 1);
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
+    config.prepare =
+        m->env->hooks.prepare && !m->request->paused; /* a guest that stands still cannot help */
     config.policy.max_downtime_ns = m->request->max_downtime_ns;
     config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
     config.stall_limit_ns = m->request->stall_limit_ns;

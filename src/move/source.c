@@ -86,6 +86,7 @@ static const struct row rows[] = {
 
     ON(COPYING, ROUND_SENT, source_on_round_sent),
     MSG(COPYING, ROUND_ACK, source_on_round_ack),
+    ON(COPYING, GUEST_PREPARED, source_on_guest_prepared),
     ON(COPYING, FAULT, on_fault),
     ON(COPYING, CANCEL, on_cancel),
     WIRE(COPYING),
@@ -216,6 +217,8 @@ static bool is_stale(const struct source_call *c)
     switch (c->e->kind) {
     case SOURCE_PAUSED:
         return source_state_ended(s->state);
+    case SOURCE_GUEST_PREPARED:
+        return s->state != SOURCE_COPYING;
     case SOURCE_FAULT:
         return s->state >= SOURCE_RECORDING;
     case SOURCE_RECORDED:

@@ -120,10 +120,25 @@ int source_on_round_ack(struct source_call *c)
                    (unsigned long long)(d.predicted_ns / 1000),
                    d.stop && d.exceeds ? ", more than was allowed" : "");
     source_emit(c, s->state, s->note);
-    if (d.stop)
+    if (d.stop && s->config.prepare && !s->guest_asked) {
+        s->guest_asked = s->preparing = true;
+        move_act(c->out, ACTION_PREPARE_GUEST)->slow = d.why != POLICY_SMALL;
+    } else if (d.stop) {
         stop(c);
-    else
+    } else {
         begin_round(c, false);
+    }
+    return 0;
+}
+
+/* What the guest wrote meanwhile is sent while it runs. */
+int source_on_guest_prepared(struct source_call *c)
+{
+    if (!c->s->preparing)
+        return SOURCE_REFUSE;
+    c->s->preparing = false;
+    c->s->progress_ns = c->now;
+    begin_round(c, false);
     return 0;
 }
 

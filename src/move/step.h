@@ -68,6 +68,9 @@ enum move_action_kind {
     ACTION_SEND_DESCRIPTION, /* sections MACHINE and CPUID */
     ACTION_SEND_ROUND,       /* `round`: what is dirty now (round 1: all there is), and clear it;
                               * -> PROGRESS..., ROUND_SENT */
+    ACTION_PREPARE_GUEST,    /* `slow`: let the guest's agent make it easier to move, for a bounded
+                              * time, while the guest runs -> GUEST_PREPARED, whatever came of it;
+                              * RESUME_GUEST undoes it */
     ACTION_PAUSE_GUEST,      /* vCPUs parked, devices quiescent -> PAUSED */
     ACTION_SEND_STATE,       /* every device-state section -> STATE_SENT */
     ACTION_RESUME_GUEST, /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
@@ -98,6 +101,7 @@ struct move_action {
             uint32_t number; /* from 1 */
             bool last;       /* the guest is paused */
         } round;
+        bool slow; /* the guest writes too fast */
         struct {
             uint8_t from, to;        /* states of the engine; equal: news within a state */
             enum move_stage stage;   /* of `to` */

@@ -243,6 +243,8 @@ static int start_new(struct monitor *monitor, struct err *err)
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
+        rc = inside_attach(monitor, err);
+    if (!rc)
         rc = records_write(&monitor->dir, RECORD_HERE, NULL, NULL, NULL, err);
     if (rc)
         return rc;
@@ -276,6 +278,7 @@ static void save_scrollback(struct monitor *monitor)
 static void teardown(struct monitor *monitor)
 {
     mover_shutdown(monitor);
+    inside_detach(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;
     if (monitor->rpc) {

@@ -279,6 +279,10 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_SEND_ROUND:
         send_round(w, action);
         break;
+    case ACTION_PREPARE_GUEST:
+        CHECK(w, w->source_runs && w->prepared++ == 0, "the guest is prepared once, while it runs");
+        work(w, SIDE_SOURCE)->source.kind = SOURCE_GUEST_PREPARED;
+        break;
     case ACTION_PAUSE_GUEST:
         w->source_runs = false;
         work(w, SIDE_SOURCE)->source.kind = SOURCE_PAUSED;

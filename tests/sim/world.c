@@ -583,6 +583,7 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     memset(config.hello.token, 0xa5, sizeof(config.hello.token));
     config.hello.mode = schedule->mode;
     config.hello.pages = w->left_pages = 4096;
+    config.prepare = schedule->seed % 2;
     snprintf(config.hello.name, sizeof(config.hello.name), "guest");
     source_init(&w->source, &config);
     struct target_config target = { .stall_limit_ns = 10 * CLOCK_SECOND };

@@ -156,7 +156,7 @@ struct world {
 
     /* What only the world knows. A version of the guest ends when it runs again at the source. */
     bool source_has, source_runs, target_has, target_runs, target_ran, target_owned;
-    unsigned version, sent_version, loaded_version;
+    unsigned version, sent_version, loaded_version, prepared;
     uint64_t left_pages;
     uint64_t withdraw_ns, failed_ns,
         trouble_ns;               /* when that began, ended, and the last fault's end */
