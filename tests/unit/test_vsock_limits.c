@@ -57,6 +57,34 @@ static void test_credit_towards_the_host(void **state)
     (void)close(fd);
 }
 
+/* A slow host program gets every byte before the end, and the guest its RST only then. */
+static void test_end_behind_held_bytes(void **state)
+{
+    (void)state;
+    static char bytes[VSOCK_BUFFER_BYTES];
+    uint32_t port;
+    int fd = open_from_host(&port), size = 4096;
+    const struct vsock_conn *conn = vsock_conn_find(device(), GUEST_PORT, port);
+    assert_int_equal(setsockopt(conn->fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)), 0);
+    memset(bytes, 'x', sizeof(bytes));
+    send_data(GUEST_PORT, port, bytes, sizeof(bytes));
+    send_op(VIRTIO_VSOCK_OP_SHUTDOWN, GUEST_PORT, port, 3);
+    expect_quiet();
+    size_t got = 0;
+    for (ssize_t n = 1; n != 0; driver_settle(&d)) {
+        n = recv(fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+        assert_true(n >= 0 || errno == EAGAIN);
+        got += n > 0 ? (size_t)n : 0;
+    }
+    assert_int_equal(got, sizeof(bytes));
+    driver_wait(&d, RX, 1);
+    const struct virtio_vsock_hdr *h = NULL;
+    while (driver_used_waiting(&d, RX)) /* behind credit updates */
+        h = driver_mem(&d, RX_BUF(driver_used(&d, RX, NULL)));
+    assert_int_equal(h->op, VIRTIO_VSOCK_OP_RST);
+    (void)close(fd);
+}
+
 static void test_credit_towards_the_guest(void **state)
 {
     (void)state;
@@ -253,10 +281,11 @@ static void test_broken_buffers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        VSOCK_TEST(test_credit_towards_the_host),  VSOCK_TEST(test_credit_towards_the_guest),
-        VSOCK_TEST(test_few_receive_buffers),      VSOCK_TEST(test_unexpected_packets),
-        VSOCK_TEST(test_flood_without_buffers),    VSOCK_TEST(test_too_many_connections),
-        VSOCK_TEST(test_driver_resets_the_device), VSOCK_TEST(test_broken_buffers),
+        VSOCK_TEST(test_credit_towards_the_host),  VSOCK_TEST(test_end_behind_held_bytes),
+        VSOCK_TEST(test_credit_towards_the_guest), VSOCK_TEST(test_few_receive_buffers),
+        VSOCK_TEST(test_unexpected_packets),       VSOCK_TEST(test_flood_without_buffers),
+        VSOCK_TEST(test_too_many_connections),     VSOCK_TEST(test_driver_resets_the_device),
+        VSOCK_TEST(test_broken_buffers),
     };
     return cmocka_run_group_tests_name("vsock_limits", tests, NULL, NULL);
 }
