@@ -34,6 +34,13 @@ static const struct unit duration_units[] = {
     { "h", UINT64_C(3600000000000) },
 };
 
+static const struct unit rate_units[] = {
+    { "bit/s", 1 },
+    { "kbit/s", 1000 },
+    { "Mbit/s", 1000000 },
+    { "Gbit/s", UINT64_C(1000000000) },
+};
+
 /* Reads decimal digits; *ret_rest is what follows. -EINVAL: none; -ERANGE: more than 64 bits
  * hold. */
 static int digits(const char *text, uint64_t *ret, const char **ret_rest)
@@ -93,6 +100,21 @@ int parse_duration(const char *text, uint64_t *ret_ns, struct err *err)
         return err_set(
             err, ERR_CALLER, EINVAL,
             "'%.80s' is no duration: want a number with ns, us, ms, s, m or h, as in 300ms", text);
+    return 0;
+}
+
+int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err)
+{
+    uint64_t bits = 0;
+    int rc = with_unit(text, rate_units, ARRAY_LEN(rate_units), &bits);
+    if (rc == -ERANGE)
+        return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is too fast", text);
+    if (rc)
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "'%.80s' is no rate: want a number with bit/s, kbit/s, Mbit/s or Gbit/s, as "
+                       "in 2Gbit/s",
+                       text);
+    *ret_bytes_per_s = bits / 8;
     return 0;
 }
 
@@ -198,4 +220,9 @@ struct parse_text parse_show_size(uint64_t bytes)
 struct parse_text parse_show_duration(uint64_t ns)
 {
     return show(ns, duration_units, ARRAY_LEN(duration_units));
+}
+
+struct parse_text parse_show_rate(uint64_t bytes_per_s)
+{
+    return show(bytes_per_s * 8, rate_units, ARRAY_LEN(rate_units));
 }

@@ -23,6 +23,12 @@
  *       RESOLVE                            ------->
  *                                          <-------  STATUS             then COMMIT or SETTLED
  *
+ *     A check (HELLO says so) moves nothing and leaves nothing: the target answers and goes on listening.
+ *       HELLO, sections MACHINE and CPUID  ------->
+ *                                          <-------  VERDICT, FACTS
+ *       sections PROBE, PROBE              ------->                     as often as the source likes
+ *                                          <-------  PROBE              all of that has come
+ *
  * Everything received is untrusted: message_decode() has checked every number that names something,
  * and that texts are printable; what a message means in a given state is source.c's and target.c's.
  */
@@ -57,6 +63,8 @@ enum message_type {
     MESSAGE_RESOLVE,
     MESSAGE_STATUS,
     MESSAGE_SETTLED,
+    MESSAGE_FACTS,
+    MESSAGE_PROBE,
     MESSAGE_TYPE_END /* one past the last */
 };
 
@@ -98,6 +106,7 @@ enum move_reason {
     REASON_OPERATOR,    /* a person decided */
     REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
     REASON_BUG,         /* the pump broke its contract */
+    REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
     REASON_MAX
 };
 
@@ -124,7 +133,9 @@ enum move_intent {
     F(T, u8, paused)        /* by its user: it arrives paused */     \
     F(T, text, name, 64)    /* the machine's */                      \
     F(T, text, source, 64)  /* the source host's name, for people */ \
-    F(T, text, version, 64) /* of the source's godwit, for people */
+    F(T, text, version, 64) /* of the source's godwit, for people */ \
+    F(T, since, 2)                                                   \
+    F(T, u8, check) /* 1: would it fit? Nothing is to be moved */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
 #define MESSAGE_REASON_FIELDS(F, T)                                           \
@@ -215,6 +226,22 @@ SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 #define MESSAGE_SETTLED_FIELDS(F, T) F(T, u8s, token, MOVE_TOKEN_BYTES)
 SCHEMA_STRUCT(message_settled, MESSAGE_SETTLED_FIELDS);
 
+/* All that the target looked at for a verdict, what fits too. */
+#define MESSAGE_FACT_FIELDS(F, T)                  \
+    F(T, u8, ok)                                   \
+    F(T, text, fact, 64)  /* "cpu", "disk", ... */ \
+    F(T, text, text, 208) /* for people */
+SCHEMA_STRUCT(message_fact, MESSAGE_FACT_FIELDS);
+
+#define MOVE_FACTS_MAX 52
+#define MESSAGE_FACTS_FIELDS(F, T) F(T, list, fact, message_fact, MOVE_FACTS_MAX)
+SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
+
+#define MESSAGE_PROBE_FIELDS(F, T) \
+    F(T, u32, number)              \
+    F(T, u64, bytes) /* of PROBE sections since the last one */
+SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
+
 /* Any message: `type` says which member holds it. */
 struct message {
     uint16_t type; /* enum message_type */
@@ -235,6 +262,8 @@ struct message {
         struct message_resolve resolve;
         struct message_status status;
         struct message_settled settled;
+        struct message_facts facts;
+        struct message_probe probe;
     };
 };
 

@@ -14,22 +14,28 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "mem/dirty.h"
+#include "move/pace.h"
 #include "move/page_source.h"
+#include "move/slowing.h"
 #include "move/source.h"
 #include "move/wire.h"
 #include "state/pages.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define QUEUE_MAX 32
 #define PROGRESS_EVERY_NS (100 * CLOCK_MSEC)
+#define PAUSE_VCPU_NS (CLOCK_MSEC / 20) /* saving and loading one, in the pause */
 
 struct queued {
     struct source_event event;
@@ -51,6 +57,11 @@ struct migration {
 
     struct dirty dirty;
     struct page_source pages;
+    struct round_set set; /* clark05 */
+    struct slowing slowing;
+    struct pace pace;
+    uint64_t send_ns; /* of this round, in the connection's hands */
+    uint32_t decided; /* decisions of the engine that are in the bill */
     bool tracking, sending_round, last_round, paused;
     bool prepared; /* the agent was asked: to be taken back if the guest stays */
     bool end_now;  /* this process is ending, whatever the state */
@@ -142,26 +153,44 @@ static void send_description(struct migration *m)
     send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
 }
 
+static bool fixed_rounds(const struct migration *m)
+{
+    return m->request->policy.kind == POLICY_CLARK05;
+}
+
+static int start_tracking(struct migration *m)
+{
+    struct machine *machine = m->env->machine;
+    int rc = dirty_start(&m->dirty, &machine->mem, machine->hv);
+    if (rc)
+        return rc;
+    m->tracking = true;
+    slowing_begin(&m->slowing, machine);
+    if (fixed_rounds(m))
+        rc = round_set_init(&m->set, &machine->mem, &m->dirty);
+    return rc ? rc : page_source_init(&m->pages, &machine->mem, &m->dirty);
+}
+
 static int begin_round(struct migration *m, uint32_t number)
 {
     int rc = 0;
-    if (!m->tracking) {
-        rc = dirty_start(&m->dirty, &m->env->machine->mem, m->env->machine->hv);
-        m->tracking = !rc;
-        if (!rc)
-            rc = page_source_init(&m->pages, &m->env->machine->mem, &m->dirty);
-    }
+    if (!m->tracking)
+        rc = start_tracking(m);
     if (!rc)
         rc = dirty_fetch(&m->dirty, &m->progress.pages_left);
+    if (!rc && fixed_rounds(m))
+        rc = round_set_begin(&m->set, number == 1, m->round_began_ns);
     if (!rc)
-        page_source_begin(&m->pages, number == 1);
+        page_source_begin(&m->pages, number == 1, fixed_rounds(m) ? &m->set : NULL);
     return rc;
 }
 
-static void send_round(struct migration *m, uint32_t number, bool last)
+static void send_round(struct migration *m, uint32_t number, bool last, uint64_t rate)
 {
     struct err err;
     m->round_began_ns = clock_now_ns();
+    m->send_ns = 0;
+    pace_set(&m->pace, rate, m->round_began_ns);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
     int rc = begin_round(m, number);
@@ -173,6 +202,18 @@ static void send_round(struct migration *m, uint32_t number, bool last)
     m->sending_round = true;
     m->last_round = last;
     m->progress.round = number;
+}
+
+/* The fastest way there and back that this connection has shown; 0 = unknown. */
+static uint64_t connection_rtt_ns(const struct migration *m)
+{
+    struct tcp_info info = { 0 };
+    socklen_t len = sizeof(info);
+    if (m->wire.link.fd < 0 ||
+        getsockopt(m->wire.link.fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
+        info.tcpi_min_rtt == UINT32_MAX)
+        return 0;
+    return (uint64_t)info.tcpi_min_rtt * 1000;
 }
 
 /* The round is in the connection: bill it, and see what the guest wrote meanwhile. */
@@ -213,6 +254,10 @@ static void end_round(struct migration *m)
     q->event.round.pages = n->data + n->zero;
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
+    q->event.round.send_ns = m->send_ns;
+    q->event.round.rtt_ns = connection_rtt_ns(m);
+    if (!m->last_round)
+        slowing_measure(&m->slowing, left);
 }
 
 /* Sends one section of the round under way. */
@@ -233,16 +278,19 @@ static void continue_round(struct migration *m)
         end_round(m);
         return;
     }
+    uint64_t began = clock_now_ns();
     rc = wire_send(&m->wire, bytes, len, &err);
     if (rc) {
         connection_failed(m, rc, &err);
         return;
     }
+    uint64_t now = clock_now_ns();
+    m->send_ns += now - began;
+    pace_spend(&m->pace, len, now);
     done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched - done;
     m->progress.pages_left -= MIN(done, m->progress.pages_left);
     m->progress.pages_sent += done;
     m->progress.bytes = m->wire.link.sent_bytes;
-    uint64_t now = clock_now_ns();
     if (!m->last_round && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
         m->progress_told_ns = now;
         meter_span_tick(&m->span);
@@ -262,9 +310,25 @@ static void prepare_guest(struct migration *m, bool slow)
     (void)enqueue(m, SOURCE_GUEST_PREPARED);
 }
 
+static void throttle(struct migration *m, uint32_t run_permille)
+{
+    int rc = slowing_set(&m->slowing, run_permille);
+    if (rc) /* the policy will see that it did not help */
+        log_event(LOG_WARN, "move.throttle", "cannot slow the guest: %s", strerror(-rc));
+}
+
+/* Before the pause is paid for: it ends with the move's running part, whatever comes. */
+static void end_throttle(struct migration *m)
+{
+    slowing_end(&m->slowing);
+    for (unsigned id = 0; id < m->env->machine->vcpus.count; id++)
+        bill_held(m->bill, id, slowing_held_ns(&m->slowing, id));
+}
+
 static void pause_guest(struct migration *m)
 {
     struct err err;
+    end_throttle(m);
     bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
     if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
         bill_downtime_end(m->bill, clock_now_ns());
@@ -280,7 +344,9 @@ static void stop_tracking(struct migration *m)
     m->sending_round = false;
     if (!m->tracking)
         return;
+    end_throttle(m);
     page_source_fini(&m->pages);
+    round_set_fini(&m->set);
     dirty_stop(&m->dirty);
     m->tracking = false;
 }
@@ -399,7 +465,10 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_description(m);
         break;
     case ACTION_SEND_ROUND:
-        send_round(m, action->round.number, action->round.last);
+        send_round(m, action->round.number, action->round.last, action->round.rate);
+        break;
+    case ACTION_THROTTLE:
+        throttle(m, action->run_permille);
         break;
     case ACTION_PREPARE_GUEST:
         prepare_guest(m, action->slow);
@@ -428,12 +497,38 @@ static void carry_out(struct migration *m, const struct move_action *action)
 
 /* ------------------------------------------------------------------------------------------ the loop */
 
+/* What the engine's policy has just decided goes to the bill, and to whoever watches. */
+static void note_decision(struct migration *m)
+{
+    const struct policy_decision *d = &m->engine.decision;
+    const struct move_hooks *hooks = &m->env->hooks;
+    struct bill_decision decision = { .at_ns = clock_now_ns() - m->progress.began_ns,
+                                      .round = m->engine.policy.rounds,
+                                      .left_pages = d->left_pages,
+                                      .link_bytes_per_s = d->link,
+                                      .dirty_pages_per_s = d->dirty_per_s,
+                                      .predicted_ns = d->predicted_ns,
+                                      .asked_ns = d->max_downtime_ns,
+                                      .rate_bytes_per_s = d->rate,
+                                      .run_permille = d->run_permille };
+    (void)snprintf(decision.what, sizeof(decision.what), "%s", policy_what_name(d->what));
+    (void)snprintf(decision.why, sizeof(decision.why), "%s", policy_why_name(d->why));
+    bill_decision(m->bill, policy_name(m->request->policy.kind), &decision);
+    m->decided = m->engine.policy.rounds;
+    hooks->event(hooks->ctx, "move.decision",
+                 json_pack("{s:I, s:s, s:s, s:s, s:b, s:I}", "round", (json_int_t)decision.round,
+                           "what", decision.what, "why", decision.why, "text", m->engine.why_text,
+                           "exceeds", d->exceeds, "run_permille", (json_int_t)d->run_permille));
+}
+
 static void deliver(struct migration *m, const struct source_event *event)
 {
     struct err err = { 0 };
     int rc = source_step(&m->engine, event, clock_now_ns(), &m->actions, &err);
     if (rc)
         log_event(LOG_WARN, "move.refused", "%s", err.text);
+    if (m->engine.policy.rounds != m->decided)
+        note_decision(m);
     for (unsigned i = 0; i < m->actions.count; i++)
         carry_out(m, &m->actions.action[i]);
 }
@@ -509,11 +604,12 @@ static void take_order(struct migration *m)
 static int wait_ms(const struct migration *m)
 {
     uint64_t now = clock_now_ns();
-    if (m->sending_round || m->timer_ns <= now)
+    uint64_t until = m->sending_round ? MIN(m->timer_ns, m->pace.next_ns) : m->timer_ns;
+    if (until <= now)
         return 0;
-    if (m->timer_ns == CLOCK_NEVER)
+    if (until == CLOCK_NEVER)
         return -1;
-    return (int)MIN((m->timer_ns - now) / CLOCK_MSEC + 1, UINT64_C(60000));
+    return (int)MIN((until - now) / CLOCK_MSEC + 1, UINT64_C(60000));
 }
 
 static void run_once(struct migration *m)
@@ -537,7 +633,7 @@ static void run_once(struct migration *m)
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
         (void)enqueue(m, SOURCE_TICK);
-    } else if (m->sending_round)
+    } else if (m->sending_round && clock_now_ns() >= m->pace.next_ns)
         continue_round(m);
 }
 
@@ -555,8 +651,9 @@ static int configure(struct migration *m, struct err *err)
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
     config.prepare =
         m->env->hooks.prepare && !m->request->paused; /* a guest that stands still cannot help */
-    config.policy.max_downtime_ns = m->request->max_downtime_ns;
-    config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
+    config.policy = m->request->policy;
+    config.policy.pause_ns += machine->config.vcpus * PAUSE_VCPU_NS;
+    config.policy.allow_switch = false; /* this pump cannot go on as post-copy */
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;

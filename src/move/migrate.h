@@ -3,11 +3,13 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/policy.h"
 
 struct migrate_request {
     const char *target; /* HOST:PORT */
-    const char *mode;   /* "pre-copy" or "stop-copy" */
-    uint64_t max_downtime_ns, stall_limit_ns;
+    const char *mode;   /* "auto", "pre-copy" or "stop-copy" */
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     bool paused; /* the user paused the guest: it arrives paused */
 };
 

@@ -32,12 +32,13 @@ void page_source_fini(struct page_source *source)
     *source = (struct page_source){ 0 };
 }
 
-void page_source_begin(struct page_source *source, bool first)
+void page_source_begin(struct page_source *source, bool first, struct round_set *set)
 {
+    source->set = set;
     source->skip_untouched = first;
     source->next = 0;
     source->touched_first = source->touched_end = 0;
-    source->round = (struct page_count){ 0 };
+    source->round = (struct page_count){ .untouched = set ? set->untouched : 0 };
 }
 
 static bool page_is_zero(const uint8_t *page)
@@ -157,6 +158,16 @@ static void finish(struct page_source *source, struct making *making, const uint
     source->round.bytes += *ret_len;
 }
 
+/* One word of the set a section: words come in no order, and a section's runs ascend. */
+static int fill_from_set(struct page_source *source, struct making *making)
+{
+    uint64_t first, bits;
+    int rc = round_set_next(source->set, &first, &bits);
+    for (; !rc && bits; bits &= bits - 1)
+        add_page(source, making, first + (uint64_t)__builtin_ctzll(bits));
+    return rc;
+}
+
 int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *ret_len)
 {
     struct making making;
@@ -166,6 +177,12 @@ int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *re
     int rc = 0;
 
     *ret_len = 0;
+    if (source->set) {
+        rc = fill_from_set(source, &making);
+        if (!rc && making.runs)
+            finish(source, &making, ret, ret_len);
+        return rc;
+    }
     while (visits++ < 1024 && making.data_pages + 64 <= PAGES_DATA_MAX &&
            making.runs + 64 <= PAGES_RUNS_MAX) {
         source->next = dirty_next(source->dirty, source->next);

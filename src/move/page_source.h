@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
+#include "move/round_set.h"
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -29,15 +30,17 @@ struct page_source {
     bool skip_untouched;                 /* this round still meets never-touched memory */
     uint64_t next;                       /* page index, multiple of 64 */
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
-    uint8_t *section;                    /* head and body under construction; owned */
-    struct page_count round;             /* of the current or last round */
+    struct round_set *set;   /* NULL = in ascending order, straight from the dirty set; borrowed */
+    uint8_t *section;        /* head and body under construction; owned */
+    struct page_count round; /* of the current or last round */
 };
 
 int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty) MUST_CHECK;
 void page_source_fini(struct page_source *source);
 
-/* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. */
-void page_source_begin(struct page_source *source, bool first);
+/* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. `set`: the round's pages, begun, or
+ * NULL for all that is pending, in ascending order. */
+void page_source_begin(struct page_source *source, bool first, struct round_set *set);
 
 /* Makes the next section: *ret points to `*ret_len` bytes, valid until the next call; length 0 = the
  * round is complete. Bounded work: at most PAGES_DATA_MAX pages are copied, 64 Ki pages passed over. */

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/dryrun.h"
 #include "move/target.h"
 #include "move/wire.h"
 
@@ -99,36 +100,6 @@ static struct wire *find(struct receiving *r, uint32_t conn)
 
 /* ------------------------------------------------------------------------------------------- actions */
 
-static enum move_reason reason_of(const char *fact)
-{
-    static const struct {
-        const char *fact;
-        enum move_reason reason;
-    } table[] = {
-        { "cpu", REASON_CPU_FEATURE }, { "memory", REASON_MEMORY },   { "disk", REASON_DISK },
-        { "kvm", REASON_HYPERVISOR },  { "host", REASON_HYPERVISOR }, { "device", REASON_DEVICE },
-        { "name", REASON_NAME },
-    };
-    for (size_t i = 0; i < ARRAY_LEN(table); i++)
-        if (strcmp(table[i].fact, fact) == 0)
-            return table[i].reason;
-    return REASON_DEVICE;
-}
-
-static void fill_verdict(struct receiving *r, const struct fit_report *report)
-{
-    struct message_verdict *v = &r->verdict;
-    *v = (struct message_verdict){ .ok = report->count == 0 };
-    (void)gethostname(v->target, sizeof(v->target) - 1);
-    (void)snprintf(v->version, sizeof(v->version), "%s", GODWIT_VERSION);
-    for (unsigned i = 0; i < report->count && i < MOVE_REASONS_MAX; i++) {
-        struct message_reason *reason = &v->reason[v->reason_count++];
-        reason->code = reason_of(report->reason[i].fact);
-        (void)snprintf(reason->fact, sizeof(reason->fact), "%s", report->reason[i].fact);
-        (void)snprintf(reason->text, sizeof(reason->text), "%s", report->reason[i].text);
-    }
-}
-
 static void check(struct receiving *r)
 {
     struct fit_report report = { 0 };
@@ -141,7 +112,7 @@ static void check(struct receiving *r)
         else
             r->claimed = true;
     }
-    fill_verdict(r, &report);
+    dryrun_fill_verdict(&report, &r->verdict);
     struct queued *q = enqueue(r, TARGET_CHECKED, 0);
     q->event.verdict = &r->verdict;
 }
@@ -309,6 +280,7 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
     case ACTION_PREPARE_GUEST:
+    case ACTION_THROTTLE:
     case ACTION_PAUSE_GUEST:
     case ACTION_SEND_STATE:
     case ACTION_RESUME_GUEST:
@@ -399,6 +371,22 @@ static int receive_section(struct receiving *r, struct wire *wire, const struct 
     return 0;
 }
 
+/* Only a receiver with nothing to do answers at once; another says that it is busy, as to any newcomer. */
+static bool asks_for_check(const struct receiving *r)
+{
+    return r->incoming.type == MESSAGE_HELLO && r->incoming.hello.check &&
+           r->engine.state == TARGET_LISTENING;
+}
+
+/* The engine never hears of it: nothing is begun that it could have to end. */
+static void serve_dryrun(struct receiving *r, struct wire *wire)
+{
+    struct err err = { 0 };
+    if (dryrun_serve(r->env, r->host, wire, &err))
+        log_event(LOG_WARN, "move.check", "%s", err.text);
+    wire_close(wire);
+}
+
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -412,6 +400,10 @@ static void receive(struct receiving *r, struct wire *wire)
         if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && r->arrival)
             rc = page_sink_drain(&r->arrival->sink,
                                  &err); /* the engine says the round is applied: be sure */
+        if (!rc && asks_for_check(r)) {
+            serve_dryrun(r, wire);
+            return;
+        }
         if (!rc) {
             struct target_event event = { .kind = TARGET_MESSAGE,
                                           .conn = conn,

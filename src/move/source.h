@@ -113,7 +113,8 @@ struct source_config {
     uint64_t retry_first_ns, retry_max_ns; /* pause between attempts to reach the target: doubles */
     uint64_t withdraw_limit_ns;            /* how long to go on telling it to free its copy */
     uint8_t store[MOVE_STORE_BYTES];       /* RECOVER only: from the record */
-    bool prepare; /* ask PREPARE_GUEST, once, when the rounds are to end; one more round follows */
+    bool prepare; /* ask PREPARE_GUEST, once, when the rounds are to end or vCPUs to be slowed; one
+                   * more round follows */
 };
 
 /* 10 s, 100 ms to 5 s, 60 s; hello is the caller's to fill. */
@@ -156,6 +157,8 @@ struct source_event {
         struct {
             uint64_t pages, bytes;
             uint64_t left_pages; /* dirty now (last round: 0) */
+            uint64_t send_ns;    /* spent handing over to the connection and waiting for it */
+            uint64_t rtt_ns;     /* of the connection; 0 = not known */
         } round;
         uint32_t sections;
         bool record_unknown; /* RECORD_FAILED: false = the old record is certainly still in force
@@ -183,11 +186,12 @@ struct source {
     uint64_t stale;                 /* events dropped as stale */
 
     struct policy policy;
-    struct policy_decision decision; /* the last one */
+    struct policy_decision decision; /* the last one; policy.rounds counts them */
+    char why_text[192];              /* the numbers behind it, for people */
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
     bool preparing, guest_asked; /* PREPARE_GUEST: under way; was asked once */
-    uint64_t round_began_ns;
+    uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 
     uint8_t

@@ -56,6 +56,7 @@ static void begin_round(struct source_call *c, bool last)
     action->conn = s->conn;
     action->round.number = s->round;
     action->round.last = last;
+    action->round.rate = s->policy.rounds ? s->decision.rate : policy_first_rate(&s->policy);
 }
 
 static void stop(struct source_call *c)
@@ -83,9 +84,12 @@ int source_on_round_sent(struct source_call *c)
     if (s->round_sent)
         return SOURCE_REFUSE;
     s->round_sent = true;
+    s->round_sent_ns = c->now;
     s->round_facts = (struct policy_round){ .pages = c->e->round.pages,
                                             .bytes = c->e->round.bytes,
-                                            .left_pages = c->e->round.left_pages };
+                                            .left_pages = c->e->round.left_pages,
+                                            .send_ns = c->e->round.send_ns,
+                                            .rtt_ns = c->e->round.rtt_ns };
 
     struct message_round_done *done = &move_send(c->out, s->conn, MESSAGE_ROUND_DONE)->round_done;
     done->number = s->round;
@@ -96,6 +100,65 @@ int source_on_round_sent(struct source_call *c)
         move_act(c->out, ACTION_SEND_STATE)->conn = s->conn;
     }
     return 0;
+}
+
+/* The agent is asked before vCPUs are slowed, since it slows only what writes, and at the latest
+ * before the rounds end. clark05 is kept as it was. */
+static bool wants_help(const struct source *s, const struct policy_decision *d, uint32_t before)
+{
+    return s->config.prepare && !s->guest_asked && s->config.policy.kind == POLICY_GOAL &&
+           (d->what != POLICY_ROUND || d->run_permille < before);
+}
+
+/* What the guest wrote meanwhile is sent while it runs; then the policy looks again. */
+int source_on_guest_prepared(struct source_call *c)
+{
+    if (!c->s->preparing)
+        return SOURCE_REFUSE;
+    c->s->preparing = false;
+    c->s->progress_ns = c->now;
+    begin_round(c, false);
+    return 0;
+}
+
+/* What the policy makes of the round that was just acknowledged. */
+static void decide(struct source_call *c)
+{
+    struct source *s = c->s;
+    uint32_t run_permille = s->policy.run_permille;
+    struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
+    struct err why;
+
+    bool help = wants_help(s, &d, run_permille);
+    if (help) /* what was decided waits for what comes of it */
+        s->policy.run_permille = d.run_permille = run_permille;
+    s->decision = d;
+    (void)policy_explain(&d, s->why_text, sizeof(s->why_text));
+    (void)snprintf(s->note, sizeof(s->note), "round %u, %llu pages left: %s, %s: %.120s", s->round,
+                   (unsigned long long)d.left_pages, policy_what_name(d.what),
+                   policy_why_name(d.why), s->why_text);
+    source_emit(c, s->state, s->note);
+    if (help) {
+        s->guest_asked = s->preparing = true;
+        move_act(c->out, ACTION_PREPARE_GUEST)->slow = d.why != POLICY_SMALL;
+        return;
+    }
+    switch (d.what) {
+    case POLICY_ROUND:
+        if (d.run_permille != run_permille)
+            move_act(c->out, ACTION_THROTTLE)->run_permille = d.run_permille;
+        begin_round(c, false);
+        break;
+    case POLICY_ABORT:
+        (void)err_set(&why, ERR_GUEST, ETIME, "the goal cannot be met: %s", s->why_text);
+        source_trouble(c, REASON_GOAL, &why, true);
+        break;
+    case POLICY_SWITCH: /* only where allow_switch says that this engine can */
+    case POLICY_STOP:
+    case POLICY_WHAT_MAX:
+        stop(c);
+        break;
+    }
 }
 
 int source_on_round_ack(struct source_call *c)
@@ -109,36 +172,9 @@ int source_on_round_ack(struct source_call *c)
         return source_protocol_error(c, "not as many pages as were sent");
     s->round_acked = true;
     s->round_facts.duration_ns = c->now - s->round_began_ns;
-    if (s->state != SOURCE_COPYING)
-        return 0;
-
-    struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
-    s->decision = d;
-    (void)snprintf(s->note, sizeof(s->note),
-                   "round %u: %s, %llu pages left, %llu us to send them%s", s->round,
-                   policy_why_name(d.why), (unsigned long long)s->round_facts.left_pages,
-                   (unsigned long long)(d.predicted_ns / 1000),
-                   d.stop && d.exceeds ? ", more than was allowed" : "");
-    source_emit(c, s->state, s->note);
-    if (d.stop && s->config.prepare && !s->guest_asked) {
-        s->guest_asked = s->preparing = true;
-        move_act(c->out, ACTION_PREPARE_GUEST)->slow = d.why != POLICY_SMALL;
-    } else if (d.stop) {
-        stop(c);
-    } else {
-        begin_round(c, false);
-    }
-    return 0;
-}
-
-/* What the guest wrote meanwhile is sent while it runs. */
-int source_on_guest_prepared(struct source_call *c)
-{
-    if (!c->s->preparing)
-        return SOURCE_REFUSE;
-    c->s->preparing = false;
-    c->s->progress_ns = c->now;
-    begin_round(c, false);
+    s->round_facts.send_ns = policy_add(s->round_facts.send_ns, c->now - s->round_sent_ns);
+    if (s->state == SOURCE_COPYING)
+        decide(c);
     return 0;
 }
 

@@ -31,6 +31,7 @@ const char *move_action_name(enum move_action_kind kind)
         [ACTION_SEND_DESCRIPTION] = "send-description",
         [ACTION_SEND_ROUND] = "send-round",
         [ACTION_PREPARE_GUEST] = "prepare-guest",
+        [ACTION_THROTTLE] = "throttle",
         [ACTION_PAUSE_GUEST] = "pause-guest",
         [ACTION_SEND_STATE] = "send-state",
         [ACTION_RESUME_GUEST] = "resume-guest",

@@ -114,29 +114,69 @@ static void start(struct monitor *monitor, struct rpc_call *call,
         rpc_reply(call, json_pack("{s:s}", "state", monitor_state_name(monitor->state)));
 }
 
+/* The goal, as `policy` of vm.migrate says it. NULL: taken into *ret; else what is wrong. */
+static const char *read_goal(const char *policy, json_int_t max_downtime_ns, json_int_t max_time_ns,
+                             json_int_t rate_min, json_int_t rate_max, struct policy_limits *ret)
+{
+    ret->kind = policy_named(policy);
+    if (!ret->kind)
+        return "policy: want goal or clark05";
+    if (max_downtime_ns <= 0 || max_time_ns < 0)
+        return "max_downtime_ns must be positive, and max_time_ns not negative";
+    if (rate_min <= 0 || rate_max < rate_min)
+        return "rate_min_bytes_per_s must be positive and no more than rate_max_bytes_per_s";
+    ret->max_downtime_ns = (uint64_t)max_downtime_ns;
+    ret->max_time_ns = (uint64_t)max_time_ns;
+    ret->rate_min = (uint64_t)rate_min;
+    ret->rate_max = (uint64_t)rate_max;
+    return NULL;
+}
+
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
-    const char *to, *mode = "pre-copy";
-    json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000;
-    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I}", "to", &to, "mode", &mode,
-                   "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns))
+    const char *to, *mode = "auto", *policy = "goal", *throttle = "allow";
+    struct mover_request request = { .kind = MOVER_MIGRATE, .policy = policy_limits_default() };
+    json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0;
+    json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
+    json_int_t rate_min = (json_int_t)request.policy.rate_min;
+    json_int_t rate_max = (json_int_t)request.policy.rate_max;
+    int strict = 0, check = 0;
+    if (rpc_unpack(call, params,
+                   "{s:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b}", "to", &to,
+                   "mode", &mode, "max_downtime_ns", &max_downtime_ns, "max_time_ns", &max_time_ns,
+                   "stall_limit_ns", &stall_limit_ns, "policy", &policy, "throttle", &throttle,
+                   "strict", &strict, "rate_min_bytes_per_s", &rate_min, "rate_max_bytes_per_s",
+                   &rate_max, "check", &check))
         return;
-    struct mover_request request = { .kind = MOVER_MIGRATE };
-    if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
-        fail(call, EINVAL, "mode: want pre-copy or stop-copy");
+    if (strcmp(mode, "auto") != 0 && strcmp(mode, "pre-copy") != 0 &&
+        strcmp(mode, "stop-copy") != 0) {
+        fail(call, EINVAL, "mode: want auto, pre-copy or stop-copy");
         return;
     }
-    if (max_downtime_ns <= 0 || stall_limit_ns < (json_int_t)(100 * CLOCK_MSEC)) {
-        fail(call, EINVAL, "max_downtime_ns must be positive and stall_limit_ns at least 100 ms");
+    if (strcmp(throttle, "allow") != 0 && strcmp(throttle, "never") != 0) {
+        fail(call, EINVAL, "throttle: want allow or never");
         return;
     }
+    if (stall_limit_ns < (json_int_t)(100 * CLOCK_MSEC)) {
+        fail(call, EINVAL, "stall_limit_ns must be at least 100 ms");
+        return;
+    }
+    const char *wrong =
+        read_goal(policy, max_downtime_ns, max_time_ns, rate_min, rate_max, &request.policy);
+    if (wrong) {
+        fail(call, EINVAL, wrong);
+        return;
+    }
+    request.policy.allow_throttle = strcmp(throttle, "allow") == 0;
+    request.policy.strict = strict;
     if (strlen(to) >= sizeof(request.target)) {
         fail(call, EINVAL, "to: too long for HOST:PORT");
         return;
     }
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
-    request.max_downtime_ns = (uint64_t)max_downtime_ns;
+    if (check)
+        request.kind = MOVER_CHECK;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
     start(ctx, call, &request);
 }

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "ctl/ready.h"
 #include "ctl/reason.h"
+#include "move/dryrun.h"
 #include "move/checkpoint.h"
 #include "move/migrate.h"
 #include "move/receive.h"
@@ -42,6 +43,7 @@ struct mover {
     int rc;
     struct err err;
     struct bill bill;
+    json_t *checked; /* MOVER_CHECK: the report */
     enum migrate_outcome outcome;
     bool settled; /* MOVER_RECEIVE: the source knows that the guest is here */
 };
@@ -256,10 +258,18 @@ static void run(struct mover *mover)
     case MOVER_MIGRATE: {
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
-                                           .max_downtime_ns = request->max_downtime_ns,
+                                           .policy = request->policy,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
         mover->rc = migrate_run(&mover->env, &migrate, &mover->bill, &mover->outcome, &mover->err);
+        break;
+    }
+    case MOVER_CHECK: {
+        struct migrate_request check = { .target = request->target,
+                                         .mode = request->mode,
+                                         .policy = request->policy,
+                                         .stall_limit_ns = request->stall_limit_ns };
+        mover->rc = dryrun_run(&mover->env, &check, &mover->checked, &mover->err);
         break;
     }
     case MOVER_CHECKPOINT:
@@ -365,6 +375,12 @@ static void arrived(struct monitor *monitor, struct mover *mover)
 static void act_on_result(struct monitor *monitor, struct mover *mover)
 {
     json_t *bill = NULL;
+    if (mover->request.kind == MOVER_CHECK) {
+        json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
+        rpc_post_event(monitor->rpc, "move.checked",
+                       json_pack("{s:o?, s:o?}", "error", reason, "report", mover->checked));
+        return;
+    }
     if (mover->request.kind != MOVER_RECEIVE) {
         bill = bill_json(&mover->bill);
         json_decref(monitor->last_bill);
@@ -386,6 +402,8 @@ static void act_on_result(struct monitor *monitor, struct mover *mover)
             came_to_rest(monitor);
             inside_stayed(monitor, &mover->err);
         }
+        break;
+    case MOVER_CHECK:
         break;
     case MOVER_CHECKPOINT:
         came_to_rest(monitor);

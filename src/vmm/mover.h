@@ -11,10 +11,12 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/policy.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
     MOVER_MIGRATE = 1,
+    MOVER_CHECK, /* would a migration do? Same parameters */
     MOVER_CHECKPOINT,
     MOVER_RECEIVE,
     MOVER_RESTORE,
@@ -25,7 +27,8 @@ struct mover_request {
     enum mover_kind kind;
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
-    uint64_t max_downtime_ns, stall_limit_ns;
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };
 

@@ -16,9 +16,9 @@ from test_stock import (GUEST_ADDRESS, LIMIT_S, PORT, RUN, VM, Lab, Stock, attem
                         expect, test_stop)
 
 BATCH = "/sys/fs/cgroup/batch"
-# Writes 8 MiB over and over, faster than a move carries it, and counts.
-WRITER = (f"(echo 0 >{BATCH}/cgroup.procs; n=0; while :; do dd if=/dev/zero of=/tmp/busy bs=64k count=128 conv=notrunc "
-          "2>/dev/null; n=$((n+1)); echo $n >/tmp/count; done) >/dev/null 2>&1 &")
+# Writes 16 MiB over and over, faster than a move carries it, and counts.
+WRITER = (f"(echo 0 >{BATCH}/cgroup.procs; exec perl -e 'while (1) {{ $x = chr(++$n % 256) x (16 << 20); "
+          "open(F, \">/tmp/count\"); print F \"$n\\n\"; close(F) }') >/dev/null 2>&1 &")
 
 
 class Guest(Stock):
@@ -27,7 +27,7 @@ class Guest(Stock):
                     "--net", "eth0=tap0", *more, "--detach")
 
     def count(self):
-        return int(self.shell("cat /tmp/count 2>/dev/null || echo 0"))
+        return int(self.shell("cat /tmp/count 2>/dev/null").strip() or 0)
 
     def asks_to_move(self, where):
         """What `godwit-agent migrate` says in the guest, and its status, when it has to come back here."""
@@ -101,7 +101,7 @@ def test_refused_self_migration(stock):
 
 def test_self_migration(stock):
     """From inside the guest: it returns on the other host, and says so."""
-    stock.shell("killall dd 2>/dev/null; kill $(cat /sys/fs/cgroup/batch/cgroup.procs) 2>/dev/null; true")
+    stock.shell("kill $(cat /sys/fs/cgroup/batch/cgroup.procs) 2>/dev/null; true")
     stock.receive()
     stock.shell(f"(godwit-agent migrate {stock.other.address}:{PORT} >/tmp/said 2>&1; echo status $? >>/tmp/said) &")
     eventually(lambda: list(stock.states(stock.other).values()) == ["running"] and not stock.states(stock.here),

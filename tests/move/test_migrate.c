@@ -409,7 +409,7 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
     struct migrate_request request = { .target = address,
                                        .mode = mode,
-                                       .max_downtime_ns = 300 * CLOCK_MSEC,
+                                       .policy = policy_limits_default(),
                                        .stall_limit_ns = 300 * CLOCK_MSEC };
     result.source_rc =
         migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
@@ -540,7 +540,7 @@ static void nobody_listens(void **unused)
     start_guest(&source);
     struct migrate_request request = { .target = "127.0.0.1:1",
                                        .mode = "pre-copy",
-                                       .max_downtime_ns = CLOCK_MSEC,
+                                       .policy = policy_limits_default(),
                                        .stall_limit_ns = CLOCK_SECOND };
     assert_int_equal(migrate_run(&source.env, &request, bill, &outcome, &err), -ECONNREFUSED);
     assert_int_equal(outcome, MIGRATE_STAYED);

@@ -69,7 +69,7 @@ static void send_round(struct page_source *source, struct link *link, bool first
     const uint8_t *bytes;
     size_t len;
     struct err err;
-    page_source_begin(source, first);
+    page_source_begin(source, first, NULL);
     while (page_source_fill(source, &bytes, &len) == 0 && len > 0)
         assert_int_equal(link_send(link, bytes, len, &err), 0);
 }
@@ -239,7 +239,7 @@ static void damaged_page_is_refused(void **unused)
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
     assert_int_equal(page_source_init(&source, &from, &dirty), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
-    page_source_begin(&source, true);
+    page_source_begin(&source, true, NULL);
     assert_int_equal(page_source_fill(&source, &bytes, &len), 0);
 
     /* Every byte once, and the whole section cut at every 97th byte. */

@@ -283,6 +283,9 @@ static void act(struct world *w, enum side side, const struct move_action *actio
         CHECK(w, w->source_runs && w->prepared++ == 0, "the guest is prepared once, while it runs");
         work(w, SIDE_SOURCE)->source.kind = SOURCE_GUEST_PREPARED;
         break;
+    case ACTION_THROTTLE:
+        CHECK(w, w->source_runs, "a guest that stands still is to be slowed");
+        break;
     case ACTION_PAUSE_GUEST:
         w->source_runs = false;
         work(w, SIDE_SOURCE)->source.kind = SOURCE_PAUSED;

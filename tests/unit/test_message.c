@@ -97,7 +97,7 @@ static void test_truncated(void **state)
             uint8_t *body = malloc(cut ? cut : 1);
             memcpy(body, bytes.data + STREAM_SECTION_BYTES, cut);
             struct section section = { .type = type,
-                                       .version = 1,
+                                       .version = message_schema(type)->version,
                                        .length = (uint32_t)cut,
                                        .body_sum = stream_sum(body, cut) };
             struct err err = { 0 };

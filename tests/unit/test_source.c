@@ -1,4 +1,5 @@
 /* What each state of the source's engine takes, and what becomes of it when given anything else. */
+#include "base/clock.h"
 #include "move/source.h"
 
 #include <errno.h>
@@ -324,7 +325,7 @@ static void test_prepare(void **state)
     for (unsigned small = 0; small < 2; small++) {
         reach(SOURCE_COPYING);
         source.config.prepare = true;
-        source.config.policy.max_rounds = source.policy.limits.max_rounds = small ? 29 : 1;
+        source.policy.limits.max_time_ns = small ? 0 : 1; /* up at once */
         struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
         sent_all.round.left_pages = small ? 1 : 100000;
         assert_int_equal(step(sent_all), 0);
@@ -342,6 +343,27 @@ static void test_prepare(void **state)
         assert_false(asked(ACTION_PREPARE_GUEST));
         assert_true(asked(ACTION_PAUSE_GUEST));
     }
+    /* It is asked before vCPUs are slowed; those are, if it did not help. */
+    reach(SOURCE_COPYING);
+    source.config.prepare = true;
+    source.policy.limits.max_downtime_ns = 1;
+    bool helped = false, slowed = false;
+    for (unsigned i = 0; i < 50 && !slowed; i++) {
+        struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
+        sent_all.round.left_pages = 100000;
+        sent_all.round.bytes = 10 << 20;
+        assert_int_equal(step(sent_all), 0);
+        now += CLOCK_SECOND / 10;
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        slowed = asked(ACTION_THROTTLE);
+        assert_true(helped || !slowed);
+        if (asked(ACTION_PREPARE_GUEST)) {
+            assert_false(helped);
+            helped = true;
+            play(SOURCE_GUEST_PREPARED, 0);
+        }
+    }
+    assert_true(helped && slowed);
     /* Cancelled while it was asked: its answer is late. */
     reach(SOURCE_COPYING);
     source.config.prepare = true;
