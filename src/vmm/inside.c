@@ -73,11 +73,12 @@ static int start_move(void *ctx, const char *id, const char *target, struct err 
                                      .policy = policy_limits_default(),
                                      .stall_limit_ns = STALL_LIMIT_NS };
     (void)snprintf(request.target, sizeof(request.target), "%s", target);
-    if (monitor->state != MONITOR_RUNNING && !monitor->mover)
+    if (monitor->state != MONITOR_RUNNING || monitor->mover)
         return err_set(err, ERR_CALLER, EBUSY, "it is %s", monitor_state_name(monitor->state));
+    virtio_vsock_set_ticket(monitor->inside.dev, id); /* before anything can be saved */
     int rc = mover_start(monitor, &request, err);
-    if (!rc)
-        virtio_vsock_set_ticket(monitor->inside.dev, id);
+    if (rc)
+        virtio_vsock_set_ticket(monitor->inside.dev, "");
     return rc;
 }
 
@@ -87,13 +88,15 @@ static void on_restored(void *arg, const struct agent_reply *reply)
 {
     struct monitor *monitor = arg;
     struct inside *inside = &monitor->inside;
-    if (reply->rc && reply->rc != -ECANCELED && inside->restores_left > 0) {
+    if (reply->rc == -ECANCELED)
+        return; /* for something newer */
+    if (reply->rc && inside->restores_left > 0) {
         uint64_t tries = RESTORES - inside->restores_left;
         loop_timer_set(&inside->again, clock_now_ns() + tries * AGAIN_NS);
         return;
     }
     inside->restores_left = 0;
-    if (!reply->present)
+    if (!reply->present && reply->rc != -ETIMEDOUT)
         return; /* there is no agent: nothing was done that would have to be undone */
     if (reply->rc)
         log_event(LOG_WARN, "agent.restored", "%s", why(reply->rc));

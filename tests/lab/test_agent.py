@@ -13,11 +13,11 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from test_stock import (GUEST_ADDRESS, LIMIT_S, PORT, RUN, VM, Lab, Stock, attempt, eventually,  # noqa: E402
-                        expect, test_stop)
+                        Failure, expect, test_stop)
 
 BATCH = "/sys/fs/cgroup/batch"
-# Writes 16 MiB over and over, faster than a move carries it, and counts.
-WRITER = (f"(echo 0 >{BATCH}/cgroup.procs; exec perl -e 'while (1) {{ $x = chr(++$n % 256) x (16 << 20); "
+# Writes 8 MiB over and over, faster than a move carries it, and counts.
+WRITER = (f"(echo 0 >{BATCH}/cgroup.procs; exec perl -e 'while (1) {{ $x = chr(++$n % 256) x (8 << 20); "
           "open(F, \">/tmp/count\"); print F \"$n\\n\"; close(F) }') >/dev/null 2>&1 &")
 
 
@@ -55,8 +55,13 @@ def test_hello(stock):
 
 def test_helped_move(stock):
     """A writer that outruns the move is frozen before the last round, page cache is given back, both are undone."""
-    stock.shell(WRITER + " sleep 1; cat /srv/www/big.bin >/dev/null")
-    expect(stock.count() > 0, "the writer writes")
+    stock.shell("head -c 32M /srv/www/big.bin >/dev/null")
+    stock.shell(WRITER + " true")
+    try:
+        eventually(lambda: stock.count() > 1, "the writer writes", 30)
+    except Failure:
+        print(stock.shell(f"ls -la /tmp; cat {BATCH}/cgroup.procs /proc/meminfo; dmesg | tail; cat /proc/[0-9]*/comm"), flush=True)
+        raise
     bill = stock.migrate("--max-downtime", "5ms")
     agent = bill["agent"]
     print(f"  the agent: {agent}", flush=True)

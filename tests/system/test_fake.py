@@ -237,6 +237,8 @@ def vsock():
         vm.ended()
         wait_for("the old host to be empty", a.is_empty)
         check(os.path.exists(os.path.join(b.base, "vm", "vsock.sock")), "no host side after a move")
+        with b.control("vm") as control:
+            wait_for("the arrival to be settled", lambda: not control.call("vm.migrate_status")["result"]["moving"])
         progress(b)
         sections, file = saved(b)
         state = [s["body"] for s in sections if s["type"] == "virtio-vsock"][0]
