@@ -193,7 +193,7 @@ struct bill {
     enum bill_owner owner;
 };
 
-/* Starts the clock, in stage pre-migration. `mode` is "pre-copy", "stop-copy" or "file". */
+/* Starts the clock, in stage pre-migration. `mode` is "auto", "pre-copy", "stop-copy" or "file". */
 void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
                 uint64_t now_ns);
 

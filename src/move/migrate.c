@@ -65,7 +65,7 @@ struct migration {
     bool tracking, sending_round, last_round, paused;
     bool prepared; /* the agent was asked: to be taken back if the guest stays */
     bool end_now;  /* this process is ending, whatever the state */
-    uint64_t round_began_ns, progress_told_ns;
+    uint64_t round_began_ns, progress_told_ns, decision_told_ns;
     struct move_progress progress;
     struct meter_span span;
     bool measured; /* `here` is what this monitor spent */
@@ -515,6 +515,11 @@ static void note_decision(struct migration *m)
     (void)snprintf(decision.why, sizeof(decision.why), "%s", policy_why_name(d->why));
     bill_decision(m->bill, policy_name(m->request->policy.kind), &decision);
     m->decided = m->engine.policy.rounds;
+    /* Rounds can be very short, and events of this kind pile up with a slow subscriber. */
+    if (d->what == POLICY_ROUND && d->why == POLICY_GO &&
+        decision.at_ns - m->decision_told_ns < PROGRESS_EVERY_NS)
+        return;
+    m->decision_told_ns = decision.at_ns;
     hooks->event(hooks->ctx, "move.decision",
                  json_pack("{s:I, s:s, s:s, s:s, s:b, s:I}", "round", (json_int_t)decision.round,
                            "what", decision.what, "why", decision.why, "text", m->engine.why_text,
@@ -632,6 +637,8 @@ static void run_once(struct migration *m)
         receive(m);
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
+        if (m->sending_round && clock_now_ns() < m->pace.next_ns)
+            (void)enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
         (void)enqueue(m, SOURCE_TICK);
     } else if (m->sending_round && clock_now_ns() >= m->pace.next_ns)
         continue_round(m);

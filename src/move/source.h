@@ -191,6 +191,7 @@ struct source {
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
     bool preparing, guest_asked; /* PREPARE_GUEST: under way; was asked once */
+    uint64_t began_ns;           /* START was taken */
     uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 

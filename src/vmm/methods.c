@@ -114,6 +114,8 @@ static void start(struct monitor *monitor, struct rpc_call *call,
         rpc_reply(call, json_pack("{s:s}", "state", monitor_state_name(monitor->state)));
 }
 
+#define RATE_LEAST 125000 /* slower, and the other side would take a round for a stall */
+
 /* The goal, as `policy` of vm.migrate says it. NULL: taken into *ret; else what is wrong. */
 static const char *read_goal(const char *policy, json_int_t max_downtime_ns, json_int_t max_time_ns,
                              json_int_t rate_min, json_int_t rate_max, struct policy_limits *ret)
@@ -123,8 +125,8 @@ static const char *read_goal(const char *policy, json_int_t max_downtime_ns, jso
         return "policy: want goal or clark05";
     if (max_downtime_ns <= 0 || max_time_ns < 0)
         return "max_downtime_ns must be positive, and max_time_ns not negative";
-    if (rate_min <= 0 || rate_max < rate_min)
-        return "rate_min_bytes_per_s must be positive and no more than rate_max_bytes_per_s";
+    if (rate_min < RATE_LEAST || rate_max < rate_min)
+        return "rate_min_bytes_per_s must be at least 125000 and no more than rate_max_bytes_per_s";
     ret->max_downtime_ns = (uint64_t)max_downtime_ns;
     ret->max_time_ns = (uint64_t)max_time_ns;
     ret->rate_min = (uint64_t)rate_min;
