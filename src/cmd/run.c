@@ -61,6 +61,12 @@ static int add_devices(const struct cmd_args *args, struct plan *plan, struct er
             return -E2BIG;
         *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
     }
+    if (!cmd_flag(args, "no-balloon")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_BALLOON, .id = "balloon0" };
+    }
     if (cmd_text(args, "vsock")) {
         device = add(plan, &host, err);
         if (!device)
@@ -132,7 +138,9 @@ const struct command cmd_run = {
         "The kernel is a bzImage, as distributions ship it, or an ELF file with a PVH entry. "
         "Disks are raw files or block devices, network cards are joined to tap interfaces that "
         "exist already. The guest finds devices in the order disks, cards, random number "
-        "generator, vsock, each kind in the order given.\n\n"
+        "generator, balloon, vsock, each kind in the order given.\n\n"
+        "A guest that drives its balloon reports the pages it does not use: they take no memory of "
+        "the host, and do not travel when it moves. See 'godwit balloon'.\n\n"
         "What is wrong with the options, the kernel, a disk or a tap is said in one line, and "
         "nothing is left running.",
     .example =
@@ -188,6 +196,9 @@ const struct command cmd_run = {
               .help = "a network card named ID on the tap TAP; its address depends on NAME and "
                       "ID if none is given" },
             { .name = "no-rng", .kind = CMD_FLAG, .help = "no random number generator" },
+            { .name = "no-balloon",
+              .kind = CMD_FLAG,
+              .help = "no memory balloon, and no reporting of free pages" },
             { .name = "vsock",
               .kind = CMD_COUNT,
               .value = "CID",

@@ -100,6 +100,7 @@ static void merge_middle(struct bill *bill)
     into->paused &= from->paused;
     add(&into->pages_data, from->pages_data);
     add(&into->pages_zero, from->pages_zero);
+    add(&into->pages_free, from->pages_free);
     add(&into->pages_dirtied, from->pages_dirtied);
     add(&into->bytes, from->bytes);
     add(&into->duration_ns, from->duration_ns);
@@ -150,6 +151,11 @@ void bill_pages(struct bill *bill, enum bill_page_class class, uint64_t pages)
 void bill_pages_again(struct bill *bill, uint64_t pages)
 {
     add(&bill->pages_sent_again, pages);
+}
+
+void bill_pages_freed_later(struct bill *bill, uint64_t pages)
+{
+    add(&bill->pages_freed_later, pages);
 }
 
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side)

@@ -193,6 +193,8 @@ static void send_round(struct migration *m, uint32_t number, bool last, uint64_t
     pace_set(&m->pace, rate, m->round_began_ns);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
+    else if (machine_sync_disks(m->env->machine, &err))   /* leaves little to do in the pause, */
+        log_event(LOG_WARN, "move.disk", "%s", err.text); /* which will tell if it must fail */
     int rc = begin_round(m, number);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
@@ -235,15 +237,18 @@ static void end_round(struct migration *m)
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
     if (first) {
-        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched);
+        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched - n->untouched_free);
+        bill_pages(m->bill, BILL_PAGES_FREE, n->free + n->untouched_free);
         bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
         bill_pages(m->bill, BILL_PAGES_DATA, n->data);
     } else {
         bill_pages_again(m->bill, n->data + n->zero);
+        bill_pages_freed_later(m->bill, n->free);
     }
     struct bill_round round = { .paused = m->last_round,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,
+                                .pages_free = n->free + n->untouched_free,
                                 .pages_dirtied = left,
                                 .bytes = n->bytes,
                                 .duration_ns = now - m->round_began_ns };
@@ -251,7 +256,7 @@ static void end_round(struct migration *m)
     m->progress.pages_left = left;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
     struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = n->data + n->zero;
+    q->event.round.pages = n->data + n->zero + n->free;
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
     q->event.round.send_ns = m->send_ns;
@@ -260,13 +265,18 @@ static void end_round(struct migration *m)
         slowing_measure(&m->slowing, left);
 }
 
+static uint64_t pages_done(const struct page_count *n)
+{
+    return n->data + n->zero + n->free + n->untouched;
+}
+
 /* Sends one section of the round under way. */
 static void continue_round(struct migration *m)
 {
     const uint8_t *bytes;
     size_t len;
     struct err err;
-    uint64_t done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched;
+    uint64_t done = pages_done(&m->pages.round);
 
     int rc = page_source_fill(&m->pages, &bytes, &len);
     if (rc) {
@@ -287,7 +297,7 @@ static void continue_round(struct migration *m)
     uint64_t now = clock_now_ns();
     m->send_ns += now - began;
     pace_spend(&m->pace, len, now);
-    done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched - done;
+    done = pages_done(&m->pages.round) - done;
     m->progress.pages_left -= MIN(done, m->progress.pages_left);
     m->progress.pages_sent += done;
     m->progress.bytes = m->wire.link.sent_bytes;
@@ -336,6 +346,13 @@ static void pause_guest(struct migration *m)
         return;
     }
     m->paused = true;
+    if (machine_writes_disks(m->env->machine)) {
+        bill_downtime(m->bill, BILL_DISK_SYNC, clock_now_ns());
+        if (machine_sync_disks(m->env->machine, &err)) {
+            host_failed(m, &err);
+            return;
+        }
+    }
     (void)enqueue(m, SOURCE_PAUSED);
 }
 
@@ -353,8 +370,12 @@ static void stop_tracking(struct migration *m)
 
 static void resume_guest(struct migration *m)
 {
+    struct err err;
     if (m->paused) {
         bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
+        /* A target that gave up may not have closed them yet; strangers are kept out all the same. */
+        if (machine_lock_disks(m->env->machine, DISK_TAKE_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text);
         m->env->hooks.resume(m->env->hooks.ctx);
         bill_downtime_end(m->bill, clock_now_ns());
     }
@@ -394,6 +415,8 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
+        if (record == RECORD_HANDED && machine_lock_disks(m->env->machine, DISK_HAND_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text); /* the target will refuse */
         (void)enqueue(m, SOURCE_RECORDED);
         return;
     }

@@ -20,6 +20,7 @@ enum config_device_kind {
     CONFIG_NET = 1,
     CONFIG_BLK,
     CONFIG_RNG,
+    CONFIG_BALLOON,
     CONFIG_VSOCK, /* at most one */
     CONFIG_DEVICE_MAX
 };
@@ -74,6 +75,7 @@ int config_check(const struct machine_config *config, enum err_fault fault,
  * false, "serial": "", "sectors": 2048, "fingerprint": "16 hex digits"},
  *                              {"kind": "net", "id": "lan", "mac": "52:54:00:12:34:56"},
  *                              {"kind": "rng", "id": "rng0"},
+ *                              {"kind": "balloon", "id": "balloon0"},
  *                              {"kind": "vsock", "id": "vsock0"}], "vsock_cid": 3},
  *      "host": {"kernel": "/boot/vmlinuz", "initrd": "/boot/initrd.img",
  *               "devices": {"root": {"path": "/srv/web1.raw"}, "lan": {"tap": "tap0"}}}}

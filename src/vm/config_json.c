@@ -17,9 +17,8 @@
 static const struct {
     const char *name, *place;
 } kinds[] = {
-    [CONFIG_NET] = { "net", "tap" },
-    [CONFIG_BLK] = { "blk", "path" },
-    [CONFIG_RNG] = { "rng", NULL },
+    [CONFIG_NET] = { "net", "tap" },    [CONFIG_BLK] = { "blk", "path" },
+    [CONFIG_RNG] = { "rng", NULL },     [CONFIG_BALLOON] = { "balloon", NULL },
     [CONFIG_VSOCK] = { "vsock", NULL },
 };
 static_assert(ARRAY_LEN(kinds) == CONFIG_DEVICE_MAX, "one row per kind of device");
@@ -158,7 +157,7 @@ static const char *read_value(const struct key *key, const json_t *json, void *m
                 *(uint32_t *)member = i;
                 return NULL;
             }
-        return "\"net\", \"blk\", \"rng\" or \"vsock\"";
+        return "\"net\", \"blk\", \"rng\", \"balloon\" or \"vsock\"";
     case KEY_NESTED:
         return NULL;
     }

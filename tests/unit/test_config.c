@@ -116,7 +116,7 @@ static void json_is_refused(void **state)
     refused("\"vcpus\": 2", "\"vcpus\": 4294967297", "\"vcpus\"");
     refused("268435456", "-2097152", "memory_bytes");
     refused("true", "1", "true or false");
-    refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\", \"rng\" or \"vsock\"");
+    refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\", \"rng\", \"balloon\" or \"vsock\"");
     refused("\"rng\"", "\"vsock\"", "go together");
     refused("\"vcpus\": 2", "\"vcpus\": 2, \"vsock_cid\": 3", "go together");
     refused("01234567-", "0123456-", "UUID");

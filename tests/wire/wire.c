@@ -6,6 +6,7 @@
 #include "dev/announce.h"
 #include "dev/button.h"
 #include "dev/serial.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_mmio.h"
 #include "dev/virtio_net.h"
@@ -66,6 +67,7 @@ const struct schema *const wire_schemas[] = {
     &message_verdict_schema,
     &serial_state_schema,
     &stream_end_schema,
+    &virtio_balloon_state_schema,
     &virtio_blk_state_schema,
     &virtio_net_state_schema,
     &virtio_rng_state_schema,
@@ -86,6 +88,7 @@ const struct dump_schema wire_sections[] = {
     { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
     { SECTION_END, &stream_end_schema },
     { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
     { SECTION_VIRTIO_VSOCK, &virtio_vsock_state_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
