@@ -7,6 +7,7 @@
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "kvm/hv_state.h"
 #include "move/message.h"
 #include "state/pages.h"
@@ -29,6 +30,7 @@ static const struct dump_schema state_sections[] = {
     { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
     { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
     { SECTION_BUTTON, &button_state_schema },
+    { SECTION_VIRTIO_VSOCK, &virtio_vsock_state_schema },
 };
 
 /* All sections whose body is one object: of the state, and the messages of a recorded move. */

@@ -63,6 +63,8 @@ static int receive(struct cmd_args *args)
 
     json_t *options = launch_options(args, "receive", name);
     int rc = launch_places(args, options, &err);
+    if (!rc)
+        rc = launch_self_migrate(args, options, &err);
     if (!rc) {
         rc = listen_on(cmd_text(args, "listen"), &listen_fd, &err);
         if (rc)

@@ -1,6 +1,7 @@
 #include "cmd/device.h"
 #include "cmd/launch.h"
 #include "cmd/parse.h"
+#include "dev/virtio_vsock.h"
 #include "vm/config.h"
 
 #include <errno.h>
@@ -66,6 +67,13 @@ static int add_devices(const struct cmd_args *args, struct plan *plan, struct er
             return -E2BIG;
         *device = (struct config_device){ .kind = CONFIG_BALLOON, .id = "balloon0" };
     }
+    if (cmd_text(args, "vsock")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_VSOCK, .id = "vsock0" };
+        plan->machine.vsock_cid = (uint32_t)cmd_number(args, "vsock");
+    }
     return 0;
 }
 
@@ -109,6 +117,10 @@ static int run(struct cmd_args *args)
 
     json_t *options = launch_options(args, "boot", name);
     (void)json_object_set_new(options, "config", config);
+    if (launch_self_migrate(args, options, &err)) {
+        json_decref(options);
+        return cmd_fail(args, &err);
+    }
     int status =
         launch(args, &(struct launch){
                          .title = name, .options = options, .listen_fd = -1, .what = "runs" });
@@ -126,7 +138,7 @@ const struct command cmd_run = {
         "The kernel is a bzImage, as distributions ship it, or an ELF file with a PVH entry. "
         "Disks are raw files or block devices, network cards are joined to tap interfaces that "
         "exist already. The guest finds devices in the order disks, cards, random number "
-        "generator, balloon, each kind in the order given.\n\n"
+        "generator, balloon, vsock, each kind in the order given.\n\n"
         "A guest that drives its balloon reports the pages it does not use: they take no memory of "
         "the host, and do not travel when it moves. See 'godwit balloon'.\n\n"
         "What is wrong with the options, the kernel, a disk or a tap is said in one line, and "
@@ -187,6 +199,13 @@ const struct command cmd_run = {
             { .name = "no-balloon",
               .kind = CMD_FLAG,
               .help = "no memory balloon, and no reporting of free pages" },
+            { .name = "vsock",
+              .kind = CMD_COUNT,
+              .value = "CID",
+              .min = VSOCK_CID_GUEST_MIN,
+              .max = VSOCK_CID_GUEST_MAX,
+              .help = "a vsock device with this address, from 3 (no two VMs of a host need to "
+                      "differ); without it there is none, and no guest agent" },
             LAUNCH_OPTIONS,
             { 0 } },
     .status_ok =

@@ -176,6 +176,12 @@ void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_s
     bill->side[place] = *side;
 }
 
+void bill_agent(struct bill *bill, const struct bill_agent *agent)
+{
+    bill->has_agent = true;
+    bill->agent = *agent;
+}
+
 void bill_fail(struct bill *bill, const struct err *err)
 {
     if (bill->err.code || bill->ended)

@@ -121,6 +121,15 @@ enum bill_group {
     F(T, u64, resume_ns)
 SCHEMA_STRUCT(bill_side, BILL_SIDE);
 
+/* What the agent inside the guest did before the last round. Its own words, but for the time. */
+struct bill_agent {
+    bool present;              /* it answered */
+    uint64_t page_cache_bytes; /* given back */
+    uint64_t slowed;           /* control groups frozen and tasks made idle */
+    uint64_t ns;               /* that asking it took, of the stage pre-copy */
+    char failure[64];          /* why it did nothing; empty = it did */
+};
+
 struct bill_round {
     uint64_t first, last;            /* number, from 1; they differ only where rounds were merged */
     bool paused;                     /* sent while the guest stood still */
@@ -192,6 +201,9 @@ struct bill {
     bool has_faults;                  /* it was post-copy */
     struct bill_faults faults;
 
+    bool has_agent;
+    struct bill_agent agent;
+
     bool has_side[BILL_PLACE_MAX];
     struct bill_side side[BILL_PLACE_MAX];
 
@@ -247,6 +259,9 @@ void bill_faults_set(struct bill *bill, const struct bill_faults *faults);
 
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);
+
+/* What the guest's agent did, if one was asked. */
+void bill_agent(struct bill *bill, const struct bill_agent *agent);
 
 /* It failed, for this reason, in the present stage; the first reason stands. ECANCELED = it was
  * told to stop. The time from here to bill_end() (cleaning up, resuming) still counts as that

@@ -106,6 +106,12 @@ static const struct {
       "The time from the access to the fault's reading, and from the placing to the access going "
       "on: some microseconds each, which the guest sees. A second access to a page that is waited "
       "for already." },
+    { "agent",
+      "What the program inside the guest said it did before the last round: page cache it gave back "
+      "by the guest's own count, control groups it froze and tasks it made idle. ns is the time of "
+      "asking it, on this side's clock, within pre-copy.",
+      "The restoring, which comes after the bill: the monitor that has the guest then asks for it, "
+      "and says in its log and events what came of it." },
     { "monitors.cpu_ns",
       "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is "
       "the rest of the process, so the groups add up to the process.",
@@ -335,6 +341,24 @@ static json_t *side_json(const struct bill *bill, enum bill_place place)
                      m & BILL_MEASURED_TCP ? tcp_json(s) : json_null());
 }
 
+/* Who restores what the agent did: the monitor that has the guest now. */
+static const char *restored_by(const struct bill *bill)
+{
+    if (bill->owner == BILL_OWNER_SOURCE || bill->owner == BILL_OWNER_TARGET)
+        return owner_names[bill->owner];
+    return NULL;
+}
+
+static json_t *agent_json(const struct bill *bill)
+{
+    const struct bill_agent *a = &bill->agent;
+    if (!bill->has_agent)
+        return json_null();
+    return json_pack("{s:b, s:o, s:o, s:o, s:s?, s:o}", "present", a->present, "page_cache_bytes",
+                     integer(a->page_cache_bytes), "slowed", integer(a->slowed), "ns",
+                     integer(a->ns), "restored_by", restored_by(bill), "failure", text(a->failure));
+}
+
 static json_t *clocks_json(void)
 {
     json_t *json = json_object();
@@ -398,6 +422,7 @@ json_t *bill_json(const struct bill *bill)
         { "bytes", bytes_json(bill) },
         { "pages", pages_json(bill) },
         { "faults", faults_json(bill) },
+        { "agent", agent_json(bill) },
         { "monitors", monitors },
         { "clocks", clocks_json() },
     };

@@ -384,6 +384,23 @@ static void print_faults(const json_t *bill, FILE *out)
                       show_count(num(faults, "pages_missing")).text);
 }
 
+static void print_agent(const json_t *bill, FILE *out)
+{
+    const json_t *agent = json_object_get(bill, "agent");
+    if (!json_is_object(agent))
+        return;
+    print_title(out, "The agent in the guest", show_duration(num(agent, "ns")).text);
+    if (json_is_string(json_object_get(agent, "failure"))) {
+        char clean[60];
+        show_clean(clean, sizeof(clean), str(agent, "failure", ""));
+        (void)fprintf(out, "  did nothing: %s\n", clean);
+        return;
+    }
+    (void)fprintf(out, "  %-21s %9s\n  %-21s %9s\n", "page cache given back",
+                  show_bytes(num(agent, "page_cache_bytes")).text, "writers slowed",
+                  show_count(num(agent, "slowed")).text);
+}
+
 enum unit { UNIT_NS, UNIT_BYTES, UNIT_COUNT, UNIT_US };
 
 static struct show cost(const json_t *side, const char *group, const char *key, enum unit unit)
@@ -447,6 +464,7 @@ void bill_text(const json_t *bill, FILE *out)
     print_bytes(bill, out);
     print_pages(bill, out);
     print_faults(bill, out);
+    print_agent(bill, out);
     print_monitors(bill, out);
     (void)fprintf(out,
                   "\nWhat each number covers, and what not, is in \"clocks\" of the JSON bill.\n");

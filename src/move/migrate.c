@@ -287,6 +287,15 @@ static void continue_round(struct migration *m)
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
 
+static void prepare_guest(struct migration *m, bool slow)
+{
+    struct bill_agent agent = { 0 };
+    m->prepared = true;
+    m->env->hooks.prepare(m->env->hooks.ctx, slow, &agent);
+    bill_agent(m->bill, &agent);
+    (void)migrate_enqueue(m, SOURCE_GUEST_PREPARED);
+}
+
 static void throttle(struct migration *m, uint32_t run_permille)
 {
     int rc = slowing_set(&m->slowing, run_permille);
@@ -350,6 +359,9 @@ static void resume_guest(struct migration *m)
     }
     m->paused = false;
     stop_tracking(m);
+    if (m->prepared)
+        m->env->hooks.unprepare(m->env->hooks.ctx);
+    m->prepared = false;
 }
 
 static void send_state(struct migration *m)
@@ -481,6 +493,9 @@ static void carry_out(struct migration *m, const struct move_action *action)
         break;
     case ACTION_THROTTLE:
         throttle(m, action->run_permille);
+        break;
+    case ACTION_PREPARE_GUEST:
+        prepare_guest(m, action->slow);
         break;
     case ACTION_PAUSE_GUEST:
         pause_guest(m);
@@ -697,6 +712,8 @@ static int configure(struct migration *m, struct err *err)
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
     (void)gethostname(config.hello.source, sizeof(config.hello.source) - 1);
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
+    config.prepare =
+        m->env->hooks.prepare && !m->request->paused; /* a guest that stands still cannot help */
     config.policy = m->request->policy;
     config.policy.pause_ns += machine->config.vcpus * PAUSE_VCPU_NS;
     config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;

@@ -43,6 +43,7 @@ struct migration {
     struct serve *serve; /* post-copy: NULL until it is decided */
     uint64_t visited;    /* pages the first round came to */
     bool pushing;
+    bool prepared;          /* the agent was asked: to be taken back if the guest stays */
     const uint8_t *push_at; /* of the section being pushed */
     size_t push_left;
     char target[512]; /* request->target, or where a person says it is now */

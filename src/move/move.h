@@ -29,6 +29,11 @@ struct move_hooks {
     void *ctx;
     int (*pause)(void *ctx, struct err *err);
     void (*resume)(void *ctx);
+    /* Lets the guest's agent help, for a bounded time (`slow`: with a writer that is too fast), and
+     * says what it did; unprepare takes that back where the guest stays, and does not wait. Both NULL:
+     * there is no way to one. */
+    void (*prepare)(void *ctx, bool slow, struct bill_agent *ret);
+    void (*unprepare)(void *ctx);
     /* Makes durable who owns the guest, and returns only when it is. When it fails, *ret_unknown says
      * whether the new record may be on disk all the same. `store`: of the target, for RECORD_HANDED. */
     int (*record)(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],

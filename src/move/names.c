@@ -61,6 +61,7 @@ static const char *const source_events[] = {
     [SOURCE_STATE_SENT] = "state-sent",
     [SOURCE_RECORDED] = "recorded",
     [SOURCE_RECORD_FAILED] = "record-failed",
+    [SOURCE_GUEST_PREPARED] = "guest-prepared",
     [SOURCE_FAULT] = "fault",
     [SOURCE_TICK] = "tick",
     [SOURCE_CANCEL] = "cancel",

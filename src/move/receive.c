@@ -277,6 +277,7 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     case ACTION_CONNECT:
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
+    case ACTION_PREPARE_GUEST:
     case ACTION_THROTTLE:
     case ACTION_END_ROUND:
     case ACTION_OPEN_URGENT:

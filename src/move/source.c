@@ -89,6 +89,7 @@ static const struct row rows[] = {
 
     ON(COPYING, ROUND_SENT, source_on_round_sent),
     MSG(COPYING, ROUND_ACK, source_on_round_ack),
+    ON(COPYING, GUEST_PREPARED, source_on_guest_prepared),
     ON(COPYING, FAULT, on_fault),
     ON(COPYING, CANCEL, on_cancel),
     ON(COPYING, SWITCH, source_on_switch),
@@ -237,6 +238,8 @@ static bool is_stale(const struct source_call *c)
         return source_state_ended(s->state);
     case SOURCE_URGENT_OPEN: /* of a connection that is used for something else by now */
         return s->state >= SOURCE_RECLAIMING;
+    case SOURCE_GUEST_PREPARED:
+        return s->state != SOURCE_COPYING;
     case SOURCE_FAULT:
         return s->state >= SOURCE_RECORDING;
     case SOURCE_RECORDED:

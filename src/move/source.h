@@ -145,6 +145,8 @@ struct source_config {
     uint64_t retry_first_ns, retry_max_ns; /* pause between attempts to reach the target: doubles */
     uint64_t withdraw_limit_ns;            /* how long to go on telling it to free its copy */
     uint8_t store[MOVE_STORE_BYTES];       /* RECOVER only: from the record */
+    bool prepare; /* ask PREPARE_GUEST, once, when the rounds are to end or vCPUs to be slowed; one
+                   * more round follows */
 };
 
 /* 10 s, 100 ms to 5 s, 60 s; hello is the caller's to fill. */
@@ -167,7 +169,8 @@ enum source_event_kind {
     SOURCE_STATE_SENT,    /* conn, sections */
     SOURCE_RECORDED,      /* the last WRITE_RECORD is durable */
     SOURCE_RECORD_FAILED, /* why; record_unknown */
-    SOURCE_FAULT,         /* why: this host could not pause, read memory, save state */
+    SOURCE_GUEST_PREPARED,
+    SOURCE_FAULT, /* why: this host could not pause, read memory, save state */
     SOURCE_TICK,
     SOURCE_CANCEL,    /* by a person; refused with -EBUSY from RECORDING on */
     SOURCE_TAKE_BACK, /* by a person, in UNCERTAIN or RECLAIMING, who answers for it that the target
@@ -226,7 +229,8 @@ struct source {
     char why_text[192];              /* the numbers behind it, for people */
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
-    uint64_t began_ns; /* START was taken */
+    bool preparing, guest_asked; /* PREPARE_GUEST: under way; was asked once */
+    uint64_t began_ns;           /* START was taken */
     uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 

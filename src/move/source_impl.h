@@ -47,6 +47,7 @@ int source_on_verdict(struct source_call *c);
 int source_on_reserved(struct source_call *c);
 int source_on_round_sent(struct source_call *c);
 int source_on_round_ack(struct source_call *c);
+int source_on_guest_prepared(struct source_call *c);
 int source_on_paused(struct source_call *c);
 int source_on_state_sent(struct source_call *c);
 int source_on_switch(struct source_call *c);

@@ -117,6 +117,28 @@ int source_on_round_sent(struct source_call *c)
     return 0;
 }
 
+/* The agent is asked before vCPUs are slowed, since it slows only what writes, and at the latest
+ * before the rounds end. clark05 is kept as it was. */
+static bool wants_help(const struct source *s, const struct policy_decision *d, uint32_t before)
+{
+    return s->config.prepare && !s->guest_asked && s->config.policy.kind == POLICY_GOAL &&
+           (d->what != POLICY_ROUND || d->run_permille < before);
+}
+
+/* What the guest wrote meanwhile is sent while it runs; then the policy looks again. */
+int source_on_guest_prepared(struct source_call *c)
+{
+    if (!c->s->preparing)
+        return SOURCE_REFUSE;
+    c->s->preparing = false;
+    c->s->progress_ns = c->now;
+    if (c->s->switching)
+        begin_switch(c);
+    else
+        begin_round(c, ROUND_RUNNING);
+    return 0;
+}
+
 /* What the policy makes of the round that was just acknowledged. */
 static void decide(struct source_call *c)
 {
@@ -125,6 +147,9 @@ static void decide(struct source_call *c)
     struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
     struct err why;
 
+    bool help = wants_help(s, &d, run_permille);
+    if (help) /* what was decided waits for what comes of it */
+        s->policy.run_permille = d.run_permille = run_permille;
     s->decision = d;
     (void)policy_explain(&d, s->why_text, sizeof(s->why_text));
     (void)snprintf(s->note, sizeof(s->note), "round %u, %llu pages left: %s, %s: %.120s", s->round,
@@ -133,6 +158,11 @@ static void decide(struct source_call *c)
     source_emit(c, s->state, s->note);
     if (s->switching) {
         begin_switch(c);
+        return;
+    }
+    if (help) {
+        s->guest_asked = s->preparing = true;
+        move_act(c->out, ACTION_PREPARE_GUEST)->slow = d.why != POLICY_SMALL;
         return;
     }
     switch (d.what) {

@@ -31,6 +31,7 @@ const char *move_action_name(enum move_action_kind kind)
         [ACTION_CONNECT] = "connect",
         [ACTION_SEND_DESCRIPTION] = "send-description",
         [ACTION_SEND_ROUND] = "send-round",
+        [ACTION_PREPARE_GUEST] = "prepare-guest",
         [ACTION_THROTTLE] = "throttle",
         [ACTION_END_ROUND] = "end-round",
         [ACTION_OPEN_URGENT] = "open-urgent",

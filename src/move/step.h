@@ -77,6 +77,9 @@ enum move_action_kind {
                               * once -> URGENT_OPEN, or LOST of `conn` */
     ACTION_PUSH,             /* send what the target lacks on `conn`, each page once, near the last
                               * faults first -> PROGRESS... */
+    ACTION_PREPARE_GUEST,    /* `slow`: let the guest's agent make it easier to move, for a bounded
+                              * time, while the guest runs -> GUEST_PREPARED, whatever came of it;
+                              * RESUME_GUEST undoes it */
     ACTION_THROTTLE,     /* `run_permille`: the writers keep this share of their writing, until the
                               * next such action, PAUSE_GUEST, RESUME_GUEST or the end */
     ACTION_PAUSE_GUEST,  /* vCPUs parked, devices quiescent -> PAUSED */
@@ -113,6 +116,7 @@ struct move_action {
             enum move_round kind;
             uint64_t rate; /* at most so many bytes a second; 0 = as fast as it goes */
         } round;
+        bool slow;             /* the guest writes too fast */
         uint32_t run_permille; /* 100 to 1000 */
         struct {
             uint8_t from, to;        /* states of the engine; equal: news within a state */

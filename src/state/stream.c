@@ -169,6 +169,7 @@ const char *section_type_name(uint16_t type)
         [SECTION_VIRTIO_BALLOON] = "virtio-balloon",
         [SECTION_BUTTON] = "button",
         [SECTION_ABSENT] = "absent",
+        [SECTION_VIRTIO_VSOCK] = "virtio-vsock",
     };
     if (type == SECTION_PROBE)
         return "probe";

@@ -43,6 +43,7 @@ enum section_type {
     SECTION_VIRTIO_RNG,
     SECTION_BUTTON,
     SECTION_VIRTIO_BALLOON,
+    SECTION_VIRTIO_VSOCK,
     SECTION_STATE_MAX,
 
     SECTION_ABSENT = 32, /* live only: pages that one side lacks: state/absent.h */

@@ -18,6 +18,7 @@
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "vm/acpi.h"
 #include "vm/boot.h"
 #include "vm/cpuid.h"
@@ -212,6 +213,9 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
         machine->balloon = rc ? NULL : *ret;
         return rc;
     }
+    case CONFIG_VSOCK:
+        return virtio_vsock_create(ret, instance, &machine->mem, machine->loop,
+                                   machine->config.vsock_cid, err);
     case CONFIG_DEVICE_MAX:
         break;
     }
@@ -516,6 +520,14 @@ void machine_announce(struct machine *machine)
     for (unsigned i = 0; i < machine->dev_count; i++)
         if (machine->dev[i]->ops->announce)
             machine->dev[i]->ops->announce(machine->dev[i]);
+}
+
+struct dev *machine_vsock(struct machine *machine)
+{
+    for (uint32_t n = 0; n < machine->config.device_count; n++)
+        if (machine->config.device[n].kind == CONFIG_VSOCK)
+            return machine->dev[2 + n];
+    return NULL;
 }
 
 void machine_press_power_button(struct machine *machine)

@@ -117,5 +117,8 @@ int machine_loaded_all(const struct machine *machine, const struct machine_seen 
 /* After a move: devices tell the network and the guest. */
 void machine_announce(struct machine *machine);
 
+/* Its vsock device; NULL if it has none. */
+struct dev *machine_vsock(struct machine *machine);
+
 void machine_press_power_button(struct machine *machine);
 size_t machine_console_input(struct machine *machine, const uint8_t *bytes, size_t len);

@@ -392,6 +392,12 @@ static void vm_migrate_status(void *ctx, struct rpc_call *call, const json_t *pa
     rpc_reply(call, status);
 }
 
+static void vm_agent(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    if (!rpc_unpack(call, params, "{}"))
+        inside_hello(ctx, call);
+}
+
 static void vm_bill(void *ctx, struct rpc_call *call, const json_t *params)
 {
     struct monitor *monitor = ctx;
@@ -418,6 +424,7 @@ const struct rpc_method monitor_methods[] = {
     { "vm.resolve", vm_resolve },
     { "vm.checkpoint", vm_checkpoint },
     { "vm.bill", vm_bill },
+    { "vm.agent", vm_agent },
     { "vm.wws", vm_wws },
 };
 const size_t monitor_method_count = ARRAY_LEN(monitor_methods);

@@ -256,6 +256,8 @@ static int start_new(struct monitor *monitor, struct err *err)
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
+        rc = inside_attach(monitor, err);
+    if (!rc)
         rc = records_write(&monitor->dir, RECORD_HERE, NULL, NULL, NULL, err);
     if (rc)
         return rc;
@@ -303,6 +305,7 @@ static void teardown(struct monitor *monitor)
     mover_shutdown(monitor);
     if (atomic_load(&monitor->incomplete))
         end_incomplete(monitor);
+    inside_detach(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;
     if (monitor->rpc) {

@@ -13,6 +13,7 @@
 #include "ctl/rpc.h"
 #include "ctl/rundir.h"
 #include "vm/machine.h"
+#include "vmm/inside.h"
 #include "vmm/vmm.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -62,6 +63,7 @@ struct monitor {
     struct machine *machine; /* NULL until there is one */
     struct machine_hooks hooks;
     struct host_config host;
+    struct inside inside;
     pthread_mutex_t pause_lock;
     bool user_paused; /* by vm.pause: a move keeps it */
 

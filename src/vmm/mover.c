@@ -129,6 +129,22 @@ static void hook_address(void *ctx, char *address, size_t size)
     (void)pthread_mutex_unlock(&mover->lock);
 }
 
+static void hook_prepare(void *ctx, bool slow, struct bill_agent *ret)
+{
+    struct mover *mover = ctx;
+    inside_prepare(mover->monitor, on_loop, mover, mover->cancel_fd, slow, ret);
+}
+
+static void unprepare(void *arg)
+{
+    inside_restore(arg, false);
+}
+
+static void hook_unprepare(void *ctx)
+{
+    on_loop(ctx, unprepare, mover_of(ctx)->monitor);
+}
+
 static void hook_event(void *ctx, const char *name, json_t *params)
 {
     struct monitor *monitor = mover_of(ctx)->monitor;
@@ -246,6 +262,7 @@ static void note_arrival(void *arg)
     monitor->keep |= RUNDIR_KEEP_RECORD; /* until the source has settled */
     monitor->user_paused = monitor->machine->pauses > 0;
     monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, "arrived");
+    inside_arrived(monitor);
 }
 
 static void hook_arrived(void *ctx)
@@ -258,7 +275,10 @@ static void adopt(void *arg)
 {
     void **pair = arg;
     struct monitor *monitor = pair[0];
+    struct err err = { 0 };
     monitor->machine = pair[1];
+    if (inside_attach(monitor, &err)) /* the guest runs all the same */
+        log_event(LOG_ERROR, "vsock.attach", "%s", err.text);
 }
 
 static void hook_adopt(void *ctx, struct machine *machine)
@@ -396,6 +416,7 @@ static void arrived(struct monitor *monitor, struct mover *mover)
         if (!monitor->user_paused)
             monitor_resume_machine(monitor);
         machine_announce(monitor->machine);
+        inside_arrived(monitor);
         if (ready_report(&monitor->ready_fd, monitor->dir.name))
             log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
         came_to_rest(monitor);
@@ -435,6 +456,7 @@ static void act_on_result(struct monitor *monitor, struct mover *mover)
             monitor_end(monitor, 0, "moved away");
         } else {
             came_to_rest(monitor);
+            inside_stayed(monitor, &mover->err);
         }
         break;
     case MOVER_CHECK:
@@ -505,6 +527,10 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .adopt = hook_adopt,
                                             .arrived = hook_arrived,
                                             .event = hook_event };
+    if (monitor->inside.dev) {
+        mover->env.hooks.prepare = hook_prepare;
+        mover->env.hooks.unprepare = hook_unprepare;
+    }
     mover->host = (struct arrival_host){ .fake = monitor->options->fake,
                                          .hooks = &monitor->hooks,
                                          .meter = &monitor->meter,

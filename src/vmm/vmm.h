@@ -6,6 +6,8 @@
 #include "vm/config.h"
 #include <stdbool.h>
 
+#define VMM_SELF_MIGRATE_MAX 16
+
 enum vmm_start {
     VMM_BOOT = 1, /* a new machine: `machine` and `host` are complete */
     VMM_RECEIVE,  /* wait on listen_fd for one that moves here */
@@ -31,7 +33,10 @@ struct vmm_options {
     /* VMM_RECEIVE: end after a move that failed, instead of waiting for the next */
     bool once;
     char file[4096]; /* VMM_RESTORE: absolute */
-    bool paused;     /* VMM_RESTORE: do not run the guest before vm.resume */
+    /* where its guest may ask to be moved: HOST:PORT each, or "any"; none = nowhere. Of this host */
+    char self_migrate[VMM_SELF_MIGRATE_MAX][256];
+    unsigned self_migrate_count;
+    bool paused; /* VMM_RESTORE: do not run the guest before vm.resume */
     struct vmm_place place[CONFIG_DEVICES_MAX];
     unsigned place_count;
     /* the fake hypervisor: tests of everything above it, without /dev/kvm */

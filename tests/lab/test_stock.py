@@ -200,7 +200,7 @@ class Stock:
 
 def check_bill(bill):
     stages = [stage["stage"] for stage in bill["stages"]]
-    expect(stages == ["pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation"],
+    expect(stages == ["pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation", "pulling"],
            f"the bill's stages: {stages}")
     expect(sum(stage["ns"] for stage in bill["stages"]) == bill["total_ns"], "the stages sum up to the total")
     if bill["downtime"]:

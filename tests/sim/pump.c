@@ -472,6 +472,10 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_PUSH:
         push(w, action->conn);
         break;
+    case ACTION_PREPARE_GUEST:
+        CHECK(w, w->source_runs && w->prepared++ == 0, "the guest is prepared once, while it runs");
+        work(w, SIDE_SOURCE)->source.kind = SOURCE_GUEST_PREPARED;
+        break;
     case ACTION_THROTTLE:
         CHECK(w, w->source_runs, "a guest that stands still is to be slowed");
         break;

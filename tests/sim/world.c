@@ -681,6 +681,7 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
         config.policy.max_downtime_ns = 1; /* never met */
     config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
     config.hello.pages = w->left_pages = 4096;
+    config.prepare = schedule->seed % 2;
     snprintf(config.hello.name, sizeof(config.hello.name), "guest");
     source_init(&w->source, &config);
     struct target_config target = { .stall_limit_ns = 10 * CLOCK_SECOND };

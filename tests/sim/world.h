@@ -172,7 +172,7 @@ struct world {
 
     /* What only the world knows. A version of the guest ends when it runs again at the source. */
     bool source_has, source_runs, target_has, target_runs, target_ran, target_owned;
-    unsigned version, sent_version, loaded_version;
+    unsigned version, sent_version, loaded_version, prepared;
     uint64_t left_pages;
     /* Sets of pages. absent: not in their place at the target; the guest must not see them. wanted: it
      * waits for them. unsent: what the source's pump has yet to send; told: what the target said it

@@ -97,6 +97,8 @@ static void test_whole_move(void **state)
                                             .pages_dirtied = 50,
                                             .bytes = 8800000,
                                             .duration_ns = 500 });
+    bill_agent(&bill, &(struct bill_agent){
+                          .present = true, .page_cache_bytes = 4096, .slowed = 2, .ns = 20 });
     bill_stage(&bill, BILL_STOP_AND_COPY, 2000);
     bill_downtime(&bill, BILL_PAUSE, 2000);
     bill_downtime(&bill, BILL_LAST_PAGES, 2010);
@@ -126,6 +128,11 @@ static void test_whole_move(void **state)
     assert_string_equal(json_string_value(json_object_get(json, "outcome")), "completed");
     assert_string_equal(json_string_value(json_object_get(json, "owner")), "target");
     assert_true(json_is_null(json_object_get(json, "failure")));
+    const json_t *agent = json_object_get(json, "agent");
+    assert_int_equal(json_integer_value(json_object_get(agent, "page_cache_bytes")), 4096);
+    assert_int_equal(json_integer_value(json_object_get(agent, "slowed")), 2);
+    assert_string_equal(json_string_value(json_object_get(agent, "restored_by")), "target");
+    assert_true(json_is_null(json_object_get(agent, "failure")));
     assert_true(json_is_false(json_object_get(json_object_get(json, "downtime"), "cut")));
     assert_true(json_is_null(
         json_object_get(json_object_get(json_object_get(json, "monitors"), "target"), "cpu_ns")));

@@ -1,4 +1,5 @@
 /* What each state of the source's engine takes, and what becomes of it when given anything else. */
+#include "base/clock.h"
 #include "move/source.h"
 
 #include <errno.h>
@@ -352,6 +353,65 @@ static void test_back_off(void **state)
     assert_int_equal(before, source.config.retry_max_ns);
 }
 
+/* The agent is asked once, when the rounds are to end, and one more round follows its help. */
+static void test_prepare(void **state)
+{
+    (void)state;
+    for (unsigned small = 0; small < 2; small++) {
+        reach(SOURCE_COPYING);
+        source.config.prepare = true;
+        source.policy.limits.max_time_ns = small ? 0 : 1; /* up at once */
+        struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
+        sent_all.round.left_pages = small ? 1 : 100000;
+        assert_int_equal(step(sent_all), 0);
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        assert_true(asked(ACTION_PREPARE_GUEST));
+        assert_false(asked(ACTION_PAUSE_GUEST));
+        for (unsigned i = 0; i < actions.count; i++)
+            if (actions.action[i].kind == ACTION_PREPARE_GUEST)
+                assert_int_equal(actions.action[i].slow, !small); /* only what runs away */
+        assert_int_equal(source.state, SOURCE_COPYING);
+        play(SOURCE_GUEST_PREPARED, 0);
+        assert_true(asked(ACTION_SEND_ROUND));
+        assert_int_equal(step(sent_all), 0);
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        assert_false(asked(ACTION_PREPARE_GUEST));
+        assert_true(asked(ACTION_PAUSE_GUEST));
+    }
+    /* It is asked before vCPUs are slowed; those are, if it did not help. */
+    reach(SOURCE_COPYING);
+    source.config.prepare = true;
+    source.policy.limits.max_downtime_ns = 1;
+    bool helped = false, slowed = false;
+    for (unsigned i = 0; i < 50 && !slowed; i++) {
+        struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
+        sent_all.round.left_pages = 100000;
+        sent_all.round.bytes = 10 << 20;
+        assert_int_equal(step(sent_all), 0);
+        now += CLOCK_SECOND / 10;
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        slowed = asked(ACTION_THROTTLE);
+        assert_true(helped || !slowed);
+        if (asked(ACTION_PREPARE_GUEST)) {
+            assert_false(helped);
+            helped = true;
+            play(SOURCE_GUEST_PREPARED, 0);
+        }
+    }
+    assert_true(helped && slowed);
+    /* Cancelled while it was asked: its answer is late. */
+    reach(SOURCE_COPYING);
+    source.config.prepare = true;
+    play(SOURCE_ROUND_SENT, 0);
+    play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+    assert_true(asked(ACTION_PREPARE_GUEST));
+    play(SOURCE_CANCEL, 0);
+    assert_true(asked(ACTION_RESUME_GUEST));
+    uint64_t stale = source.stale;
+    play(SOURCE_GUEST_PREPARED, 0);
+    assert_int_equal(source.stale, stale + 1);
+}
+
 static void test_old_connection_is_stale(void **state)
 {
     (void)state;
@@ -478,6 +538,7 @@ int main(void)
         cmocka_unit_test(test_refused_by_the_target),
         cmocka_unit_test(test_stall),
         cmocka_unit_test(test_back_off),
+        cmocka_unit_test(test_prepare),
         cmocka_unit_test(test_old_connection_is_stale),
         cmocka_unit_test(test_another_store_does_not_count),
     };

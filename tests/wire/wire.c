@@ -11,6 +11,7 @@
 #include "dev/virtio_mmio.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "dev/virtq.h"
 #include "kvm/hv_state.h"
 #include "move/message.h"
@@ -73,6 +74,7 @@ const struct schema *const wire_schemas[] = {
     &virtio_blk_state_schema,
     &virtio_net_state_schema,
     &virtio_rng_state_schema,
+    &virtio_vsock_state_schema,
     &virtio_state_schema,
     &virtq_state_schema,
 };
@@ -90,6 +92,7 @@ const struct dump_schema wire_sections[] = {
     { SECTION_END, &stream_end_schema },
     { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
     { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
+    { SECTION_VIRTIO_VSOCK, &virtio_vsock_state_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
 
