@@ -19,6 +19,7 @@ const struct command *const cmd_table[] = {
     &cmd_bill,
     &cmd_dump,
     &cmd_check,
+    &cmd_trust,
     &cmd_completion,
     /* hidden */
     &cmd_man,

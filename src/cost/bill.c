@@ -152,6 +152,18 @@ void bill_pages_again(struct bill *bill, uint64_t pages)
     add(&bill->pages_sent_again, pages);
 }
 
+void bill_link(struct bill *bill, const struct bill_link *link)
+{
+    bill->has_link = true;
+    bill->link = *link;
+}
+
+void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes)
+{
+    add(&bill->wire_sent_bytes, sent_bytes);
+    add(&bill->wire_received_bytes, received_bytes);
+}
+
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side)
 {
     ASSERT((unsigned)place < BILL_PLACE_MAX);

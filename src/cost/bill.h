@@ -127,6 +127,15 @@ struct bill_round {
     uint64_t duration_ns;
 };
 
+/* How the bytes travelled; of the last connection, if there were several. */
+struct bill_link {
+    bool encrypted;                     /* the rest is for encrypted ones */
+    char cipher[40];                    /* as TLS names it */
+    char peer[52];                      /* the fingerprint of the other side's key */
+    bool kernel_sends, kernel_receives; /* the kernel encrypts, decrypts */
+    uint64_t handshake_ns;
+};
+
 /* What a policy decided after a round, and the numbers it decided by. */
 struct bill_decision {
     uint64_t at_ns; /* since the move began */
@@ -166,6 +175,10 @@ struct bill {
     uint64_t rounds;      /* all there were */
     unsigned round_count; /* in round[] */
     struct bill_round round[BILL_ROUNDS_MAX];
+
+    bool has_link;
+    struct bill_link link;
+    uint64_t wire_sent_bytes, wire_received_bytes; /* of encrypted connections, all together */
 
     char policy[16];         /* empty = none decides */
     uint64_t decisions;      /* all there were */
@@ -219,6 +232,10 @@ void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
 /* Pages as the first pass finds them, and pages sent once more after it. */
 void bill_pages(struct bill *bill, enum bill_page_class class, uint64_t pages);
 void bill_pages_again(struct bill *bill, uint64_t pages);
+
+/* A connection to the other side stands; and one ended that had so many bytes encrypted. */
+void bill_link(struct bill *bill, const struct bill_link *link);
+void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes);
 
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);

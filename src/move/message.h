@@ -107,6 +107,7 @@ enum move_reason {
     REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
     REASON_BUG,         /* the pump broke its contract */
     REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
+    REASON_UNTRUSTED,   /* one side does not trust the other's key, or would not encrypt */
     REASON_MAX
 };
 

@@ -87,6 +87,15 @@ static void enqueue_why(struct migration *m, enum source_event_kind kind, const 
     q->why = *why;
 }
 
+/* The bill learns what the connection was and carried. */
+static void close_wire(struct migration *m)
+{
+    struct tls_facts facts;
+    if (link_facts(&m->wire.link, &facts))
+        bill_wire(m->bill, facts.sent_bytes, facts.received_bytes);
+    wire_close(&m->wire);
+}
+
 /* A failure on the connection: what it means depends on whether an order interrupted it. */
 static void connection_failed(struct migration *m, int rc, const struct err *err)
 {
@@ -95,7 +104,7 @@ static void connection_failed(struct migration *m, int rc, const struct err *err
         return; /* the order is still to be read, and ends this better than a loss would */
     enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
     if (!wire_is_bad_bytes(rc))
-        wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
+        close_wire(m); /* after a loss the engine asks for nothing more on it */
 }
 
 static void host_failed(struct migration *m, const struct err *err)
@@ -389,17 +398,38 @@ static void write_record(struct migration *m, enum move_record record)
     q->event.record_unknown = unknown;
 }
 
+static void connected(struct migration *m)
+{
+    struct bill_link link = { .encrypted = false };
+    struct tls_facts facts;
+    if (link_facts(&m->wire.link, &facts)) {
+        link = (struct bill_link){ .encrypted = true,
+                                   .handshake_ns = facts.handshake_ns,
+                                   .kernel_sends = facts.kernel_sends,
+                                   .kernel_receives = facts.kernel_receives };
+        (void)snprintf(link.cipher, sizeof(link.cipher), "%s", facts.cipher);
+        fingerprint_text(&facts.peer, link.peer);
+        log_event(LOG_INFO, "move.peer", "%s, %s%s", link.peer, link.cipher,
+                  link.kernel_sends ? ", encrypted by the kernel" : "");
+    } else {
+        log_event(LOG_WARN, "move.insecure",
+                  "NOT ENCRYPTED, and the target has not proved who it is: --insecure");
+    }
+    bill_link(m->bill, &link);
+    (void)enqueue(m, SOURCE_CONNECTED);
+}
+
 static void connect_to(struct migration *m, uint32_t conn)
 {
     struct err err = { 0 };
-    wire_close(&m->wire);
+    close_wire(m);
     m->wire.link.cancel_fd = m->env->cancel_fd;
     m->wire.link.stall_limit_ns = m->request->stall_limit_ns;
-    int rc = link_connect(&m->wire.link, m->request->target, &err);
+    int rc = wire_connect(&m->wire, m->env->trust, m->env->insecure, m->request->target, &err);
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
-        (void)enqueue(m, SOURCE_CONNECTED);
+        connected(m);
     else if (rc != -ECANCELED)
         enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
 }
@@ -434,7 +464,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
             break;
         if (!m->paused || m->engine.state == SOURCE_DONE)
             measure(m);
-        wire_close(&m->wire);
+        close_wire(m);
         break;
     case ACTION_WRITE_RECORD:
         write_record(m, action->record);
@@ -581,7 +611,7 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         enqueue_why(m, SOURCE_LOST, &err);
-        wire_close(&m->wire);
+        close_wire(m);
     }
 }
 
@@ -608,11 +638,12 @@ static void run_once(struct migration *m)
     }
     struct pollfd fds[2] = { { .fd = m->env->cancel_fd, .events = POLLIN },
                              { .fd = m->wire.link.fd, .events = POLLIN } };
-    if (poll(fds, 2, wait_ms(m)) < 0 && errno != EINTR)
+    bool pending = link_pending(&m->wire.link);
+    if (poll(fds, 2, pending ? 0 : wait_ms(m)) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = 0;
     if (fds[0].revents)
         take_order(m);
-    else if (fds[1].revents)
+    else if (fds[1].revents || pending)
         receive(m);
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
@@ -663,6 +694,7 @@ static void finish_bill(struct migration *m)
     if (m->bill->is_down)
         bill_downtime_end(m->bill, clock_now_ns());
     measure(m);
+    close_wire(m);
     bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
@@ -681,6 +713,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
 {
     uint64_t now = clock_now_ns();
     char token[2 * MOVE_TOKEN_BYTES + 1];
+    ASSERT(env->trust);
     *ret = MIGRATE_STAYED;
     bill_begin(bill, BILL_MIGRATE, request->mode, env->machine->config.name, now);
     bill_machine(bill, env->machine->config.memory_bytes, env->machine->config.vcpus);

@@ -29,6 +29,7 @@ struct mover_request {
     char mode[16];    /* migrate */
     struct policy_limits policy;
     uint64_t stall_limit_ns;
+    bool insecure;   /* migrate, check, receive: plain TCP */
     char file[4096]; /* checkpoint, restore: path */
 };
 
