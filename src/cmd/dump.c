@@ -3,6 +3,7 @@
 #include "cost/bill.h"
 #include "dev/button.h"
 #include "dev/serial.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
@@ -26,6 +27,7 @@ static const struct dump_schema state_sections[] = {
     { SECTION_VIRTIO_NET, &virtio_net_state_schema },
     { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
     { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
     { SECTION_BUTTON, &button_state_schema },
 };
 

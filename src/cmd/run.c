@@ -54,12 +54,18 @@ static int add_devices(const struct cmd_args *args, struct plan *plan, struct er
         if (rc)
             return err_wrap(err, rc, "--net");
     }
-    if (cmd_flag(args, "no-rng"))
-        return 0;
-    device = add(plan, &host, err);
-    if (!device)
-        return -E2BIG;
-    *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    if (!cmd_flag(args, "no-rng")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    }
+    if (!cmd_flag(args, "no-balloon")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_BALLOON, .id = "balloon0" };
+    }
     return 0;
 }
 
@@ -120,7 +126,9 @@ const struct command cmd_run = {
         "The kernel is a bzImage, as distributions ship it, or an ELF file with a PVH entry. "
         "Disks are raw files or block devices, network cards are joined to tap interfaces that "
         "exist already. The guest finds devices in the order disks, cards, random number "
-        "generator, each kind in the order given.\n\n"
+        "generator, balloon, each kind in the order given.\n\n"
+        "A guest that drives its balloon reports the pages it does not use: they take no memory of "
+        "the host, and do not travel when it moves. See 'godwit balloon'.\n\n"
         "What is wrong with the options, the kernel, a disk or a tap is said in one line, and "
         "nothing is left running.",
     .example =
@@ -176,6 +184,9 @@ const struct command cmd_run = {
               .help = "a network card named ID on the tap TAP; its address depends on NAME and "
                       "ID if none is given" },
             { .name = "no-rng", .kind = CMD_FLAG, .help = "no random number generator" },
+            { .name = "no-balloon",
+              .kind = CMD_FLAG,
+              .help = "no memory balloon, and no reporting of free pages" },
             LAUNCH_OPTIONS,
             { 0 } },
     .status_ok =

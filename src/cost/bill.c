@@ -100,6 +100,7 @@ static void merge_middle(struct bill *bill)
     into->paused &= from->paused;
     add(&into->pages_data, from->pages_data);
     add(&into->pages_zero, from->pages_zero);
+    add(&into->pages_free, from->pages_free);
     add(&into->pages_dirtied, from->pages_dirtied);
     add(&into->bytes, from->bytes);
     add(&into->duration_ns, from->duration_ns);
@@ -162,6 +163,11 @@ void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes)
 {
     add(&bill->wire_sent_bytes, sent_bytes);
     add(&bill->wire_received_bytes, received_bytes);
+}
+
+void bill_pages_freed_later(struct bill *bill, uint64_t pages)
+{
+    add(&bill->pages_freed_later, pages);
 }
 
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side)

@@ -48,6 +48,7 @@ enum bill_stage {
  * except what bill_downtime_other() takes out of BILL_TRANSFER. */
 enum bill_part {
     BILL_PAUSE,        /* from the order to stop until the last vCPU and device stand still */
+    BILL_DISK_SYNC,    /* making durable what the guest wrote to its disks */
     BILL_LAST_PAGES,   /* finding the last dirty pages and handing them to the kernel to send */
     BILL_DEVICE_STATE, /* reading the state of vCPUs and devices out, encoding, handing over */
     BILL_TRANSFER,     /* waiting for the other side, less what it says its own work took */
@@ -70,6 +71,7 @@ enum bill_bytes_kind {
  * pass never came to (a failed move) is the remainder, `not_reached`. */
 enum bill_page_class {
     BILL_PAGES_NEVER_TOUCHED, /* holes of the memory file: not looked at */
+    BILL_PAGES_FREE,          /* the same, given back by the guest itself */
     BILL_PAGES_ZERO,
     BILL_PAGES_DATA,
     BILL_PAGES_MAX
@@ -122,8 +124,9 @@ struct bill_round {
     uint64_t first, last;            /* number, from 1; they differ only where rounds were merged */
     bool paused;                     /* sent while the guest stood still */
     uint64_t pages_data, pages_zero; /* sent in it */
-    uint64_t pages_dirtied;          /* written by the guest while it lasted; found when it ended */
-    uint64_t bytes;                  /* of the stream, all kinds */
+    uint64_t pages_free;    /* met in it, given back by the guest: their contents did not travel */
+    uint64_t pages_dirtied; /* written by the guest while it lasted; found when it ended */
+    uint64_t bytes;         /* of the stream, all kinds */
     uint64_t duration_ns;
 };
 
@@ -171,7 +174,7 @@ struct bill {
     uint64_t part_other_ns[BILL_PART_MAX]; /* what of that fits into this side's transfer */
 
     uint64_t bytes[BILL_BYTES_MAX];
-    uint64_t pages[BILL_PAGES_MAX], pages_sent_again;
+    uint64_t pages[BILL_PAGES_MAX], pages_sent_again, pages_freed_later;
     uint64_t rounds;      /* all there were */
     unsigned round_count; /* in round[] */
     struct bill_round round[BILL_ROUNDS_MAX];
@@ -194,7 +197,7 @@ struct bill {
     enum bill_owner owner;
 };
 
-/* Starts the clock, in stage pre-migration. `mode` is "pre-copy", "stop-copy" or "file". */
+/* Starts the clock, in stage pre-migration. `mode` is "auto", "pre-copy", "stop-copy" or "file". */
 void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
                 uint64_t now_ns);
 
@@ -229,9 +232,11 @@ void bill_decision(struct bill *bill, const char *policy, const struct bill_deci
 void bill_held(struct bill *bill, unsigned id, uint64_t ns);
 
 void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
-/* Pages as the first pass finds them, and pages sent once more after it. */
+/* Pages as the first pass finds them, pages sent once more after it, and pages that would have been, had
+ * the guest not given them back. */
 void bill_pages(struct bill *bill, enum bill_page_class class, uint64_t pages);
 void bill_pages_again(struct bill *bill, uint64_t pages);
+void bill_pages_freed_later(struct bill *bill, uint64_t pages);
 
 /* A connection to the other side stands; and one ended that had so many bytes encrypted. */
 void bill_link(struct bill *bill, const struct bill_link *link);

@@ -23,13 +23,10 @@ static const char *const stage_names[] = {
     [BILL_COMMITMENT] = "commitment",       [BILL_ACTIVATION] = "activation",
 };
 static const char *const part_names[] = {
-    [BILL_PAUSE] = "pause",
-    [BILL_LAST_PAGES] = "last-pages",
-    [BILL_DEVICE_STATE] = "device-state",
-    [BILL_TRANSFER] = "transfer",
-    [BILL_LOAD] = "load",
-    [BILL_COMMIT] = "commit",
-    [BILL_RESUME] = "resume",
+    [BILL_PAUSE] = "pause",           [BILL_DISK_SYNC] = "disk-sync",
+    [BILL_LAST_PAGES] = "last-pages", [BILL_DEVICE_STATE] = "device-state",
+    [BILL_TRANSFER] = "transfer",     [BILL_LOAD] = "load",
+    [BILL_COMMIT] = "commit",         [BILL_RESUME] = "resume",
 };
 static const char *const bytes_names[] = {
     [BILL_BYTES_PAGE_DATA] = "page_data",     [BILL_BYTES_REPEATED] = "repeated_pages",
@@ -38,6 +35,7 @@ static const char *const bytes_names[] = {
 };
 static const char *const page_names[] = {
     [BILL_PAGES_NEVER_TOUCHED] = "never_touched",
+    [BILL_PAGES_FREE] = "free",
     [BILL_PAGES_ZERO] = "zero",
     [BILL_PAGES_DATA] = "data",
 };
@@ -189,14 +187,14 @@ static json_t *rounds_json(const struct bill *bill)
     json_t *list = json_array();
     for (unsigned i = 0; i < bill->round_count; i++) {
         const struct bill_round *r = &bill->round[i];
-        json_t *round =
-            json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "first",
-                      integer(r->first), "last", integer(r->last), "paused", r->paused,
-                      "pages_data", integer(r->pages_data), "pages_zero", integer(r->pages_zero),
-                      "pages_dirtied", integer(r->pages_dirtied), "bytes", integer(r->bytes),
-                      "duration_ns", integer(r->duration_ns), "dirty_pages_per_s",
-                      per_second(r->pages_dirtied, r->duration_ns), "bytes_per_s",
-                      per_second(r->bytes, r->duration_ns));
+        json_t *round = json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                                  "first", integer(r->first), "last", integer(r->last), "paused",
+                                  r->paused, "pages_data", integer(r->pages_data), "pages_zero",
+                                  integer(r->pages_zero), "pages_free", integer(r->pages_free),
+                                  "pages_dirtied", integer(r->pages_dirtied), "bytes",
+                                  integer(r->bytes), "duration_ns", integer(r->duration_ns),
+                                  "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
+                                  "bytes_per_s", per_second(r->bytes, r->duration_ns));
         (void)json_array_append_new(list, round);
     }
     return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
@@ -254,6 +252,7 @@ static json_t *pages_json(const struct bill *bill)
         (void)json_object_set_new(json, page_names[i], integer(bill->pages[i]));
     (void)json_object_set_new(json, "not_reached", integer(total > seen ? total - seen : 0));
     (void)json_object_set_new(json, "sent_again", integer(bill->pages_sent_again));
+    (void)json_object_set_new(json, "freed_later", integer(bill->pages_freed_later));
     return json;
 }
 

@@ -354,6 +354,7 @@ static void print_pages(const json_t *bill, FILE *out)
 {
     static const char *const classes[][2] = {
         { "never_touched", "never touched" },
+        { "free", "given back by the guest" },
         { "zero", "zero" },
         { "data", "data" },
         { "not_reached", "not reached" },
@@ -365,7 +366,7 @@ static void print_pages(const json_t *bill, FILE *out)
     print_title(out, "The guest's pages", show_count(total).text);
     for (unsigned i = 0; i < ARRAY_LEN(classes); i++) {
         uint64_t n = num(pages, classes[i][0]);
-        if (n || i < 3)
+        if (n || strcmp(classes[i][0], "not_reached") != 0)
             print_share(out, classes[i][1], show_count(n).text, n, total);
     }
 }

@@ -237,12 +237,12 @@ static json_t *predict(struct dryrun *c)
 
     limits.pause_ns += c->env->machine->config.vcpus * PAUSE_VCPU_NS;
     policy_guest_curve(&c->guest, c->sample_ns, c->sample_pages, SAMPLES);
-    struct policy_model model = { .guest = c->guest,
-                                  .path = { .bytes_per_s = limits.bandwidth ? MIN(c->bytes_per_s,
-                                                                                  limits.bandwidth)
-                                                                            : c->bytes_per_s,
-                                            .rtt_ns = c->rtt_ns,
-                                            .page_ns = MODEL_PAGE_NS } };
+    uint64_t link = limits.bandwidth ? limits.bandwidth : c->bytes_per_s;
+    link = MIN(link, c->bytes_per_s);
+    struct policy_model model = {
+        .guest = c->guest,
+        .path = { .bytes_per_s = link, .rtt_ns = c->rtt_ns, .page_ns = MODEL_PAGE_NS }
+    };
     struct policy_outcome o = policy_model_run(&model, &limits, MODEL_ROUNDS_MAX);
     bool ends = o.last.what == POLICY_STOP;
     bool met = ends && o.downtime_ns <= limits.max_downtime_ns &&

@@ -64,7 +64,7 @@ struct migration {
     uint32_t decided; /* decisions of the engine that are in the bill */
     bool tracking, sending_round, last_round, paused;
     bool end_now; /* this process is ending, whatever the state */
-    uint64_t round_began_ns, progress_told_ns;
+    uint64_t round_began_ns, progress_told_ns, decision_told_ns;
     struct move_progress progress;
     struct meter_span span;
     bool measured; /* `here` is what this monitor spent */
@@ -201,6 +201,8 @@ static void send_round(struct migration *m, uint32_t number, bool last, uint64_t
     pace_set(&m->pace, rate, m->round_began_ns);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
+    else if (machine_sync_disks(m->env->machine, &err))   /* leaves little to do in the pause, */
+        log_event(LOG_WARN, "move.disk", "%s", err.text); /* which will tell if it must fail */
     int rc = begin_round(m, number);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
@@ -243,15 +245,18 @@ static void end_round(struct migration *m)
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
     if (first) {
-        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched);
+        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched - n->untouched_free);
+        bill_pages(m->bill, BILL_PAGES_FREE, n->free + n->untouched_free);
         bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
         bill_pages(m->bill, BILL_PAGES_DATA, n->data);
     } else {
         bill_pages_again(m->bill, n->data + n->zero);
+        bill_pages_freed_later(m->bill, n->free);
     }
     struct bill_round round = { .paused = m->last_round,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,
+                                .pages_free = n->free + n->untouched_free,
                                 .pages_dirtied = left,
                                 .bytes = n->bytes,
                                 .duration_ns = now - m->round_began_ns };
@@ -259,7 +264,7 @@ static void end_round(struct migration *m)
     m->progress.pages_left = left;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
     struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = n->data + n->zero;
+    q->event.round.pages = n->data + n->zero + n->free;
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
     q->event.round.send_ns = m->send_ns;
@@ -268,13 +273,18 @@ static void end_round(struct migration *m)
         slowing_measure(&m->slowing, left);
 }
 
+static uint64_t pages_done(const struct page_count *n)
+{
+    return n->data + n->zero + n->free + n->untouched;
+}
+
 /* Sends one section of the round under way. */
 static void continue_round(struct migration *m)
 {
     const uint8_t *bytes;
     size_t len;
     struct err err;
-    uint64_t done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched;
+    uint64_t done = pages_done(&m->pages.round);
 
     int rc = page_source_fill(&m->pages, &bytes, &len);
     if (rc) {
@@ -295,7 +305,7 @@ static void continue_round(struct migration *m)
     uint64_t now = clock_now_ns();
     m->send_ns += now - began;
     pace_spend(&m->pace, len, now);
-    done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched - done;
+    done = pages_done(&m->pages.round) - done;
     m->progress.pages_left -= MIN(done, m->progress.pages_left);
     m->progress.pages_sent += done;
     m->progress.bytes = m->wire.link.sent_bytes;
@@ -335,6 +345,13 @@ static void pause_guest(struct migration *m)
         return;
     }
     m->paused = true;
+    if (machine_writes_disks(m->env->machine)) {
+        bill_downtime(m->bill, BILL_DISK_SYNC, clock_now_ns());
+        if (machine_sync_disks(m->env->machine, &err)) {
+            host_failed(m, &err);
+            return;
+        }
+    }
     (void)enqueue(m, SOURCE_PAUSED);
 }
 
@@ -352,8 +369,12 @@ static void stop_tracking(struct migration *m)
 
 static void resume_guest(struct migration *m)
 {
+    struct err err;
     if (m->paused) {
         bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
+        /* A target that gave up may not have closed them yet; strangers are kept out all the same. */
+        if (machine_lock_disks(m->env->machine, DISK_TAKE_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text);
         m->env->hooks.resume(m->env->hooks.ctx);
         bill_downtime_end(m->bill, clock_now_ns());
     }
@@ -390,6 +411,8 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
+        if (record == RECORD_HANDED && machine_lock_disks(m->env->machine, DISK_HAND_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text); /* the target will refuse */
         (void)enqueue(m, SOURCE_RECORDED);
         return;
     }
@@ -529,6 +552,11 @@ static void note_decision(struct migration *m)
     (void)snprintf(decision.why, sizeof(decision.why), "%s", policy_why_name(d->why));
     bill_decision(m->bill, policy_name(m->request->policy.kind), &decision);
     m->decided = m->engine.policy.rounds;
+    /* Rounds can be very short, and events of this kind pile up with a slow subscriber. */
+    if (d->what == POLICY_ROUND && d->why == POLICY_GO &&
+        decision.at_ns - m->decision_told_ns < PROGRESS_EVERY_NS)
+        return;
+    m->decision_told_ns = decision.at_ns;
     hooks->event(hooks->ctx, "move.decision",
                  json_pack("{s:I, s:s, s:s, s:s, s:b, s:I}", "round", (json_int_t)decision.round,
                            "what", decision.what, "why", decision.why, "text", m->engine.why_text,
@@ -647,6 +675,8 @@ static void run_once(struct migration *m)
         receive(m);
     else if (clock_now_ns() >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
+        if (m->sending_round && clock_now_ns() < m->pace.next_ns)
+            (void)enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
         (void)enqueue(m, SOURCE_TICK);
     } else if (m->sending_round && clock_now_ns() >= m->pace.next_ns)
         continue_round(m);

@@ -1,4 +1,5 @@
 #include "move/page_source.h"
+#include "mem/discard.h"
 #include "state/pages.h"
 #include "state/stream.h"
 
@@ -38,7 +39,8 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
     source->skip_untouched = first;
     source->next = 0;
     source->touched_first = source->touched_end = 0;
-    source->round = (struct page_count){ .untouched = set ? set->untouched : 0 };
+    source->round = (struct page_count){ .untouched = set ? set->untouched : 0,
+                                         .untouched_free = set ? set->untouched_free : 0 };
 }
 
 static bool page_is_zero(const uint8_t *page)
@@ -66,10 +68,10 @@ static int look_up_touched(struct page_source *source, uint64_t page)
     return rc;
 }
 
-static void add_page(struct page_source *source, struct making *making, uint64_t page)
+static void add_page(struct page_source *source, struct making *making, uint64_t page, bool freed)
 {
     const uint8_t *from = mem_page(source->mem, page);
-    uint32_t kind = page_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
+    uint32_t kind = freed || page_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
     struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
 
     if (last && last->kind == kind && last->first + last->count == page) {
@@ -80,12 +82,23 @@ static void add_page(struct page_source *source, struct making *making, uint64_t
     }
     if (kind == PAGES_DATA)
         memcpy(making->data + making->data_pages++ * PAGE_BYTES, from, PAGE_BYTES);
-    source->round.zero += kind == PAGES_ZERO;
+    source->round.free += freed;
+    source->round.zero += kind == PAGES_ZERO && !freed;
     source->round.data += kind == PAGES_DATA;
+}
+
+/* Never-touched pages, of which the guest gave back some itself. */
+static void count_untouched(struct page_source *source, uint64_t first, uint64_t bits)
+{
+    source->round.untouched += (uint64_t)__builtin_popcountll(bits);
+    source->round.untouched_free +=
+        (uint64_t)__builtin_popcountll(mem_freed_among(source->mem, first, bits));
 }
 
 static int add_chunk(struct page_source *source, struct making *making, uint64_t bits)
 {
+    uint64_t freed = source->skip_untouched ? 0 : mem_freed_holes(source->mem, source->next, bits);
+
     for (; bits; bits &= bits - 1) {
         uint64_t page = source->next + (uint64_t)__builtin_ctzll(bits);
         if (source->skip_untouched) {
@@ -93,11 +106,11 @@ static int add_chunk(struct page_source *source, struct making *making, uint64_t
             if (rc)
                 return rc;
             if (page < source->touched_first) {
-                source->round.untouched++;
+                count_untouched(source, source->next, bits & -bits);
                 continue;
             }
         }
-        add_page(source, making, page);
+        add_page(source, making, page, freed & bits & -bits);
     }
     return 0;
 }
@@ -133,7 +146,7 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
     *ret_words = (unsigned)((still - source->next) / 64);
     for (unsigned w = 0; w < words; w++) {
         if (w < *ret_words)
-            source->round.untouched += (uint64_t)__builtin_popcountll(bits[w]);
+            count_untouched(source, source->next + w * UINT64_C(64), bits[w]);
         else
             source->dirty->pending[source->next / 64 + w] |=
                 bits[w]; /* back to be taken one by one */
@@ -163,8 +176,9 @@ static int fill_from_set(struct page_source *source, struct making *making)
 {
     uint64_t first, bits;
     int rc = round_set_next(source->set, &first, &bits);
+    uint64_t freed = rc || !bits ? 0 : mem_freed_holes(source->mem, first, bits);
     for (; !rc && bits; bits &= bits - 1)
-        add_page(source, making, first + (uint64_t)__builtin_ctzll(bits));
+        add_page(source, making, first + (uint64_t)__builtin_ctzll(bits), freed & bits & -bits);
     return rc;
 }
 
@@ -199,8 +213,9 @@ int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *re
         }
         uint64_t bits = 0;
         rc = dirty_take(source->dirty, source->next, CHUNK_WORDS, &bits);
-        /* "Touched" stays true for ever; "not touched" must be asked again after the log was cleared,
-         * or a page touched in between would be neither sent nor logged. */
+        /* "Touched" stays true until the guest gives the page back, which marks it; "not touched" must be
+         * asked again after the log was cleared, or a page touched in between would be neither sent nor
+         * logged. */
         if (source->next < source->touched_first ||
             source->next + CHUNK_WORDS * 64 > source->touched_end)
             source->touched_end = 0;

@@ -4,6 +4,8 @@
  * One round visits memory once in ascending page order. Each fill takes a chunk from the dirty set
  * (clearing its log), and only then reads it: see mem/dirty.h. Classes:
  *     never touched   not even looked at: the memfd has a hole there (first round only)
+ *     free            given back by the guest (mem/discard.h): not looked at either; travels as a range of
+ *                     zeroes, in the first round not at all
  *     zero            travels as a range
  *     data            copied out, checksummed in the copy, so that a guest writing meanwhile cannot
  *                     make the checksum lie
@@ -19,9 +21,10 @@
 #include <stdint.h>
 
 struct page_count {
-    uint64_t untouched, zero, data; /* pages */
-    uint64_t zero_runs;             /* table entries the zero pages took */
-    uint64_t bytes;                 /* of sections, heads included */
+    uint64_t untouched, free, zero, data; /* pages; all but the untouched ones travelled */
+    uint64_t untouched_free;              /* of the untouched: given back by the guest */
+    uint64_t zero_runs;                   /* table entries the zero and free pages took */
+    uint64_t bytes;                       /* of sections, heads included */
 };
 
 struct page_source {

@@ -163,7 +163,10 @@ static void write_record(struct receiving *r, enum move_record record)
     struct err err = { 0 };
     bool unknown = false;
     uint64_t began = clock_now_ns();
-    int rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
+    /* Its disks first: the source has let go of them, or never says COMMIT. */
+    int rc = machine_lock_disks(r->arrival->machine, DISK_TAKE_OVER, &err);
+    if (!rc)
+        rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
                                   r->engine.config.store, r->engine.hello.source, &unknown, &err);
     r->record_ns = clock_now_ns() - began;
     struct queued *q = enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);

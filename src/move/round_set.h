@@ -21,6 +21,7 @@ struct round_set {
     uint64_t words, at, step, offset;
     unsigned since_peek;
     uint64_t skipped, untouched; /* pages of this round left out, and why */
+    uint64_t untouched_free;     /* of the untouched: given back by the guest */
 };
 
 int round_set_init(struct round_set *set, struct mem *mem, struct dirty *dirty) MUST_CHECK;

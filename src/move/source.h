@@ -187,6 +187,7 @@ struct source {
     char why_text[192];              /* the numbers behind it, for people */
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
+    uint64_t began_ns; /* START was taken */
     uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 

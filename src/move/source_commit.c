@@ -87,7 +87,8 @@ static void target_cannot_record(struct source_call *c)
 {
     struct source *s = c->s;
     struct err why;
-    (void)err_set(&why, ERR_PEER, EIO, "the target cannot write its owner record");
+    (void)err_set(&why, ERR_PEER, EIO,
+                  "the target cannot write its owner record or lock a disk: its log says which");
     if (s->recovered) {
         source_trouble(c, REASON_RECORD, &why, true);
         return;

@@ -8,6 +8,7 @@
 
 int source_on_start(struct source_call *c)
 {
+    c->s->began_ns = c->now;
     source_enter(c, SOURCE_CONNECTING);
     source_dial(c);
     return 0;
@@ -73,6 +74,7 @@ int source_on_reserved(struct source_call *c)
         stop(c);
         return 0;
     }
+    policy_begin(&s->policy, c->now - s->began_ns);
     source_enter(c, SOURCE_COPYING);
     begin_round(c, false);
     return 0;

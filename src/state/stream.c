@@ -166,6 +166,7 @@ const char *section_type_name(uint16_t type)
         [SECTION_VIRTIO_NET] = "virtio-net",
         [SECTION_VIRTIO_BLK] = "virtio-blk",
         [SECTION_VIRTIO_RNG] = "virtio-rng",
+        [SECTION_VIRTIO_BALLOON] = "virtio-balloon",
         [SECTION_BUTTON] = "button",
     };
     if (type == SECTION_PROBE)

@@ -42,6 +42,7 @@ enum section_type {
     SECTION_VIRTIO_BLK,
     SECTION_VIRTIO_RNG,
     SECTION_BUTTON,
+    SECTION_VIRTIO_BALLOON,
     SECTION_STATE_MAX,
 
     SECTION_PROBE = 63,   /* filler that measures a connection: move/dryrun.h */

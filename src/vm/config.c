@@ -64,6 +64,7 @@ static int check_device(const struct config_device *d, enum err_fault fault, str
 
 static int check_devices(const struct machine_config *c, enum err_fault fault, struct err *err)
 {
+    unsigned balloons = 0;
     if (c->device_count > CONFIG_DEVICES_MAX)
         return err_set(err, fault, EINVAL, "%u devices, and a machine has at most %u",
                        c->device_count, CONFIG_DEVICES_MAX);
@@ -72,6 +73,10 @@ static int check_devices(const struct machine_config *c, enum err_fault fault, s
         int rc = check_device(d, fault, err);
         if (rc)
             return rc;
+        balloons += d->kind == CONFIG_BALLOON;
+        if (balloons > 1)
+            return err_set(err, fault, EINVAL, "device %s: a machine has at most one balloon",
+                           d->id);
         for (uint32_t k = 0; k < i; k++) {
             if (strcmp(c->device[k].id, d->id) == 0)
                 return err_set(err, fault, EINVAL, "two devices are called %s", d->id);

@@ -16,7 +16,13 @@
 #define CONFIG_SECTORS_MAX (UINT64_C(1) << 54) /* the largest file, 2^63 bytes */
 #define CONFIG_CMDLINE_MAX 2048
 
-enum config_device_kind { CONFIG_NET = 1, CONFIG_BLK, CONFIG_RNG, CONFIG_DEVICE_MAX };
+enum config_device_kind {
+    CONFIG_NET = 1,
+    CONFIG_BLK,
+    CONFIG_RNG,
+    CONFIG_BALLOON,
+    CONFIG_DEVICE_MAX
+};
 
 /* One virtio-mmio device. The bus place is given by its number in the list: window
  * CONFIG_MMIO_BASE + number * CONFIG_MMIO_STRIDE, interrupt CONFIG_GSI_BASE + number. */
@@ -65,7 +71,8 @@ int config_check(const struct machine_config *config, enum err_fault fault,
  * 268435456, "cmdline": "console=ttyS0", "devices": [{"kind": "blk", "id": "root", "read_only":
  * false, "serial": "", "sectors": 2048, "fingerprint": "16 hex digits"},
  *                              {"kind": "net", "id": "lan", "mac": "52:54:00:12:34:56"},
- *                              {"kind": "rng", "id": "rng0"}]},
+ *                              {"kind": "rng", "id": "rng0"},
+ *                              {"kind": "balloon", "id": "balloon0"}]},
  *      "host": {"kernel": "/boot/vmlinuz", "initrd": "/boot/initrd.img",
  *               "devices": {"root": {"path": "/srv/web1.raw"}, "lan": {"tap": "tap0"}}}}
  *

@@ -20,6 +20,7 @@ static const struct {
     [CONFIG_NET] = { "net", "tap" },
     [CONFIG_BLK] = { "blk", "path" },
     [CONFIG_RNG] = { "rng", NULL },
+    [CONFIG_BALLOON] = { "balloon", NULL },
 };
 static_assert(ARRAY_LEN(kinds) == CONFIG_DEVICE_MAX, "one row per kind of device");
 
@@ -156,7 +157,7 @@ static const char *read_value(const struct key *key, const json_t *json, void *m
                 *(uint32_t *)member = i;
                 return NULL;
             }
-        return "\"net\", \"blk\" or \"rng\"";
+        return "\"net\", \"blk\", \"rng\" or \"balloon\"";
     case KEY_NESTED:
         return NULL;
     }

@@ -14,6 +14,7 @@
 #include "dev/disk.h"
 #include "dev/serial.h"
 #include "dev/tap.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
@@ -193,6 +194,7 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
     const struct config_device *device = &machine->config.device[n];
     uint16_t instance = (uint16_t)(2 + n);
     int fd = TAKE_FD(machine->fds.device[n]);
+    machine->disk_fd[n] = fd;
 
     switch ((enum config_device_kind)device->kind) {
     case CONFIG_NET:
@@ -204,6 +206,12 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
                                  err);
     case CONFIG_RNG:
         return virtio_rng_create(ret, instance, &machine->mem, machine->loop, err);
+    case CONFIG_BALLOON: {
+        int rc = virtio_balloon_create(ret, instance, &machine->mem, machine->loop,
+                                       machine->hooks.balloon_changed, machine->hooks.ctx, err);
+        machine->balloon = rc ? NULL : *ret;
+        return rc;
+    }
     case CONFIG_DEVICE_MAX:
         break;
     }

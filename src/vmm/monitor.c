@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
+#include "vmm/recording.h"
 #include "vmm/records.h"
 
 #include <errno.h>
@@ -86,6 +87,13 @@ static void hook_console_out(void *ctx, const uint8_t *bytes, size_t len)
 static void hook_console_room(void *ctx)
 {
     console_input_ready(((struct monitor *)ctx)->console);
+}
+
+static void hook_balloon(void *ctx, uint64_t target_bytes, uint64_t actual_bytes)
+{
+    rpc_post_event(((struct monitor *)ctx)->rpc, "balloon.progress",
+                   json_pack("{s:I, s:I}", "target_bytes", (json_int_t)target_bytes, "actual_bytes",
+                             (json_int_t)actual_bytes));
 }
 
 static size_t console_typed(void *ctx, const uint8_t *bytes, size_t len)
@@ -240,6 +248,8 @@ static int start_new(struct monitor *monitor, struct err *err)
     }
     rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks,
                         &monitor->machine, err);
+    if (!rc)
+        rc = machine_lock_disks(monitor->machine, DISK_ALONE, err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
     if (!rc)
@@ -275,6 +285,7 @@ static void save_scrollback(struct monitor *monitor)
 
 static void teardown(struct monitor *monitor)
 {
+    recording_shutdown(monitor);
     mover_shutdown(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;
@@ -316,6 +327,7 @@ int vmm_main(struct vmm_options *options)
     monitor->hooks = (struct machine_hooks){ .ctx = monitor,
                                              .console_out = hook_console_out,
                                              .console_room = hook_console_room,
+                                             .balloon_changed = hook_balloon,
                                              .on_end = hook_end };
     (void)pthread_mutex_init(&monitor->pause_lock, NULL);
     (void)pthread_mutex_init(&monitor->end_lock, NULL);

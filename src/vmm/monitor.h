@@ -40,6 +40,7 @@ enum monitor_state {
 };
 
 struct mover;
+struct recording;
 
 struct monitor {
     const struct vmm_options *options;
@@ -48,7 +49,7 @@ struct monitor {
     struct meter meter;
     struct rpc_server *rpc;
     struct console *console;
-    struct loop_source signals, ended, mover_done;
+    struct loop_source signals, ended, mover_done, recording_done;
     int signal_fd, ended_fd;
     int ready_fd;
 
@@ -62,7 +63,8 @@ struct monitor {
     uint64_t started_ns;
     uint64_t
         first_run_ns; /* from before the process was made to the guest's first instruction; 0 = not known */
-    struct mover *mover; /* NULL: no move under way */
+    struct mover *mover;         /* NULL: no move under way */
+    struct recording *recording; /* NULL: none under way */
     json_t *last_bill;
     pthread_mutex_t progress_lock;
     json_t *last_progress; /* written by the mover */

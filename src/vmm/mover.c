@@ -8,6 +8,7 @@
 #include "move/dryrun.h"
 #include "move/migrate.h"
 #include "move/receive.h"
+#include "vmm/recording.h"
 #include "vmm/records.h"
 
 #include <errno.h>
@@ -31,6 +32,7 @@ struct mover {
     struct move_env env;
     struct arrival_host host;
     struct trust *trust;
+    struct recording *recording; /* that must end first; NULL = none */
     pthread_t thread;
     int cancel_fd, wake_fd;
     _Atomic(enum move_order) order;
@@ -312,6 +314,7 @@ static void *mover_thread(void *arg)
 {
     struct mover *mover = arg;
     int slot = meter_thread_enter(&mover->monitor->meter, BILL_CPU_MOVER);
+    recording_wait(mover->recording); /* both watch the guest's writes, and only one can */
     run(mover);
     meter_thread_leave(&mover->monitor->meter, slot);
     (void)pthread_mutex_lock(&mover->lock);
@@ -501,9 +504,11 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     int rc = loop_add(&monitor->loop, &monitor->mover_done, mover->wake_fd, EPOLLIN, on_wake);
     if (!rc) {
         monitor->mover = mover;
+        mover->recording = recording_interrupt(monitor, "a move began");
         rc = -pthread_create(&mover->thread, NULL, mover_thread, mover);
     }
     if (rc) {
+        recording_wait(mover->recording);
         loop_remove(&monitor->mover_done);
         monitor->mover = NULL;
         mover_free(mover);

@@ -16,6 +16,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -23,6 +24,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -34,6 +36,9 @@
 
 static bool plain;
 static struct trust *trust[2]; /* the source's, the target's */
+
+static char disk_path[256];
+static const char *target_disk; /* NULL: the same */
 
 /* ------------------------------------------------------------------------------------------- the relay */
 
@@ -251,8 +256,7 @@ static void hook_arrived(void *ctx)
 static void hook_event(void *ctx, const char *event, json_t *params)
 {
     (void)ctx;
-    if (strcmp(event, "move.decision") != 0)
-        assert_string_equal(event, "move.progress");
+    assert_true(strcmp(event, "move.progress") == 0 || strcmp(event, "move.decision") == 0);
     json_decref(params);
 }
 
@@ -265,8 +269,45 @@ static void on_loop(void *ctx, void (*fn)(void *), void *arg)
 static int place(void *ctx, const struct machine_config *config, struct host_config *host,
                  struct err *err)
 {
-    (void)ctx, (void)config, (void)host, (void)err;
-    return 0;
+    (void)ctx;
+    return config_host_set(config, host, "disk", target_disk ? target_disk : disk_path, err);
+}
+
+/* Both ends have the same writable disk, as on storage they share. */
+static int open_disk(const char *path)
+{
+    struct err err;
+    uint64_t sectors;
+    int fd;
+    assert_int_equal(disk_open(path, false, &fd, &sectors, &err), 0);
+    return fd;
+}
+
+static void check_disk_is_locked(bool locked)
+{
+    int fd = open_disk(disk_path);
+    assert_int_equal(disk_lock(fd, false, DISK_ALONE), locked ? -EBUSY : 0);
+    close(fd);
+}
+
+static int syncs_while_running, syncs_in_pause, syncs_that_fail;
+static struct end *syncing; /* the source */
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+int __wrap_fdatasync(int fd)
+{
+    if (syncing->running) {
+        syncs_while_running++;
+    } else {
+        syncs_in_pause++;
+        if (syncs_that_fail > 0) {
+            syncs_that_fail--;
+            errno = EIO;
+            return -1;
+        }
+    }
+    return __real_fdatasync(fd);
 }
 
 static void end_init(struct end *end, const struct trust *own)
@@ -318,13 +359,17 @@ static void start_guest(struct end *end)
     for (int i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds.device[i] = -1;
     config = (struct machine_config){
-        .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1
+        .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 3
     };
     config.device[0] = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    config.device[1] = (struct config_device){ .kind = CONFIG_BLK, .id = "disk", .sectors = 8 };
+    config.device[2] = (struct config_device){ .kind = CONFIG_BALLOON, .id = "balloon0" };
+    fds.device[1] = open_disk(disk_path);
     hv_fake_cpuid(&cpuid);
     assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter,
                                     &end->machine_hooks, &end->machine, &err),
                      0);
+    assert_int_equal(machine_lock_disks(end->machine, DISK_ALONE, &err), 0);
     end->env.machine = end->machine;
     end->record = RECORD_HERE;
     hook_resume(end);
@@ -401,7 +446,10 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     struct bill *bill = calloc(1, sizeof(*bill));
     end_init(&source, trust[0]);
     end_init(&target, trust[1]);
+    syncing = &source;
+    syncs_while_running = syncs_in_pause = 0;
     start_guest(&source);
+    check_disk_is_locked(true);
     source.record_fails = source_record_fails;
     target.record_fails = target_record_fails;
     if (cancel) {
@@ -460,6 +508,16 @@ static struct result move_with(struct relay relay, const char *mode, int source_
         assert_int_not_equal(result.source_rc, 0);
         assert_true(result.source_err.text[0]);
         check_guest(&source);
+        struct err err; /* it has back what it may have given up */
+        assert_int_equal(machine_lock_disks(source.machine, DISK_TAKE_OVER, &err), 0);
+    }
+    check_disk_is_locked(true); /* the source's monitor is still there */
+    if (result.outcome == MIGRATE_MOVED) {
+        machine_free(source.machine);
+        source.machine = NULL;
+        check_disk_is_locked(true); /* and when it is not */
+        assert_int_equal(syncs_in_pause, 1);
+        assert_true(bill->part_ns[BILL_DISK_SYNC] > 0);
     }
     /* The bill adds up, also of a failure. */
     uint64_t stages = 0;
@@ -565,6 +623,37 @@ static void cancelled(void **unused)
     assert_int_equal(r.source_rc, -ECANCELED);
 }
 
+/* Whatever the guest wrote must be durable before it is handed over, or it stays. */
+static void disk_that_fails(void **unused)
+{
+    (void)unused;
+    syncs_that_fail = 1;
+    struct result r = move_with((struct relay){ 0 }, "pre-copy", 0, 0, false);
+    assert_int_equal(r.outcome, MIGRATE_STAYED);
+    assert_int_equal(syncs_in_pause, 1);
+    assert_true(syncs_while_running > 0);
+    assert_non_null(strstr(r.source_err.text, "disk"));
+}
+
+/* A target whose disk someone else writes to refuses, and the source has its own back. */
+static void disk_of_a_stranger(void **unused)
+{
+    (void)unused;
+    char other[sizeof(disk_path) + 8];
+    (void)snprintf(other, sizeof(other), "%s-other", disk_path);
+    int fd = open(other, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, 4096), 0);
+    assert_int_equal(disk_lock(fd, false, DISK_ALONE), 0);
+    target_disk = other;
+    struct result r = move_with((struct relay){ 0 }, "pre-copy", 0, 0, false);
+    assert_int_equal(r.outcome, MIGRATE_STAYED);
+    assert_non_null(strstr(r.source_err.text, "lock a disk"));
+    target_disk = NULL;
+    close(fd);
+    assert_int_equal(unlink(other), 0);
+}
+
 static void nobody_listens(void **unused)
 {
     (void)unused;
@@ -592,8 +681,15 @@ int main(int argc, char **argv)
         cmocka_unit_test(moves_whole),       cmocka_unit_test(cut_anywhere),
         cmocka_unit_test(damage_anywhere),   cmocka_unit_test(silence_anywhere),
         cmocka_unit_test(records_that_fail), cmocka_unit_test(cancelled),
+        cmocka_unit_test(disk_that_fails),   cmocka_unit_test(disk_of_a_stranger),
         cmocka_unit_test(nobody_listens),    cmocka_unit_test(strangers),
     };
+    const char *tmp = getenv("TMPDIR");
+    (void)snprintf(disk_path, sizeof(disk_path), "%s/godwit-disk-XXXXXX", tmp ? tmp : "/tmp");
+    int disk = mkstemp(disk_path);
+    if (disk < 0 || ftruncate(disk, 4096) < 0)
+        return 1;
+    close(disk);
     (void)signal(SIGPIPE, SIG_IGN);
     if (argc != 2)
         return 2;
@@ -602,5 +698,6 @@ int main(int argc, char **argv)
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     for (int i = 0; i < 2; i++)
         trusting_end(trust[i]);
+    (void)unlink(disk_path);
     return failed;
 }

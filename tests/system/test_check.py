@@ -60,10 +60,12 @@ def test_text():
 
 
 def test_every_misfit_is_named():
-    with Host() as a, Host() as b, tempfile.NamedTemporaryFile() as disk, tempfile.NamedTemporaryFile() as other:
+    with Host() as a, Host() as b, tempfile.NamedTemporaryFile() as disk, tempfile.NamedTemporaryFile() as two, \
+            tempfile.NamedTemporaryFile() as other:
         disk.truncate(1 << 20)
+        two.truncate(1 << 20)
         other.truncate(2 << 20)
-        vm = a.guest("guest", *GUEST, "--disk", f"one={disk.name}", "--disk", f"two={disk.name},ro")
+        vm = a.guest("guest", *GUEST, "--disk", f"one={disk.name}", "--disk", f"two={two.name},ro")
         b.guest("guest", *GUEST)
         to = b.receive("--disk", f"two={other.name}")
         report = ask(a, to.address, fits=False)

@@ -116,7 +116,7 @@ static void json_is_refused(void **state)
     refused("\"vcpus\": 2", "\"vcpus\": 4294967297", "\"vcpus\"");
     refused("268435456", "-2097152", "memory_bytes");
     refused("true", "1", "true or false");
-    refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\" or \"rng\"");
+    refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\", \"rng\" or \"balloon\"");
     refused("01234567-", "0123456-", "UUID");
     refused("-456789abcdef", "-456789abcdeg", "UUID");
     refused("01234567-89ab-cdef-0123-456789abcdef", "00000000-0000-0000-0000-000000000000",

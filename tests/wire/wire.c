@@ -6,6 +6,7 @@
 #include "dev/announce.h"
 #include "dev/button.h"
 #include "dev/serial.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_mmio.h"
 #include "dev/virtio_net.h"
@@ -65,6 +66,7 @@ const struct schema *const wire_schemas[] = {
     &message_verdict_schema,
     &serial_state_schema,
     &stream_end_schema,
+    &virtio_balloon_state_schema,
     &virtio_blk_state_schema,
     &virtio_net_state_schema,
     &virtio_rng_state_schema,
@@ -74,11 +76,17 @@ const struct schema *const wire_schemas[] = {
 const size_t wire_schema_count = ARRAY_LEN(wire_schemas);
 
 const struct dump_schema wire_sections[] = {
-    { SECTION_MACHINE, &machine_config_schema }, { SECTION_CPUID, &hv_cpuid_schema },
-    { SECTION_VM, &hv_vm_state_schema },         { SECTION_VCPU, &hv_vcpu_state_schema },
-    { SECTION_SERIAL, &serial_state_schema },    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
-    { SECTION_BUTTON, &button_state_schema },    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
-    { SECTION_END, &stream_end_schema },         { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_MACHINE, &machine_config_schema },
+    { SECTION_CPUID, &hv_cpuid_schema },
+    { SECTION_VM, &hv_vm_state_schema },
+    { SECTION_VCPU, &hv_vcpu_state_schema },
+    { SECTION_SERIAL, &serial_state_schema },
+    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
+    { SECTION_BUTTON, &button_state_schema },
+    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
+    { SECTION_END, &stream_end_schema },
+    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
 
