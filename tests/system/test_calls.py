@@ -92,7 +92,7 @@ class Move:
     def moves_after_all(self):
         if os.path.exists(self.trigger):
             os.unlink(self.trigger)
-        with Host() as c:
+        with Host(insecure=True) as c:
             to = c.receive("--fake")
             self.a.run("migrate", "vm", to.address, "--progress", "none")
             wait_for("the guest at its new host", lambda: c.names() == ["vm"] and c.state("vm") == "running")
