@@ -5,6 +5,7 @@
 #include "cmd/device.h"
 #include "cmd/parse.h"
 #include "ctl/ready.h"
+#include "trust/confdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,9 +28,13 @@ struct child {
 
 json_t *launch_options(const struct cmd_args *args, const char *start, const char *name)
 {
-    return json_pack("{s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base, "name",
-                     name ? name : "", "fake", cmd_flag(args, "fake"), "begun_ns",
-                     (json_int_t)clock_now_ns());
+    char config_dir[CONFDIR_MAX];
+    /* Without one the VM runs, and says what is missing when it is to move. */
+    if (confdir_path(args->config_dir, config_dir, NULL))
+        config_dir[0] = '\0';
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base,
+                     "config_dir", config_dir, "name", name ? name : "", "fake",
+                     cmd_flag(args, "fake"), "begun_ns", (json_int_t)clock_now_ns());
 }
 
 int launch_self_migrate(const struct cmd_args *args, json_t *options, struct err *err)
@@ -348,16 +353,17 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
         [VMM_BOOT] = "boot", [VMM_RECEIVE] = "receive", [VMM_RESTORE] = "restore"
     };
     json_error_t where;
-    const char *start, *base, *name, *file = "";
+    const char *start, *base, *config_dir, *name, *file = "";
     json_t *config = NULL, *places = NULL, *self_migrate = NULL;
-    int paused = 0, once = 0, fake = 0;
+    int paused = 0, once = 0, fake = 0, insecure = 0;
     json_int_t begun_ns = 0;
 
     if (json_unpack_ex(json, &where, JSON_STRICT,
-                       "{s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:o, s?:o, s?:b, s?:I}", "start",
-                       &start, "runtime_dir", &base, "name", &name, "config", &config, "file",
-                       &file, "paused", &paused, "once", &once, "places", &places, "self_migrate",
-                       &self_migrate, "fake", &fake, "begun_ns", &begun_ns))
+                       "{s:s, s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:b, s?:o, s?:o, s?:b, s?:I}",
+                       "start", &start, "runtime_dir", &base, "config_dir", &config_dir, "name",
+                       &name, "config", &config, "file", &file, "paused", &paused, "once", &once,
+                       "insecure", &insecure, "places", &places, "self_migrate", &self_migrate,
+                       "fake", &fake, "begun_ns", &begun_ns))
         return err_set(err, ERR_CALLER, EINVAL, "options: %s", where.text);
     for (unsigned i = 1; i < VMM_START_MAX; i++)
         if (strcmp(start, starts[i]) == 0)
@@ -366,9 +372,13 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
         return err_set(err, ERR_CALLER, EINVAL, "options: unknown start '%.40s'", start);
     options->paused = paused;
     options->once = once;
+    options->insecure = insecure;
     options->fake = fake;
     options->begun_ns = (uint64_t)begun_ns;
     int rc = copy_text(options->base, sizeof(options->base), base, "runtime_dir", err);
+    if (!rc)
+        rc = copy_text(options->config_dir, sizeof(options->config_dir), config_dir, "config_dir",
+                       err);
     if (!rc)
         rc = copy_text(options->name, sizeof(options->name), name, "name", err);
     if (!rc)

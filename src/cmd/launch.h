@@ -6,10 +6,12 @@
  * (ctl/ready.h). Until it has, a signal to this process ends both; after a failure nothing of it is
  * left.
  *
- *     {"start": "boot" | "receive" | "restore", "runtime_dir": BASE, "name": NAME,
+ *     {"start": "boot" | "receive" | "restore", "runtime_dir": BASE, "config_dir": DIR,
+ *      "name": NAME,
  *      "config": {...},                                config_to_json(), to boot
  *      "self_migrate": [HOST:PORT or "any"],
- *      "file": PATH, "paused": BOOL, "once": BOOL, "places": [{"id": ID, "where": PATH or TAP}],
+ *      "file": PATH, "paused": BOOL, "once": BOOL, "insecure": BOOL,
+ *      "places": [{"id": ID, "where": PATH or TAP}],
  *      "fake": BOOL, "begun_ns": NS}
  */
 #pragma once

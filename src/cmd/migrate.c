@@ -31,23 +31,28 @@ static int migrate(struct cmd_args *args)
         return vm_call(args, "vm.migrate_post_copy");
     if (vm_open(args, &client, &err))
         return cmd_fail(args, &err);
+    bool insecure = cmd_flag(args, "insecure");
     if (recover) {
         json_t *params = to ? json_pack("{s:s}", "to", to) : NULL;
         int rc = client_call(client, "vm.migrate_recover", params, VM_ANSWER_NS, NULL, &err);
         client_close(client);
         return rc ? cmd_fail(args, &err) : CMD_OK;
     }
+    if (insecure)
+        cmd_note(args,
+                 "WARNING: --insecure: the guest travels unencrypted, to whoever answers at %s",
+                 to);
     bool check = cmd_flag(args, "check");
     json_t *params =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b}", "to", to, "mode",
-                  cmd_text(args, "mode"), "post_copy", post_copy, "max_downtime_ns",
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b, s:b}", "to", to,
+                  "mode", cmd_text(args, "mode"), "post_copy", post_copy, "max_downtime_ns",
                   (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
                   (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
                   (json_int_t)cmd_number(args, "stall-limit"), "policy", cmd_text(args, "policy"),
                   "throttle", cmd_text(args, "throttle"), "strict", (int)cmd_flag(args, "strict"),
                   "rate_min_bytes_per_s", (json_int_t)cmd_number(args, "rate-min"),
                   "rate_max_bytes_per_s", (json_int_t)cmd_number(args, "rate-max"), "check",
-                  (int)check);
+                  (int)check, "insecure", (int)insecure);
     int status = check ? migrate_check(args, client, params)
                        : moving_run(args, client, "vm.migrate", params);
     client_close(client);
@@ -66,6 +71,8 @@ const struct command cmd_migrate = {
         "runs here again. If the connection is lost in the moment of commitment, neither side "
         "runs the guest until they have reached each other again, and the VM's state is "
         "'uncertain'.\n\n"
+        "The stream is encrypted, and both hosts must trust each other's key: see 'godwit trust'. A "
+        "key that is unknown or has changed is refused, with the command that would accept it.\n\n"
         "The goal is a downtime and perhaps a time. If the guest writes too fast for it, the vCPUs "
         "that do are slowed, unless --throttle never; if that does not help, the guest is moved with "
         "the smallest downtime in reach, or with --strict not at all. Every decision is in the bill, "
@@ -161,6 +168,11 @@ const struct command cmd_migrate = {
               .min = 100000000,
               .max = UINT64_C(3600000000000),
               .help = "give up when nothing moves for so long" },
+            { .name = "insecure",
+              .kind = CMD_FLAG,
+              .help =
+                  "do not encrypt, nor ask who answers; the target must be told too, and beyond "
+                  "loopback godwit.conf must allow it twice" },
             { .name = "check",
               .kind = CMD_FLAG,
               .help =

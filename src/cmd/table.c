@@ -22,6 +22,7 @@ const struct command *const cmd_table[] = {
     &cmd_wws,
     &cmd_dump,
     &cmd_check,
+    &cmd_trust,
     &cmd_completion,
     /* hidden */
     &cmd_man,

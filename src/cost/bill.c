@@ -153,6 +153,18 @@ void bill_pages_again(struct bill *bill, uint64_t pages)
     add(&bill->pages_sent_again, pages);
 }
 
+void bill_link(struct bill *bill, const struct bill_link *link)
+{
+    bill->has_link = true;
+    bill->link = *link;
+}
+
+void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes)
+{
+    add(&bill->wire_sent_bytes, sent_bytes);
+    add(&bill->wire_received_bytes, received_bytes);
+}
+
 void bill_pages_freed_later(struct bill *bill, uint64_t pages)
 {
     add(&bill->pages_freed_later, pages);

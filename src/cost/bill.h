@@ -153,6 +153,15 @@ struct bill_faults {
     uint64_t bucket[BILL_FAULT_BUCKETS]; /* bucket i: waits of [2^i, 2^(i+1)) ns */
 };
 
+/* How the bytes travelled; of the last connection, if there were several. */
+struct bill_link {
+    bool encrypted;                     /* the rest is for encrypted ones */
+    char cipher[40];                    /* as TLS names it */
+    char peer[52];                      /* the fingerprint of the other side's key */
+    bool kernel_sends, kernel_receives; /* the kernel encrypts, decrypts */
+    uint64_t handshake_ns;
+};
+
 /* What a policy decided after a round, and the numbers it decided by. */
 struct bill_decision {
     uint64_t at_ns; /* since the move began */
@@ -192,6 +201,10 @@ struct bill {
     uint64_t rounds;      /* all there were */
     unsigned round_count; /* in round[] */
     struct bill_round round[BILL_ROUNDS_MAX];
+
+    bool has_link;
+    struct bill_link link;
+    uint64_t wire_sent_bytes, wire_received_bytes; /* of encrypted connections, all together */
 
     char policy[16];         /* empty = none decides */
     uint64_t decisions;      /* all there were */
@@ -256,6 +269,10 @@ void bill_pages_freed_later(struct bill *bill, uint64_t pages);
 
 /* It was handed over before its memory; what the guest waited for. */
 void bill_faults_set(struct bill *bill, const struct bill_faults *faults);
+
+/* A connection to the other side stands; and one ended that had so many bytes encrypted. */
+void bill_link(struct bill *bill, const struct bill_link *link);
+void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes);
 
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);

@@ -369,6 +369,19 @@ static json_t *clocks_json(void)
     return json;
 }
 
+static json_t *encryption_json(const struct bill *bill)
+{
+    const struct bill_link *link = &bill->link;
+    if (!bill->has_link || !link->encrypted)
+        return json_null();
+    return json_pack("{s:s, s:o, s:o, s:o, s:b, s:b, s:o, s:o}", "protocol", "TLS 1.3", "cipher",
+                     text(link->cipher), "peer", text(link->peer), "handshake_ns",
+                     integer(link->handshake_ns), "kernel_sends", link->kernel_sends,
+                     "kernel_receives", link->kernel_receives, "sent_bytes",
+                     integer(bill->wire_sent_bytes), "received_bytes",
+                     integer(bill->wire_received_bytes));
+}
+
 static const char *outcome(const struct bill *bill)
 {
     if (bill->owner == BILL_OWNER_UNCERTAIN)
@@ -420,6 +433,8 @@ json_t *bill_json(const struct bill *bill)
         { "policy", policy_json(bill) },
         { "brownout", brownout_json(bill) },
         { "bytes", bytes_json(bill) },
+        { "encrypted", bill->has_link ? json_boolean(bill->link.encrypted) : json_null() },
+        { "encryption", encryption_json(bill) },
         { "pages", pages_json(bill) },
         { "faults", faults_json(bill) },
         { "agent", agent_json(bill) },

@@ -335,6 +335,22 @@ static void print_bytes(const json_t *bill, FILE *out)
     }
 }
 
+/* Said loudly when it was not. */
+static void print_encryption(const json_t *bill, FILE *out)
+{
+    const json_t *how = json_object_get(bill, "encryption");
+    char cipher[64], peer[64];
+    if (json_is_false(json_object_get(bill, "encrypted")))
+        (void)fprintf(out, "  NOT ENCRYPTED, and nobody proved who they were (--insecure)\n");
+    if (!json_is_object(how))
+        return;
+    show_clean(cipher, sizeof(cipher), str(how, "cipher", "?"));
+    show_clean(peer, sizeof(peer), str(how, "peer", "?"));
+    (void)fprintf(out, "  encrypted: TLS 1.3, %s%s; %s to agree\n  the peer's key: %s\n", cipher,
+                  json_is_true(json_object_get(how, "kernel_sends")) ? " in the kernel" : "",
+                  show_duration(num(how, "handshake_ns")).text, peer);
+}
+
 static void print_pages(const json_t *bill, FILE *out)
 {
     static const char *const classes[][2] = {
@@ -462,6 +478,7 @@ void bill_text(const json_t *bill, FILE *out)
     print_rounds(bill, out);
     print_policy(bill, out);
     print_bytes(bill, out);
+    print_encryption(bill, out);
     print_pages(bill, out);
     print_faults(bill, out);
     print_agent(bill, out);

@@ -278,17 +278,28 @@ static json_t *report(struct dryrun *c)
                      c->probed ? guest_json(c) : json_null(), "predicted", predicted);
 }
 
+/* Connects. Who does not prove who it is can be reached all the same. */
+static int meet(struct dryrun *c, struct err *why)
+{
+    int rc = wire_connect(&c->wire, c->env->trust, c->env->insecure, c->request->target, why);
+    bool reached = !rc || rc == -EKEYREJECTED || rc == -EPROTO || rc == -EPERM;
+    add_fact(c, reached, "port", reached ? "a connection could be made" : why->text);
+    if (reached)
+        add_fact(c, !rc, "identity",
+                 rc                 ? why->text
+                 : c->env->insecure ? "not asked for: --insecure"
+                                    : "each side trusts the other's key");
+    return rc;
+}
+
 /* Whatever the other side does wrong is a fact, and no failure of the check. */
 static int talk(struct dryrun *c, struct err *err)
 {
     struct err why = { 0 };
     c->wire.link.cancel_fd = c->env->cancel_fd;
     c->wire.link.stall_limit_ns = c->request->stall_limit_ns;
-    int rc = link_connect(&c->wire.link, c->request->target, &why);
-    if (rc) {
-        add_fact(c, false, "port", why.text);
-    } else {
-        add_fact(c, true, "port", "a connection could be made");
+    int rc = meet(c, &why);
+    if (!rc) {
         rc = ask(c, &why);
         if (rc)
             add_fact(c, false, "target", why.text);

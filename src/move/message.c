@@ -272,6 +272,7 @@ const char *move_reason_name(uint32_t reason)
         [REASON_BUG] = "bug",
         [REASON_GOAL] = "goal",
         [REASON_SOURCE_LOST] = "source-lost",
+        [REASON_UNTRUSTED] = "untrusted",
     };
     static_assert(ARRAY_LEN(names) == REASON_MAX, "one name a reason");
     return name_in(names, ARRAY_LEN(names), reason);

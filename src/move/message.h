@@ -125,6 +125,7 @@ enum move_reason {
     REASON_BUG,         /* the pump broke its contract */
     REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
     REASON_SOURCE_LOST, /* post-copy: the guest's memory that was still at the source is lost */
+    REASON_UNTRUSTED,   /* one side does not trust the other's key, or would not encrypt */
     REASON_MAX
 };
 

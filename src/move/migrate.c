@@ -47,13 +47,16 @@ void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const
     q->why = *why;
 }
 
-/* With it goes the urgent lane beside it. */
+/* With it goes the urgent lane beside it. The bill learns what the connection was and carried. */
 static void close_wire(struct migration *m)
 {
+    struct tls_facts facts;
     m->pushing = false;
     m->push_left = 0;
     if (m->serve)
         serve_close(m->serve);
+    if (link_facts(&m->wire.link, &facts))
+        bill_wire(m->bill, facts.sent_bytes, facts.received_bytes);
     wire_close(&m->wire);
 }
 
@@ -403,6 +406,27 @@ static void write_record(struct migration *m, enum move_record record)
     q->event.record_unknown = unknown;
 }
 
+static void connected(struct migration *m)
+{
+    struct bill_link link = { .encrypted = false };
+    struct tls_facts facts;
+    if (link_facts(&m->wire.link, &facts)) {
+        link = (struct bill_link){ .encrypted = true,
+                                   .handshake_ns = facts.handshake_ns,
+                                   .kernel_sends = facts.kernel_sends,
+                                   .kernel_receives = facts.kernel_receives };
+        (void)snprintf(link.cipher, sizeof(link.cipher), "%s", facts.cipher);
+        fingerprint_text(&facts.peer, link.peer);
+        log_event(LOG_INFO, "move.peer", "%s, %s%s", link.peer, link.cipher,
+                  link.kernel_sends ? ", encrypted by the kernel" : "");
+    } else {
+        log_event(LOG_WARN, "move.insecure",
+                  "NOT ENCRYPTED, and the target has not proved who it is: --insecure");
+    }
+    bill_link(m->bill, &link);
+    (void)migrate_enqueue(m, SOURCE_CONNECTED);
+}
+
 static void connect_to(struct migration *m, uint32_t conn)
 {
     struct err err = { 0 };
@@ -411,11 +435,11 @@ static void connect_to(struct migration *m, uint32_t conn)
         serve_told_again(m->serve);
     m->wire.link.cancel_fd = m->env->cancel_fd;
     m->wire.link.stall_limit_ns = m->request->stall_limit_ns;
-    int rc = link_connect(&m->wire.link, m->target, &err);
+    int rc = wire_connect(&m->wire, m->env->trust, m->env->insecure, m->target, &err);
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
-        (void)migrate_enqueue(m, SOURCE_CONNECTED);
+        connected(m);
     else if (rc != -ECANCELED)
         migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
 }
@@ -676,11 +700,12 @@ static void run_once(struct migration *m)
         { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
         { .fd = m->env->nudge_fd, .events = POLLIN }
     };
-    if (poll(fds, 4, wait_ms(m)) < 0 && errno != EINTR)
+    bool pending = link_pending(&m->wire.link);
+    if (poll(fds, 4, pending ? 0 : wait_ms(m)) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
     if (fds[0].revents || fds[3].revents)
         take_order(m);
-    else if (fds[1].revents & ~POLLOUT)
+    else if ((fds[1].revents & ~POLLOUT) || pending)
         receive(m);
     else if (fds[2].revents)
         migrate_lane_lost(m);
@@ -750,6 +775,7 @@ static void finish_bill(struct migration *m)
     if (m->bill->is_down)
         bill_downtime_end(m->bill, clock_now_ns());
     measure(m);
+    close_wire(m);
     bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
@@ -770,6 +796,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
 {
     uint64_t now = clock_now_ns();
     char token[2 * MOVE_TOKEN_BYTES + 1];
+    ASSERT(env->trust);
     *ret = MIGRATE_STAYED;
     bill_begin(bill, BILL_MIGRATE, request->mode, env->machine->config.name, now);
     bill_machine(bill, env->machine->config.memory_bytes, env->machine->config.vcpus);

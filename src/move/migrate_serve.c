@@ -47,7 +47,7 @@ static int connect_urgent(struct migration *m, struct err *err)
             return err_errno(err, ERR_HOST, -rc, "cannot prepare for post-copy");
         }
     }
-    int rc = urgent_connect(&lane, m->target, m->engine.config.hello.token, m->env->cancel_fd,
+    int rc = urgent_connect(&lane, m->env, m->target, m->engine.config.hello.token,
                             m->request->stall_limit_ns, err);
     if (!rc) {
         rc = serve_open(m->serve, &lane);

@@ -10,6 +10,7 @@
 #include "cost/bill.h"
 #include "cost/meter.h"
 #include "move/step.h"
+#include "trust/trust.h"
 #include "vm/machine.h"
 #include <jansson.h>
 
@@ -64,6 +65,9 @@ struct move_env {
     struct move_hooks hooks;
     int cancel_fd; /* eventfd: readable once hooks.order() has something to say; interrupts what waits */
     int nudge_fd; /* the same, for an order that no connection must be given up for; -1 = none */
+    /* For what goes over a network: whom this host believes. Borrowed. */
+    const struct trust *trust;
+    bool insecure; /* connections stay plain, as a person asked for; both ends must agree */
 };
 
 /* move.progress, at most every 100 ms unless `stage` is new: see docs/control.md. */

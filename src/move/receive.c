@@ -2,8 +2,9 @@
  * The target's pump: carries out what the engine (move/target.h) decides.
  *
  * One thread, one loop over the listening socket and at most CONNS_MAX connections. The move's connection
- * is read a section at a time; a silent or foreign newcomer cannot hold it up, since a newcomer is read only
- * when it has sent something, with a short limit, and is dropped when it stays silent.
+ * is read a section at a time; a silent or foreign newcomer cannot hold it up: it has to prove who it is
+ * first, which nobody waits for (move/admit.h); then it is read only when it has sent something, with a short
+ * limit; and it is dropped when it stays silent, or when another comes and there is no room for both.
  *
  * Pages go to guest memory as they come. Device state is kept as bytes until all of it is there,
  * then decoded, checked and applied, in LOAD.
@@ -13,6 +14,7 @@
  */
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/admit.h"
 #include "move/dryrun.h"
 #include "move/receive_impl.h"
 
@@ -441,21 +443,34 @@ static void receive(struct receiving *r, struct wire *wire)
 
 /* ------------------------------------------------------------------------------------------- the loop */
 
+/* A free place; or that of whoever has had longest to prove who it is: so strangers, however many, cannot
+ * keep a peer out. NULL: all are taken by peers. */
+static struct wire *make_room(struct receiving *r)
+{
+    struct wire *oldest = NULL;
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        struct wire *wire = &r->wire[i];
+        if (wire->conn == 0)
+            return wire;
+        if (wire->phase != WIRE_OPEN && (!oldest || wire->since_ns < oldest->since_ns))
+            oldest = wire;
+    }
+    if (oldest)
+        wire_close(oldest);
+    return oldest;
+}
+
 static void accept_one(struct receiving *r)
 {
-    struct err err;
     CLEANUP_FD int fd = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    struct wire *free_wire = NULL;
-    for (unsigned i = 0; i < CONNS_MAX && !free_wire; i++)
-        if (r->wire[i].conn == 0)
-            free_wire = &r->wire[i];
-    if (fd < 0 || !free_wire)
+    struct wire *free_wire = fd < 0 ? NULL : make_room(r);
+    if (!free_wire)
         return; /* more than we serve: closed, and the source tries again */
     *free_wire =
         (struct wire){ .link = LINK_NONE, .conn = ++r->last_conn, .since_ns = clock_now_ns() };
     free_wire->link.cancel_fd = r->env->cancel_fd;
     free_wire->link.stall_limit_ns = r->engine.config.stall_limit_ns;
-    if (link_adopt(&free_wire->link, TAKE_FD(fd), &err))
+    if (admit_begin(free_wire, r->env, TAKE_FD(fd)))
         free_wire->conn = 0;
 }
 
@@ -465,7 +480,8 @@ static void drop_silent(struct receiving *r, uint64_t now)
         struct wire *wire = &r->wire[i];
         if (wire->conn && wire->conn != r->engine.conn &&
             now - wire->since_ns > NEWCOMER_LIMIT_NS) {
-            log_event(LOG_WARN, "move.silent", "a connection that said nothing was closed");
+            if (wire->phase != WIRE_DISMISSED)
+                LOG_RATED(LOG_WARN, "move.silent", "a connection that said nothing was closed");
             close_wire(r, wire);
         }
     }
@@ -540,18 +556,27 @@ static int run_once(struct receiving *r)
     struct pollfd fds[3 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
                                          { .fd = r->listen_fd, .events = POLLIN } };
     uint64_t now = clock_now_ns();
-    for (unsigned i = 0; i < CONNS_MAX; i++)
-        fds[2 + i] =
-            (struct pollfd){ .fd = r->wire[i].conn ? r->wire[i].link.fd : -1, .events = POLLIN };
+    bool pending = false;
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        const struct wire *wire = &r->wire[i];
+        fds[2 + i] = (struct pollfd){ .fd = wire->conn ? wire->link.fd : -1,
+                                      .events = wire->phase == WIRE_OPEN ? POLLIN : wire->events };
+        pending |= wire->conn && link_pending(&wire->link);
+    }
     fds[2 + CONNS_MAX] =
         (struct pollfd){ .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN };
-    if (poll(fds, ARRAY_LEN(fds), wait_ms(r, now)) < 0)
+    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
         return take_order(r);
-    for (unsigned i = 0; i < CONNS_MAX; i++)
-        if (fds[2 + i].revents && r->queue_count == 0)
-            receive(r, &r->wire[i]);
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        struct wire *wire = &r->wire[i];
+        if (wire->phase != WIRE_OPEN && fds[2 + i].revents)
+            admit_step(wire);
+        else if (wire->conn && wire->phase == WIRE_OPEN && r->queue_count == 0 &&
+                 (fds[2 + i].revents || link_pending(&wire->link)))
+            receive(r, wire);
+    }
     if (fds[1].revents)
         accept_one(r);
     if (fds[2 + CONNS_MAX].revents && r->pull && r->queue_count == 0)
@@ -606,10 +631,27 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
     }
 }
 
+/* Fail closed: neither a listener that everyone can reach unencrypted, nor one that knows nobody. */
+static int check_listener(const struct move_env *env, int listen_fd, struct err *err)
+{
+    struct sockaddr_storage at;
+    socklen_t len = sizeof(at);
+    ASSERT(env->trust);
+    if (!env->insecure)
+        return 0;
+    if (getsockname(listen_fd, (struct sockaddr *)&at, &len) < 0)
+        return err_errno(err, ERR_HOST, errno, "the listening socket");
+    return trust_check_plain(env->trust, (const struct sockaddr *)&at, err);
+}
+
 int receive_run(const struct move_env *env, const struct arrival_host *host, int listen_fd,
                 const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled,
                 struct err *err)
 {
+    *ret_settled = false;
+    int rc = check_listener(env, listen_fd, err);
+    if (rc)
+        return rc;
     struct receiving *r = calloc(1, sizeof(*r));
     if (!r)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot receive");
@@ -618,7 +660,6 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
     };
     for (unsigned i = 0; i < CONNS_MAX; i++)
         r->wire[i] = WIRE_NONE;
-    int rc;
     do {
         rc = serve_one(r, store, err);
         *ret_settled = r->engine.ended;

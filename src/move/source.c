@@ -19,8 +19,11 @@ static int on_lost(struct source_call *c)
     struct source *s = c->s;
     s->conn = 0;
     s->connected = s->urgent = false;
-    source_trouble(c, c->e->kind == SOURCE_CONNECT_FAILED ? REASON_CONNECT : REASON_LOST, c->e->why,
-                   false);
+    const struct err *why = c->e->why;
+    enum move_reason reason = c->e->kind != SOURCE_CONNECT_FAILED ? REASON_LOST
+                              : why && why->code == EKEYREJECTED  ? REASON_UNTRUSTED
+                                                                  : REASON_CONNECT;
+    source_trouble(c, reason, why, false);
     return 0;
 }
 

@@ -158,7 +158,7 @@ enum source_event_kind {
                             * dead. Asks the target and lets it run the guest if it holds it.
                             * Config: token and store from the record */
     SOURCE_CONNECTED, /* conn */
-    SOURCE_CONNECT_FAILED, /* conn, why */
+    SOURCE_CONNECT_FAILED, /* conn, why; EKEYREJECTED: one side does not trust the other */
     SOURCE_MESSAGE,        /* conn, message */
     SOURCE_BAD_BYTES,      /* conn, why: what came is no valid message */
     SOURCE_LOST,           /* conn, why: connection broken or closed by the peer */

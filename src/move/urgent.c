@@ -34,15 +34,15 @@ void urgent_thread(void)
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* not allowed: then it takes its turn */
 }
 
-int urgent_connect(struct wire *lane, const char *address, const uint8_t token[MOVE_TOKEN_BYTES],
-                   int cancel_fd, uint64_t stall_limit_ns, struct err *err)
+int urgent_connect(struct wire *lane, const struct move_env *env, const char *address,
+                   const uint8_t token[MOVE_TOKEN_BYTES], uint64_t stall_limit_ns, struct err *err)
 {
     struct message hello = { .type = MESSAGE_LANE, .lane = { .kind = LANE_URGENT } };
     memcpy(hello.lane.token, token, MOVE_TOKEN_BYTES);
     *lane = WIRE_NONE;
-    lane->link.cancel_fd = cancel_fd;
+    lane->link.cancel_fd = env->cancel_fd;
     lane->link.stall_limit_ns = stall_limit_ns;
-    int rc = link_connect(&lane->link, address, err);
+    int rc = wire_connect(lane, env->trust, env->insecure, address, err);
     if (!rc)
         rc = wire_send_message(lane, &hello, err);
     if (!rc)

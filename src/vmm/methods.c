@@ -208,13 +208,14 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
     json_int_t rate_min = (json_int_t)request.policy.rate_min;
     json_int_t rate_max = (json_int_t)request.policy.rate_max;
-    int strict = 0, check = 0;
+    int strict = 0, check = 0, insecure = 0;
     if (rpc_unpack(call, params,
-                   "{s:s, s?:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b}", "to",
-                   &to, "mode", &mode, "post_copy", &post_copy, "max_downtime_ns", &max_downtime_ns,
-                   "max_time_ns", &max_time_ns, "stall_limit_ns", &stall_limit_ns, "policy",
-                   &policy, "throttle", &throttle, "strict", &strict, "rate_min_bytes_per_s",
-                   &rate_min, "rate_max_bytes_per_s", &rate_max, "check", &check))
+                   "{s:s, s?:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b, s?:b}",
+                   "to", &to, "mode", &mode, "post_copy", &post_copy, "max_downtime_ns",
+                   &max_downtime_ns, "max_time_ns", &max_time_ns, "stall_limit_ns", &stall_limit_ns,
+                   "policy", &policy, "throttle", &throttle, "strict", &strict,
+                   "rate_min_bytes_per_s", &rate_min, "rate_max_bytes_per_s", &rate_max, "check",
+                   &check, "insecure", &insecure))
         return;
     if (strcmp(mode, "auto") != 0 && strcmp(mode, "pre-copy") != 0 &&
         strcmp(mode, "stop-copy") != 0 && strcmp(mode, "post-copy") != 0) {
@@ -261,6 +262,7 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     if (check)
         request.kind = MOVER_CHECK;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
+    request.insecure = insecure;
     start(ctx, call, &request);
 }
 

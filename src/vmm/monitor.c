@@ -269,9 +269,9 @@ static int start_new(struct monitor *monitor, struct err *err)
 
 static int start_moved(struct monitor *monitor, struct err *err)
 {
-    struct mover_request request = { .kind = monitor->options->start == VMM_RECEIVE
-                                                 ? MOVER_RECEIVE
-                                                 : MOVER_RESTORE };
+    struct mover_request request = { .kind = monitor->options->start == VMM_RECEIVE ? MOVER_RECEIVE
+                                                                                    : MOVER_RESTORE,
+                                     .insecure = monitor->options->insecure };
     (void)snprintf(request.file, sizeof(request.file), "%s", monitor->options->file);
     monitor_set_state(monitor, MONITOR_RECEIVING, NULL);
     return mover_start(monitor, &request, err);

@@ -31,6 +31,7 @@ struct mover {
     struct mover_request request;
     struct move_env env;
     struct arrival_host host;
+    struct trust *trust;
     struct recording *recording; /* that must end first; NULL = none */
     pthread_t thread;
     int cancel_fd, nudge_fd, wake_fd;
@@ -302,6 +303,31 @@ static int hook_place(void *ctx, const struct machine_config *config, struct hos
     return 0;
 }
 
+/* For what goes over a network. Only then: a host that moves nothing needs no key. */
+static int open_trust(struct mover *mover)
+{
+    mover->env.insecure = mover->request.insecure;
+    mover->rc = mover->monitor->options->config_dir[0]
+                    ? trust_open(mover->monitor->options->config_dir, mover->env.insecure,
+                                 &mover->trust, &mover->err)
+                    : confdir_path(NULL, (char[CONFDIR_MAX]){ 0 }, &mover->err);
+    mover->env.trust = mover->trust;
+    return mover->rc;
+}
+
+/* Also of a move that did not get as far as migrate_run() there is a bill. */
+static void bill_refused(struct mover *mover)
+{
+    const struct machine_config *config = &mover->env.machine->config;
+    uint64_t now = clock_now_ns();
+    bill_begin(&mover->bill, BILL_MIGRATE, mover->request.mode, config->name, now);
+    bill_machine(&mover->bill, config->memory_bytes, config->vcpus);
+    bill_describe(&mover->bill, NULL, NULL, mover->request.target);
+    bill_fail(&mover->bill, &mover->err);
+    bill_end(&mover->bill, BILL_OWNER_SOURCE, now);
+    mover->outcome = MIGRATE_STAYED;
+}
+
 static void run(struct mover *mover)
 {
     const struct mover_request *request = &mover->request;
@@ -309,6 +335,10 @@ static void run(struct mover *mover)
 
     switch (request->kind) {
     case MOVER_MIGRATE: {
+        if (open_trust(mover)) {
+            bill_refused(mover);
+            break;
+        }
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
                                            .post_copy = request->post_copy,
@@ -323,7 +353,8 @@ static void run(struct mover *mover)
                                          .mode = request->mode,
                                          .policy = request->policy,
                                          .stall_limit_ns = request->stall_limit_ns };
-        mover->rc = dryrun_run(&mover->env, &check, &mover->checked, &mover->err);
+        if (!open_trust(mover))
+            mover->rc = dryrun_run(&mover->env, &check, &mover->checked, &mover->err);
         break;
     }
     case MOVER_CHECKPOINT:
@@ -332,7 +363,7 @@ static void run(struct mover *mover)
     case MOVER_RECEIVE: {
         uint8_t store[MOVE_STORE_BYTES];
         mover->rc = records_store(mover->monitor->options->base, store, &mover->err);
-        if (!mover->rc)
+        if (!mover->rc && !open_trust(mover))
             mover->rc =
                 receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
                             mover->monitor->options->once, &mover->settled, &mover->err);
@@ -370,6 +401,7 @@ static void *mover_thread(void *arg)
 
 static void mover_free(struct mover *mover)
 {
+    trust_close(mover->trust);
     fd_close(&mover->cancel_fd);
     fd_close(&mover->nudge_fd);
     fd_close(&mover->wake_fd);

@@ -31,6 +31,7 @@ struct mover_request {
     enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;
+    bool insecure;   /* migrate, check, receive: plain TCP */
     char file[4096]; /* checkpoint, restore: path */
 };
 

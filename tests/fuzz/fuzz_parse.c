@@ -51,6 +51,7 @@ static void try_places(const char *text)
 /* The command by its number, then words separated by NULs. */
 static void try_command(char *text, size_t len)
 {
+    static const struct cmd_globals globals = { .runtime_dir = "/nowhere" };
     static struct cmd_args args;
     char *argv[64];
     int argc = 0;
@@ -61,7 +62,7 @@ static void try_command(char *text, size_t len)
     const struct command *command = cmd_table[(uint8_t)text[0] % commands];
     for (size_t at = 1; at < len && argc < 64; at += strlen(text + at) + 1)
         argv[argc++] = text + at;
-    int rc = cmd_args_read(&args, command, argc, argv, "/nowhere", &err);
+    int rc = cmd_args_read(&args, command, argc, argv, &globals, &err);
     fuzz_check_err(rc, &err);
     FUZZ_CHECK(args.count <= CMD_VALUES_MAX);
     if (rc)

@@ -4,12 +4,15 @@
  * A relay stands between the two ends and cuts, damages or silences the first connection once a given number
  * of bytes has passed; later connections get through. Wherever the fault falls, one side must run the guest,
  * with all its memory right, and the other must have nothing.
+ *
+ * The argument, "tls" or "plain", says what the connections are.
  */
 #include "base/clock.h"
 #include "base/fd.h"
 #include "kvm/fake.h"
 #include "move/migrate.h"
 #include "move/receive.h"
+#include "trusting.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -29,6 +32,10 @@
 #include <cmocka.h>
 
 #define MIB (UINT64_C(1) << 20)
+#define STRANGERS_MAX 7 /* more than a receiver serves at a time */
+
+static bool plain;
+static struct trust *trust[2]; /* the source's, the target's */
 
 static char disk_path[256];
 static const char *target_disk; /* NULL: the same */
@@ -46,6 +53,7 @@ struct relay {
     uint64_t at; /* bytes of it that pass before the fault */
     bool fired;
     uint64_t passed[2];
+    unsigned strangers; /* connections that go straight to the target, say little, and stay */
     atomic_bool quit;
     pthread_t thread;
 };
@@ -313,7 +321,7 @@ int __wrap_fdatasync(int fd)
     return __real_fdatasync(fd);
 }
 
-static void end_init(struct end *end)
+static void end_init(struct end *end, const struct trust *own)
 {
     *end = (struct end){ .cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
     assert_int_equal(loop_init(&end->loop), 0);
@@ -321,8 +329,11 @@ static void end_init(struct end *end)
     end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
                                                  .console_room = ignore_room,
                                                  .on_end = ignore_end };
-    end->env =
-        (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd, .nudge_fd = -1 };
+    end->env = (struct move_env){ .meter = &end->meter,
+                                  .cancel_fd = end->cancel_fd,
+                                  .nudge_fd = -1,
+                                  .trust = own,
+                                  .insecure = plain };
     end->env.hooks = (struct move_hooks){ .ctx = end,
                                           .pause = hook_pause,
                                           .resume = hook_resume,
@@ -451,8 +462,8 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     struct end source, target;
     struct result result = { 0 };
     struct bill *bill = calloc(1, sizeof(*bill));
-    end_init(&source);
-    end_init(&target);
+    end_init(&source, trust[0]);
+    end_init(&target, trust[1]);
     syncing = &source;
     syncs_while_running = syncs_in_pause = 0;
     start_guest(&source);
@@ -470,6 +481,14 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     relay.listen_fd = listen_any(&relay.port);
     assert_int_equal(pthread_create(&relay.thread, NULL, relay_thread, &relay), 0);
     assert_int_equal(pthread_create(&thread, NULL, target_thread, &run), 0);
+
+    int stranger[STRANGERS_MAX];
+    for (unsigned i = 0; i < relay.strangers; i++) {
+        stranger[i] = connect_port(relay.to_port);
+        assert_true(stranger[i] >= 0);
+        if (i % 2) /* a handshake that goes no further */
+            assert_int_equal(write(stranger[i], "\x16\x03\x01", 3), 3);
+    }
 
     char address[64];
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
@@ -534,7 +553,15 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     assert_true(bill->ended);
     assert_int_equal(stages, bill_total_ns(bill));
     assert_int_equal(bill->err.code != 0, result.outcome != MIGRATE_MOVED);
+    /* It says how the guest travelled, if it did. */
+    if (result.outcome == MIGRATE_MOVED) {
+        assert_true(bill->has_link);
+        assert_int_equal(bill->link.encrypted, !plain);
+        assert_int_equal(bill->wire_sent_bytes > bill->bytes[BILL_BYTES_PAGE_DATA], !plain);
+    }
 
+    for (unsigned i = 0; i < relay.strangers; i++)
+        close(stranger[i]);
     free(bill);
     close(run.listen_fd);
     close(relay.listen_fd);
@@ -559,6 +586,8 @@ static void moves_whole(void **unused)
 /* Faults at places spread over the whole conversation, denser at its ends, where the messages are. */
 static void fault_everywhere(enum fault fault, const char *mode, unsigned steps)
 {
+    if (plain) /* the same pumps: fewer places will do */
+        steps = (steps + 2) / 3;
     struct result whole = move_with((struct relay){ .fault = FAULT_NONE }, mode, 0, 0, false);
     unsigned moved = 0, stayed = 0;
     assert_int_equal(whole.outcome, MIGRATE_MOVED);
@@ -621,8 +650,8 @@ static void post_copy_whole(void **unused)
 static void post_copy_fault(enum fault fault, unsigned connection, unsigned steps)
 {
     unsigned moved = 0, stayed = 0, stranded = 0;
-    struct relay plain = { .fault = FAULT_NONE, .every = true, .nth = connection };
-    struct result whole = move_with(plain, "post-copy", 0, 0, false);
+    struct relay calm = { .fault = FAULT_NONE, .every = true, .nth = connection };
+    struct result whole = move_with(calm, "post-copy", 0, 0, false);
     for (int to_source = 0; to_source < 2; to_source++) {
         uint64_t total = connection ? (to_source ? 400 : 40000) : whole.passed[to_source];
         for (unsigned i = 0; i < steps; i++) {
@@ -674,6 +703,13 @@ static void records_that_fail(void **unused)
     (void)move_with((struct relay){ 0 }, "pre-copy", 0, 1, false); /* either way: one owner */
 }
 
+static void strangers(void **unused)
+{
+    (void)unused;
+    struct relay relay = { .strangers = STRANGERS_MAX };
+    assert_int_equal(move_with(relay, "pre-copy", 0, 0, false).outcome, MIGRATE_MOVED);
+}
+
 static void cancelled(void **unused)
 {
     (void)unused;
@@ -720,7 +756,7 @@ static void nobody_listens(void **unused)
     struct bill *bill = calloc(1, sizeof(*bill));
     enum migrate_outcome outcome;
     struct err err;
-    end_init(&source);
+    end_init(&source, trust[0]);
     start_guest(&source);
     struct migrate_request request = { .target = "127.0.0.1:1",
                                        .mode = "pre-copy",
@@ -734,7 +770,7 @@ static void nobody_listens(void **unused)
     free(bill);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moves_whole),
@@ -750,6 +786,7 @@ int main(void)
         cmocka_unit_test(post_copy_cut_anywhere),
         cmocka_unit_test(post_copy_damage_anywhere),
         cmocka_unit_test(post_copy_silence_anywhere),
+        cmocka_unit_test(strangers),
     };
     const char *tmp = getenv("TMPDIR");
     (void)snprintf(disk_path, sizeof(disk_path), "%s/godwit-disk-XXXXXX", tmp ? tmp : "/tmp");
@@ -758,7 +795,13 @@ int main(void)
         return 1;
     close(disk);
     (void)signal(SIGPIPE, SIG_IGN);
+    if (argc != 2)
+        return 2;
+    plain = strcmp(argv[1], "plain") == 0;
+    trusting_pair(trust);
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    for (int i = 0; i < 2; i++)
+        trusting_end(trust[i]);
     (void)unlink(disk_path);
     return failed;
 }

@@ -35,7 +35,7 @@ class FailingHost(Host):
 class Move:
     def __init__(self, side, call, stage):
         self.side, self.call, self.stage = side, call, stage
-        self.a, self.b = FailingHost(), FailingHost()
+        self.a, self.b = FailingHost(insecure=True), FailingHost(insecure=True)
         self.trigger = os.path.join(self.a.base, ".fail")
         fail = [f"LD_PRELOAD={PRELOAD}", f"GODWIT_FAIL={call}:{getattr(errno, CALLS[call])}:{self.trigger}"]
         self.a.env = fail if side == "source" else None
@@ -92,7 +92,7 @@ class Move:
     def moves_after_all(self):
         if os.path.exists(self.trigger):
             os.unlink(self.trigger)
-        with Host() as c:
+        with Host(insecure=True) as c:
             to = c.receive("--fake")
             self.a.run("migrate", "vm", to.address, "--progress", "none")
             wait_for("the guest at its new host", lambda: c.names() == ["vm"] and c.state("vm") == "running")

@@ -29,7 +29,7 @@ class Move:
 
     def __init__(self, direction, message, fault):
         self.where, self.fault = (direction, message), fault
-        self.a, self.b = Host(), Host()
+        self.a, self.b = Host(insecure=True), Host(insecure=True)
         self.struck = False
         self.vm = self.a.vm("run", "--name", "vm", "--kernel", "/none", "--memory", "64M", "--fake")
         self.to = self.b.receive("--fake")

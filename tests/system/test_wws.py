@@ -133,7 +133,7 @@ def move_ends_it():
 
 
 def refused_while_moving():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         vm = start(a)
         to = b.receive("--fake")
         seen = []

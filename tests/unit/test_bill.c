@@ -83,6 +83,12 @@ static void test_whole_move(void **state)
     struct bill bill;
     bill_begin(&bill, BILL_MIGRATE, "pre-copy", "web1", 1000);
     bill_describe(&bill, "00ff", "alpha", "beta");
+    bill_link(&bill, &(struct bill_link){ .encrypted = true,
+                                          .cipher = "TLS_AES_128_GCM_SHA256",
+                                          .peer = "SHA256:x",
+                                          .handshake_ns = 5 });
+    bill_wire(&bill, 1000, 20);
+    bill_wire(&bill, 500, 10);
     bill_machine(&bill, UINT64_C(1) << 30, 2);
     bill_stage(&bill, BILL_RESERVATION, 1100);
     bill_stage(&bill, BILL_PRE_COPY, 1300);
