@@ -329,11 +329,13 @@ static bool take(bool *asked)
     return was;
 }
 
-static bool make_target_event(struct target_view *view, struct cursor *in, struct message *message,
-                              const struct err *why, struct target_event *event)
+static bool make_target_event(struct target_view *view, enum target_state state, struct cursor *in,
+                              struct message *message, const struct err *why,
+                              struct target_event *event)
 {
     static struct message_verdict verdict;
     static struct message_activated activated;
+    static struct message_pulled pulled;
     uint8_t what = cursor_u8(in);
     *event = (struct target_event){ .kind = 1 + (what & 0x1f) % (TARGET_EVENT_MAX - 1),
                                     .conn = 1 + (what >> 6),
@@ -377,6 +379,9 @@ static bool make_target_event(struct target_view *view, struct cursor *in, struc
     case TARGET_RUNNING:
         event->activated = &activated;
         return take(&view->asked.run);
+    case TARGET_PULLED:
+        event->pulled = &pulled;
+        return state == TARGET_PULLING || state == TARGET_STRANDED;
     default:
         return true;
     }
@@ -398,7 +403,7 @@ static void run_target(struct cursor *in)
     target_init(&target, &config);
     for (unsigned i = 0; i < EVENTS_MAX && in->left && !in->bad; i++) {
         now_ns += (uint64_t)cursor_u8(in) << (cursor_u8(in) % 30);
-        if (!make_target_event(&view, in, &message, &why, &event))
+        if (!make_target_event(&view, target.state, in, &message, &why, &event))
             continue;
         before = target;
         err = (struct err){ 0 };
