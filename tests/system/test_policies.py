@@ -78,7 +78,7 @@ def test_time_is_a_goal_too():
     with Host(insecure=True) as a, Host(insecure=True) as b:
         move = Move(a, b, "--max-downtime", "20ms", "--max-time", "4s", "--throttle", "never")
         check(move.last["what"] == "stop" and move.last["why"] in ("time", "level"), str(move.last))
-        check("waits" in move.whys() or move.last["why"] == "time", str(move.whys()))
+        check(move.last["why"] == "time" or move.last["at_ns"] >= 2e9, f"half the time was not used: {move.last}")
         move.vm.stop()
 
 
