@@ -80,7 +80,7 @@ class Godwit:
     name = "godwit"
     count = 0
 
-    def __init__(self, program, kernel, cmdline, memory_bytes):
+    def __init__(self, program, kernel, cmdline, memory_bytes, encrypted=False):
         # The owner record is made durable within the downtime. Debian keeps /run, where it is by default, in
         # memory; a machine that does not would measure its disk here.
         self.runtime_dir = tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm")
@@ -90,6 +90,7 @@ class Godwit:
         self.memory_bytes = memory_bytes
         Godwit.count += 1
         self.names = [f"bench-{os.getpid()}-{Godwit.count}-{end}" for end in ("source", "target")]
+        self.plain = [] if encrypted else ["--insecure"]
         self.begun = []  # names of machines that may exist
         self.watched = []
         self.console = None
@@ -152,12 +153,12 @@ class Godwit:
         source, target = self.names
         address = f"127.0.0.1:{free_port()}"
         self.begun.append(target)
-        self._call("receive", "--listen", address, "--once", "--name", target, "--detach")
+        self._call("receive", "--listen", address, "--once", "--name", target, "--detach", *self.plain)
         self._watch(target)
 
         cpu = -sum(monitor.cpu_s() for monitor in self.watched)
         began = time.monotonic()
-        bill = self._facts("migrate", source, address)
+        bill = self._facts("migrate", source, address, *self.plain)
         total = time.monotonic() - began
         cpu += sum(monitor.cpu_s() for monitor in self.watched)
 
