@@ -1,9 +1,7 @@
 #include "trust/fingerprint.h"
+#include "trust/openssl.h"
 
 #include <errno.h>
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/x509.h>
 #include <string.h>
 
 #define PREFIX "SHA256:"
@@ -17,6 +15,8 @@ static const char alphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuv
 int fingerprint_of_key(struct evp_pkey_st *key, struct fingerprint *ret)
 {
     unsigned char *der = NULL;
+    if (openssl_load(NULL))
+        return -ENOENT;
     int len = i2d_PUBKEY(key, &der);
     if (len <= 0)
         return -EINVAL;

@@ -1,13 +1,10 @@
 #include "trust/keys.h"
 #include "base/fd.h"
 #include "trust/confdir.h"
+#include "trust/openssl.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <openssl/bio.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
-#include <openssl/x509.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,7 +99,10 @@ int keys_load(const char *dir, struct keys *ret, struct err *err)
 {
     char *text = NULL;
     size_t len = 0;
-    int rc = confdir_read(dir, KEY_FILE, true, KEY_FILE_MAX, &text, &len, err);
+    int rc = openssl_load(err);
+    if (rc)
+        return rc;
+    rc = confdir_read(dir, KEY_FILE, true, KEY_FILE_MAX, &text, &len, err);
     if (rc == -ENOENT) {
         rc = confdir_make(dir, err);
         if (!rc)
@@ -127,7 +127,9 @@ int keys_load(const char *dir, struct keys *ret, struct err *err)
 
 void keys_free(struct keys *keys)
 {
-    EVP_PKEY_free(keys->key);
-    X509_free(keys->cert);
+    if (keys->key) /* else OpenSSL may not have been loaded */
+        EVP_PKEY_free(keys->key);
+    if (keys->cert)
+        X509_free(keys->cert);
     *keys = (struct keys){ 0 };
 }

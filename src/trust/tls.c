@@ -13,10 +13,9 @@
  */
 #include "trust/tls.h"
 #include "base/clock.h"
+#include "trust/openssl.h"
 
 #include <errno.h>
-#include <openssl/err.h>
-#include <openssl/ssl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,7 +110,8 @@ int tls_context_new(struct trust *trust, struct err *err)
 
 void tls_context_free(struct trust *trust)
 {
-    SSL_CTX_free(trust->ctx);
+    if (trust->ctx) /* else OpenSSL may not have been loaded */
+        SSL_CTX_free(trust->ctx);
     trust->ctx = NULL;
 }
 
