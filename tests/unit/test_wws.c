@@ -356,8 +356,8 @@ static void test_report_of_nothing(void **state)
         "{}",
         "[]",
         "{\"dirty_rate\": [{}], \"unique\": [{}], \"times_written\": [{}], \"predictions\": [{}]}",
-        "{\"dirty_rate\": 3, \"times_written\": [{\"intervals\": 99, \"pages\": -4}], \"intervals\": 1,"
-        "\"predictions\": [{\"bytes_per_s\": 1, \"mode\": \"auto\", \"downtime_ns\": 1}]}",
+        ("{\"dirty_rate\": 3, \"times_written\": [{\"intervals\": 99, \"pages\": -4}], \"intervals\": 1,"
+         "\"predictions\": [{\"bytes_per_s\": 1, \"mode\": \"auto\", \"downtime_ns\": 1}]}"),
     };
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         json_t *report = json_loads(texts[i], 0, NULL);
