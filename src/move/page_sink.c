@@ -8,7 +8,43 @@
 
 #define BODY_MAX (PAGES_TABLE_MAX + PAGES_DATA_MAX * PAGE_BYTES)
 
-/* ------------------------------------------------------------------------------------ on a writer's thread */
+/* -------------------------------------------------------------------------------------- one section's pages */
+
+int page_slot_init(struct page_slot *slot)
+{
+    *slot = (struct page_slot){ .body = malloc(BODY_MAX) };
+    return slot->body ? 0 : -ENOMEM;
+}
+
+void page_slot_fini(struct page_slot *slot)
+{
+    free(slot->body);
+    slot->body = NULL;
+}
+
+int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                   const struct section *section, uint64_t *ret_pages, struct err *err)
+{
+    uint32_t table_bytes;
+    if (section->version != PAGES_VERSION || section->length < 4 || section->length > BODY_MAX)
+        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes",
+                       section->version, section->length);
+    int rc = link_recv_body(link, section, slot->body, err);
+    if (!rc)
+        rc = pages_table_bytes(slot->body, &table_bytes, err);
+    if (!rc && table_bytes > section->length)
+        rc = err_set(err, ERR_PEER, EBADMSG, "pages section shorter than its table");
+    if (!rc)
+        rc = pages_table_decode(slot->body, table_bytes, section->length, sink->mem->pages,
+                                slot->run, &slot->runs, err);
+    if (rc)
+        return rc;
+    slot->data = slot->body + table_bytes;
+    *ret_pages = 0;
+    for (uint32_t i = 0; i < slot->runs; i++)
+        *ret_pages += slot->run[i].count;
+    return 0;
+}
 
 /* A page that never held data is zero already, and touching it would only make it use memory. */
 static void zero_run(struct page_sink *sink, const struct pages_run *run)
@@ -56,6 +92,14 @@ static int write_slot(struct page_sink *sink, const struct page_slot *slot)
     return 0;
 }
 
+int page_slot_write(struct page_sink *sink, const struct page_slot *slot, struct err *err)
+{
+    int rc = write_slot(sink, slot);
+    return rc ? err_errno(err, ERR_HOST, -rc, "cannot write guest memory") : 0;
+}
+
+/* ------------------------------------------------------------------------------------ on a writer's thread */
+
 static void *writer_thread(void *arg)
 {
     struct page_sink *sink = arg;
@@ -92,9 +136,9 @@ static int start_writers(struct page_sink *sink)
     if (!sink->slot)
         return -ENOMEM;
     for (unsigned i = 0; i < sink->slot_count; i++) {
-        sink->slot[i].body = malloc(BODY_MAX);
-        if (!sink->slot[i].body)
-            return -ENOMEM;
+        int rc = page_slot_init(&sink->slot[i]);
+        if (rc)
+            return rc;
         sink->free[sink->free_count++] = &sink->slot[i];
     }
     for (; sink->writer_count < wanted; sink->writer_count++) {
@@ -130,7 +174,7 @@ void page_sink_fini(struct page_sink *sink)
     for (unsigned i = 0; i < sink->writer_count; i++)
         (void)pthread_join(sink->writer[i], NULL);
     for (unsigned i = 0; sink->slot && i < sink->slot_count; i++)
-        free(sink->slot[i].body);
+        page_slot_fini(&sink->slot[i]);
     free(sink->slot);
     free(sink->written);
     (void)pthread_cond_destroy(&sink->changed);
@@ -159,31 +203,12 @@ static void hand_on(struct page_sink *sink, struct page_slot *slot, bool ready)
     (void)pthread_mutex_unlock(&sink->lock);
 }
 
-static int receive_slot(struct page_sink *sink, struct link *link, const struct section *section,
-                        struct page_slot *slot, struct err *err)
-{
-    uint32_t table_bytes;
-    if (section->version != PAGES_VERSION || section->length < 4 || section->length > BODY_MAX)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes",
-                       section->version, section->length);
-    int rc = link_recv_body(link, section, slot->body, err);
-    if (!rc)
-        rc = pages_table_bytes(slot->body, &table_bytes, err);
-    if (!rc && table_bytes > section->length)
-        rc = err_set(err, ERR_PEER, EBADMSG, "pages section shorter than its table");
-    if (!rc)
-        rc = pages_table_decode(slot->body, table_bytes, section->length, sink->mem->pages,
-                                slot->run, &slot->runs, err);
-    if (!rc)
-        slot->data = slot->body + table_bytes;
-    return rc;
-}
-
 int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section,
                    struct err *err)
 {
     struct page_slot *slot = take_free(sink);
-    int rc = receive_slot(sink, link, section, slot, err);
+    uint64_t pages;
+    int rc = page_slot_recv(sink, slot, link, section, &pages, err);
     for (uint32_t i = 0; !rc && i < slot->runs; i++) {
         sink->data_pages += slot->run[i].kind == PAGES_DATA ? slot->run[i].count : 0;
         sink->zero_pages += slot->run[i].kind == PAGES_ZERO ? slot->run[i].count : 0;

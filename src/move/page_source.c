@@ -1,34 +1,20 @@
 #include "move/page_source.h"
-#include "state/pages.h"
-#include "state/stream.h"
+#include "base/compiler.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
-#define CHUNK_WORDS 1   /* pages taken at a time where memory was touched: 64 */
-#define HOLE_WORDS 1024 /* and where it was not: 64 Ki pages */
-#define TABLE_BYTES (4 + PAGES_RUNS_MAX * PAGES_RUN_BYTES)
-#define SECTION_ROOM (STREAM_SECTION_BYTES + TABLE_BYTES + PAGES_DATA_MAX * PAGE_BYTES)
+#define HOLE_WORDS 1024 /* passed over at a time where memory was never touched: 64 Ki pages */
 
-/* A section being made. The table's length is known only at the end, so data is gathered behind the
- * largest table there can be, and the table is put right before it. */
-struct making {
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t runs, data_pages;
-    uint8_t *data;
-};
-
-int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty)
+void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty)
 {
     *source = (struct page_source){ .mem = mem, .dirty = dirty };
-    source->section = aligned_alloc(64, (SECTION_ROOM + 63) & ~(size_t)63);
-    return source->section ? 0 : -ENOMEM;
+    (void)pthread_mutex_init(&source->lock, NULL); /* cannot fail with default attributes */
 }
 
 void page_source_fini(struct page_source *source)
 {
-    free(source->section);
+    if (source->mem)
+        (void)pthread_mutex_destroy(&source->lock);
     *source = (struct page_source){ 0 };
 }
 
@@ -37,19 +23,8 @@ void page_source_begin(struct page_source *source, bool first)
     source->skip_untouched = first;
     source->next = 0;
     source->touched_first = source->touched_end = 0;
-    source->round = (struct page_count){ 0 };
-}
-
-static bool page_is_zero(const uint8_t *page)
-{
-    typedef uint64_t block __attribute__((vector_size(64), may_alias));
-    const block *at = (const block *)(const void *)page;
-    for (unsigned i = 0; i < PAGE_BYTES / sizeof(block); i += 2) {
-        block any = at[i] | at[i + 1];
-        if (any[0] | any[1] | any[2] | any[3] | any[4] | any[5] | any[6] | any[7])
-            return false;
-    }
-    return true;
+    source->untouched = 0;
+    source->passed = 0;
 }
 
 /* Finds the touched run that ends behind `page`; afterwards page < touched_end. */
@@ -65,52 +40,26 @@ static int look_up_touched(struct page_source *source, uint64_t page)
     return rc;
 }
 
-static void add_page(struct page_source *source, struct making *making, uint64_t page)
+static void pass_untouched(struct page_source *source, uint64_t pages)
 {
-    const uint8_t *from = mem_page(source->mem, page);
-    uint32_t kind = page_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
-    struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
-
-    if (last && last->kind == kind && last->first + last->count == page) {
-        last->count++;
-    } else {
-        making->run[making->runs++] = (struct pages_run){ .first = page, .count = 1, .kind = kind };
-        source->round.zero_runs += kind == PAGES_ZERO;
-    }
-    if (kind == PAGES_DATA)
-        memcpy(making->data + making->data_pages++ * PAGE_BYTES, from, PAGE_BYTES);
-    source->round.zero += kind == PAGES_ZERO;
-    source->round.data += kind == PAGES_DATA;
+    source->untouched += pages;
+    atomic_fetch_add_explicit(&source->passed, pages, memory_order_relaxed);
 }
 
-static int add_chunk(struct page_source *source, struct making *making, uint64_t bits)
+static uint64_t region_end(const struct mem *mem, uint64_t page)
 {
-    for (; bits; bits &= bits - 1) {
-        uint64_t page = source->next + (uint64_t)__builtin_ctzll(bits);
-        if (source->skip_untouched) {
-            int rc = look_up_touched(source, page);
-            if (rc)
-                return rc;
-            if (page < source->touched_first) {
-                source->round.untouched++;
-                continue;
-            }
-        }
-        add_page(source, making, page);
-    }
-    return 0;
+    const struct mem_region *r = &mem->region[0];
+    if (mem->region_count > 1 && page >= mem->region[1].page_index)
+        r = &mem->region[1];
+    return r->page_index + r->bytes / PAGE_BYTES;
 }
 
 /* Passes over never-touched memory: its log is cleared first, so a page touched from now on will be
- * logged; then what was touched before is looked for. Returns how many words were wholly untouched. */
+ * logged; then what was touched before is looked for. *ret_words: how many words were wholly untouched. */
 static int pass_hole(struct page_source *source, unsigned *ret_words)
 {
     uint64_t bits[HOLE_WORDS];
-    const struct mem_region *r = &source->mem->region[0];
-    if (source->mem->region_count > 1 && source->next >= source->mem->region[1].page_index)
-        r = &source->mem->region[1];
-    uint64_t region_end = r->page_index + r->bytes / PAGE_BYTES;
-    uint64_t limit = MIN(region_end, source->next + HOLE_WORDS * 64);
+    uint64_t limit = MIN(region_end(source->mem, source->next), source->next + HOLE_WORDS * 64);
 
     *ret_words = 0;
     int rc = look_up_touched(source, source->next);
@@ -132,7 +81,7 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
     *ret_words = (unsigned)((still - source->next) / 64);
     for (unsigned w = 0; w < words; w++) {
         if (w < *ret_words)
-            source->round.untouched += (uint64_t)__builtin_popcountll(bits[w]);
+            pass_untouched(source, (uint64_t)__builtin_popcountll(bits[w]));
         else
             source->dirty->pending[source->next / 64 + w] |=
                 bits[w]; /* back to be taken one by one */
@@ -140,62 +89,87 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
     return 0;
 }
 
-static void finish(struct page_source *source, struct making *making, const uint8_t **ret,
-                   size_t *ret_len)
+/* Leaves out of one word just taken what was never touched. */
+static int drop_untouched(struct page_source *source, uint64_t first, uint64_t *bits)
 {
-    size_t table = 4 + making->runs * PAGES_RUN_BYTES;
-    uint8_t *body = making->data - table;
-    pages_table_encode(making->run, making->runs, body);
-    size_t length = table + making->data_pages * PAGE_BYTES;
-    struct section section = { .type = SECTION_PAGES,
-                               .version = PAGES_VERSION,
-                               .length = (uint32_t)length,
-                               .body_sum = stream_sum(body, length) };
-    section_encode(&section, body - STREAM_SECTION_BYTES);
-    *ret = body - STREAM_SECTION_BYTES;
-    *ret_len = length + STREAM_SECTION_BYTES;
-    source->round.bytes += *ret_len;
+    /* "Touched" stays true for ever; "not touched" must be asked again after the log was cleared,
+     * or a page touched in between would be neither sent nor logged. */
+    if (first >= source->touched_first && first + 64 <= source->touched_end)
+        return 0;
+    source->touched_end = 0;
+    for (uint64_t left = *bits; left; left &= left - 1) {
+        uint64_t page = first + (uint64_t)__builtin_ctzll(left);
+        int rc = look_up_touched(source, page);
+        if (rc)
+            return rc;
+        if (page < source->touched_first)
+            *bits &= ~(left & -left);
+    }
+    return 0;
 }
 
-int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *ret_len)
+/* How many words from `next` on have no more than `room` pages together. */
+static unsigned words_for(const struct page_source *source, unsigned room)
 {
-    struct making making;
-    making.runs = making.data_pages = 0;
-    making.data = source->section + STREAM_SECTION_BYTES + TABLE_BYTES;
-    unsigned visits = 0;
-    int rc = 0;
+    uint64_t most = (region_end(source->mem, source->next) - source->next) / 64;
+    unsigned words = 0, pages = 0;
+    if (source->skip_untouched)
+        most = 1;
+    for (; words < MIN(most, (uint64_t)PAGE_BATCH_WORDS); words++) {
+        pages += (unsigned)__builtin_popcountll(source->dirty->pending[source->next / 64 + words]);
+        if (pages > room)
+            break;
+    }
+    return words;
+}
 
-    *ret_len = 0;
-    while (visits++ < 1024 && making.data_pages + 64 <= PAGES_DATA_MAX &&
-           making.runs + 64 <= PAGES_RUNS_MAX) {
+static int take_words(struct page_source *source, struct page_batch *batch)
+{
+    unsigned taken = 0;
+    int rc = dirty_take(source->dirty, batch->first, batch->words, batch->bits);
+    for (unsigned w = 0; w < batch->words; w++)
+        taken += (unsigned)__builtin_popcountll(batch->bits[w]);
+    if (!rc && source->skip_untouched)
+        rc = drop_untouched(source, batch->first, &batch->bits[0]);
+    for (unsigned w = 0; w < batch->words; w++)
+        batch->pages += (unsigned)__builtin_popcountll(batch->bits[w]);
+    pass_untouched(source, taken - batch->pages);
+    atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
+    return rc;
+}
+
+static int take(struct page_source *source, unsigned room, struct page_batch *batch)
+{
+    batch->pages = 0;
+    while (batch->pages == 0) {
         source->next = dirty_next(source->dirty, source->next);
         if (source->next >= source->mem->pages)
-            break;
+            return 0;
         if (source->skip_untouched) {
             unsigned words;
-            rc = pass_hole(source, &words);
+            int rc = pass_hole(source, &words);
             if (rc)
                 return rc;
             source->next += (uint64_t)words * 64;
             if (words)
                 continue;
         }
-        uint64_t bits = 0;
-        rc = dirty_take(source->dirty, source->next, CHUNK_WORDS, &bits);
-        /* "Touched" stays true for ever; "not touched" must be asked again after the log was cleared,
-         * or a page touched in between would be neither sent nor logged. */
-        if (source->next < source->touched_first ||
-            source->next + CHUNK_WORDS * 64 > source->touched_end)
-            source->touched_end = 0;
-        if (!rc)
-            rc = add_chunk(source, &making, bits);
+        batch->first = source->next;
+        batch->words = words_for(source, room);
+        if (batch->words == 0)
+            return 0;
+        source->next += (uint64_t)batch->words * 64;
+        int rc = take_words(source, batch);
         if (rc)
             return rc;
-        source->next += CHUNK_WORDS * 64;
     }
-    if (making.runs)
-        finish(source, &making, ret, ret_len);
-    else if (source->next < source->mem->pages)
-        return page_source_fill(source, ret, ret_len); /* only holes so far */
     return 0;
+}
+
+int page_source_take(struct page_source *source, unsigned room, struct page_batch *ret)
+{
+    (void)pthread_mutex_lock(&source->lock);
+    int rc = take(source, room, ret);
+    (void)pthread_mutex_unlock(&source->lock);
+    return rc;
 }

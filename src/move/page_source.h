@@ -1,44 +1,48 @@
 /*
- * Where pages come from: turns the dirty set of a machine into page sections, for a socket or a file.
+ * Which pages go next: one round's walk over the dirty set of a machine, shared by all who send.
  *
- * One round visits memory once in ascending page order. Each fill takes a chunk from the dirty set
- * (clearing its log), and only then reads it: see mem/dirty.h. Classes:
- *     never touched   not even looked at: the memfd has a hole there (first round only)
- *     zero            travels as a range
- *     data            copied out, checksummed in the copy, so that a guest writing meanwhile cannot
- *                     make the checksum lie
+ * One round visits memory once in ascending page order, in batches. A batch is *taken* from the dirty set
+ * (clearing its log) and only then read: see mem/dirty.h. Never-touched memory, holes of the memfd, is passed
+ * over in the first round without being looked at.
  *
- * The format of a section's body is in state/pages.h. One thread.
+ * Threads: page_source_take() may be called by several threads at once; it holds the lock for no more than the
+ * taking. Everything else belongs to the one thread that begins and ends rounds.
  */
 #pragma once
 #include "base/err.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-struct page_count {
-    uint64_t untouched, zero, data; /* pages */
-    uint64_t zero_runs;             /* table entries the zero pages took */
-    uint64_t bytes;                 /* of sections, heads included */
+#define PAGE_BATCH_WORDS 64
+
+/* Pages taken: bit b of word w is page first + 64 * w + b. */
+struct page_batch {
+    uint64_t first; /* page index, a multiple of 64 */
+    unsigned words, pages;
+    uint64_t bits[PAGE_BATCH_WORDS];
 };
 
 struct page_source {
     struct mem *mem;
     struct dirty *dirty;
+    pthread_mutex_t lock;
     bool skip_untouched;                 /* this round still meets never-touched memory */
     uint64_t next;                       /* page index, multiple of 64 */
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
-    uint8_t *section;                    /* head and body under construction; owned */
-    struct page_count round;             /* of the current or last round */
+    uint64_t untouched;                  /* pages passed over in this round */
+    _Atomic(uint64_t) passed;            /* pages taken or passed over in this round */
 };
 
-int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty) MUST_CHECK;
+void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty);
 void page_source_fini(struct page_source *source);
 
-/* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. */
+/* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. Nobody takes meanwhile. */
 void page_source_begin(struct page_source *source, bool first);
 
-/* Makes the next section: *ret points to `*ret_len` bytes, valid until the next call; length 0 = the
- * round is complete. Bounded work: at most PAGES_DATA_MAX pages are copied, 64 Ki pages passed over. */
-int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *ret_len) MUST_CHECK;
+/* Takes the next pages, at most `room` of them; 64 always get some. ret->pages == 0: nothing is left in this
+ * round, or (room < 64) the next ones need more room. */
+int page_source_take(struct page_source *source, unsigned room, struct page_batch *ret) MUST_CHECK;
