@@ -1,7 +1,26 @@
 #include "cmd/moving.h"
+#include "cmd/parse.h"
 #include "cmd/vm.h"
 
 #include <errno.h>
+#include <string.h>
+
+#define LANES_MAX 16u /* the monitor checks it again */
+
+/* "auto" or a number; -1 is auto. */
+static int lanes_of(const char *text, int64_t *ret, struct err *err)
+{
+    uint64_t count;
+    *ret = -1;
+    if (strcmp(text, "auto") == 0)
+        return 0;
+    int rc = parse_count(text, &count, NULL);
+    if (rc || count > LANES_MAX)
+        return err_set(err, ERR_CALLER, EINVAL, "--lanes: want auto, or a number up to %u",
+                       LANES_MAX);
+    *ret = (int64_t)count;
+    return 0;
+}
 
 static int migrate(struct cmd_args *args)
 {
@@ -9,6 +28,7 @@ static int migrate(struct cmd_args *args)
     struct client *client;
     struct err err = { 0 };
     bool cancel = cmd_flag(args, "cancel");
+    int64_t lanes;
 
     if (!to == !cancel) {
         (void)err_set(&err, ERR_CALLER, EINVAL,
@@ -17,13 +37,14 @@ static int migrate(struct cmd_args *args)
     }
     if (cancel)
         return vm_call(args, "vm.migrate_cancel");
-    if (vm_open(args, &client, &err))
+    if (lanes_of(cmd_text(args, "lanes"), &lanes, &err) || vm_open(args, &client, &err))
         return cmd_fail(args, &err);
     int status =
         moving_run(args, client, "vm.migrate",
-                   json_pack("{s:s, s:s, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
+                   json_pack("{s:s, s:s, s:I, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
                              "max_downtime_ns", (json_int_t)cmd_number(args, "max-downtime"),
-                             "stall_limit_ns", (json_int_t)cmd_number(args, "stall-limit")));
+                             "stall_limit_ns", (json_int_t)cmd_number(args, "stall-limit"), "lanes",
+                             (json_int_t)lanes));
     client_close(client);
     return status;
 }
@@ -71,6 +92,12 @@ const struct command cmd_migrate = {
               .min = 100000000,
               .max = UINT64_C(3600000000000),
               .help = "give up when nothing moves for so long" },
+            { .name = "lanes",
+              .kind = CMD_TEXT,
+              .value = "N|auto",
+              .fallback = "auto",
+              .help = "how many connections carry memory, up to 16; auto measures what helps; 0 "
+                      "sends it on the control connection" },
             { .name = "cancel",
               .kind = CMD_FLAG,
               .help = "cancel the move that is under way instead" },

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <string.h>
 
-SCHEMA_DEFINE(message_hello, 1, MESSAGE_HELLO_FIELDS)
+SCHEMA_DEFINE(message_hello, 2, MESSAGE_HELLO_FIELDS)
 SCHEMA_DEFINE(message_reason, 1, MESSAGE_REASON_FIELDS)
 SCHEMA_DEFINE(message_verdict, 1, MESSAGE_VERDICT_FIELDS)
 SCHEMA_DEFINE(message_reserve, 1, MESSAGE_RESERVE_FIELDS)
-SCHEMA_DEFINE(message_reserved, 1, MESSAGE_RESERVED_FIELDS)
+SCHEMA_DEFINE(message_reserved, 2, MESSAGE_RESERVED_FIELDS)
 SCHEMA_DEFINE(message_round, 1, MESSAGE_ROUND_FIELDS)
 SCHEMA_DEFINE(message_round_done, 1, MESSAGE_ROUND_DONE_FIELDS)
 SCHEMA_DEFINE(message_round_ack, 1, MESSAGE_ROUND_ACK_FIELDS)
@@ -21,6 +21,7 @@ SCHEMA_DEFINE(message_abort, 1, MESSAGE_ABORT_FIELDS)
 SCHEMA_DEFINE(message_resolve, 1, MESSAGE_RESOLVE_FIELDS)
 SCHEMA_DEFINE(message_status, 1, MESSAGE_STATUS_FIELDS)
 SCHEMA_DEFINE(message_settled, 1, MESSAGE_SETTLED_FIELDS)
+SCHEMA_DEFINE(message_lane, 1, MESSAGE_LANE_FIELDS)
 
 #define KIND_COUNT (MESSAGE_TYPE_END - MESSAGE_HELLO)
 
@@ -36,6 +37,7 @@ static const struct kind {
     { &message_committed_schema, "committed" }, { &message_activated_schema, "activated" },
     { &message_abort_schema, "abort" },         { &message_resolve_schema, "resolve" },
     { &message_status_schema, "status" },       { &message_settled_schema, "settled" },
+    { &message_lane_schema, "lane" },
 };
 static_assert(ARRAY_LEN(kinds) == KIND_COUNT, "one row a message, in the order of the numbers");
 static_assert((int)MESSAGE_TYPE_END <= (int)SECTION_TYPE_MAX, "messages fit their range");
@@ -61,7 +63,8 @@ void message_encode(const struct message *message, struct buf *out)
 {
     const struct schema *schema = message_schema(message->type);
     ASSERT(schema);
-    section_put(out, message->type, 0, 0, schema, &message->hello);
+    section_put_version(out, message->type, schema_version_for(schema, &message->hello), schema,
+                        &message->hello);
 }
 
 /* A peer's text ends up on terminals: one that could steer them is refused. */
@@ -121,6 +124,9 @@ static int check_token(const struct message *message, struct err *err)
     case MESSAGE_SETTLED:
         token = message->settled.token;
         break;
+    case MESSAGE_LANE:
+        token = message->lane.token;
+        break;
     default:
         break; /* has none; ABORT may come before one is known */
     }
@@ -151,6 +157,18 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "pages", m->hello.pages, err);
         if (m->hello.paused > 1)
             return refuse(m, "paused", m->hello.paused, err);
+        if (m->hello.lanes > MOVE_LANES_MAX)
+            return refuse(m, "lanes", m->hello.lanes, err);
+        return 0;
+    case MESSAGE_RESERVED:
+        if (m->reserved.lanes > MOVE_LANES_MAX)
+            return refuse(m, "lanes", m->reserved.lanes, err);
+        return 0;
+    case MESSAGE_LANE:
+        if (m->lane.kind == 0 || m->lane.kind >= LANE_KIND_MAX)
+            return refuse(m, "kind", m->lane.kind, err);
+        if (m->lane.index >= MOVE_LANES_MAX)
+            return refuse(m, "index", m->lane.index, err);
         return 0;
     case MESSAGE_VERDICT:
         if (m->verdict.ok > 1)

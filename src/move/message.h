@@ -22,6 +22,10 @@
  *     On a new connection, as its first message, after the first one was lost:
  *       RESOLVE                            ------->
  *                                          <-------  STATUS             then COMMIT or SETTLED
+ *     On each further connection (a lane), as its first message, once RESERVED granted it:
+ *       LANE, sections PAGES of any round  ------->                     between a ROUND and its ROUND_DONE
+ *     Their `instance` is the low half of the round's number. ROUND_DONE counts the pages of all
+ *     connections; the target takes it up when it has them all.
  *
  * Everything received is untrusted: message_decode() has checked every number that names something,
  * and that texts are printable; what a message means in a given state is source.c's and target.c's.
@@ -57,7 +61,17 @@ enum message_type {
     MESSAGE_RESOLVE,
     MESSAGE_STATUS,
     MESSAGE_SETTLED,
+    MESSAGE_LANE,
     MESSAGE_TYPE_END /* one past the last */
+};
+
+#define MOVE_LANES_MAX 16
+
+/* What a further connection is for. The numbers are the format. */
+enum lane_kind {
+    LANE_BULK = 1, /* pages of the rounds */
+    LANE_URGENT,   /* pages a guest that already runs at the target waits for */
+    LANE_KIND_MAX
 };
 
 enum move_mode { MOVE_STOP_COPY = 1, MOVE_PRE_COPY, MOVE_MODE_MAX };
@@ -124,7 +138,9 @@ enum move_intent {
     F(T, u8, paused)        /* by its user: it arrives paused */     \
     F(T, text, name, 64)    /* the machine's */                      \
     F(T, text, source, 64)  /* the source host's name, for people */ \
-    F(T, text, version, 64) /* of the source's godwit, for people */
+    F(T, text, version, 64) /* of the source's godwit, for people */ \
+    F(T, since, 2)                                                   \
+    F(T, u32, lanes) /* bulk lanes asked for; 0 = pages come on this connection */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
 #define MESSAGE_REASON_FIELDS(F, T)                                           \
@@ -147,7 +163,9 @@ SCHEMA_STRUCT(message_reserve, MESSAGE_RESERVE_FIELDS);
 
 #define MESSAGE_RESERVED_FIELDS(F, T)                                     \
     F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */ \
-    F(T, u64, duration_ns)
+    F(T, u64, duration_ns)                                                \
+    F(T, since, 2)                                                        \
+    F(T, u32, lanes) /* bulk lanes granted: LANE may come for indexes below it */
 SCHEMA_STRUCT(message_reserved, MESSAGE_RESERVED_FIELDS);
 
 #define MESSAGE_ROUND_FIELDS(F, T)                         \
@@ -215,6 +233,12 @@ SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 #define MESSAGE_SETTLED_FIELDS(F, T) F(T, u8s, token, MOVE_TOKEN_BYTES)
 SCHEMA_STRUCT(message_settled, MESSAGE_SETTLED_FIELDS);
 
+#define MESSAGE_LANE_FIELDS(F, T)                                 \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */ \
+    F(T, u32, kind)                    /* enum lane_kind */       \
+    F(T, u32, index)                   /* from 0; each once */
+SCHEMA_STRUCT(message_lane, MESSAGE_LANE_FIELDS);
+
 /* Any message: `type` says which member holds it. */
 struct message {
     uint16_t type; /* enum message_type */
@@ -235,6 +259,7 @@ struct message {
         struct message_resolve resolve;
         struct message_status status;
         struct message_settled settled;
+        struct message_lane lane;
     };
 };
 
@@ -244,7 +269,8 @@ static inline bool message_is(uint16_t section_type)
     return section_type >= MESSAGE_HELLO && section_type < MESSAGE_TYPE_END;
 }
 
-/* Appends the message as one whole section. */
+/* Appends the message as one whole section, in the oldest version that says the same: so a peer that
+ * knows no newer one understands whatever does not need it. */
 void message_encode(const struct message *message, struct buf *out);
 
 /* From a section whose body was checked (section_check_body()). Refuses (ERR_PEER, naming the

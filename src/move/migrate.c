@@ -2,22 +2,15 @@
  * The source's pump: carries out what the engine (move/source.h) decides, with sockets, the guest and the
  * owner record, and reports back what came of it. It decides nothing itself.
  *
- * One thread, one loop: deliver queued events; else wait for the connection, an order of a person, or the
- * engine's timer. A round is a job done in slices of one section, so that messages and orders are seen
- * within one section's time; a send that blocks is interrupted by an order (link.h), after which that
- * connection can only be closed.
+ * One thread, one loop: deliver queued events; else wait for the connection, an order of a person, the engine's
+ * timer, or the round under way (migrate_round.c). A send that blocks is interrupted by an order (link.h), after
+ * which that connection can only be closed.
  *
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
-#include "move/migrate.h"
-#include "base/clock.h"
 #include "base/log.h"
-#include "mem/dirty.h"
-#include "move/page_source.h"
-#include "move/source.h"
-#include "move/wire.h"
-#include "state/pages.h"
+#include "move/migrate_impl.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -28,69 +21,38 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#define QUEUE_MAX 32
-#define PROGRESS_EVERY_NS (100 * CLOCK_MSEC)
-
-struct queued {
-    struct source_event event;
-    struct err why;
-};
-
-struct migration {
-    const struct move_env *env;
-    const struct migrate_request *request;
-    struct bill *bill;
-    struct source engine;
-    struct move_actions actions;
-    struct wire wire;
-    struct message incoming;
-
-    struct queued queue[QUEUE_MAX];
-    unsigned queue_first, queue_count;
-    uint64_t timer_ns;
-
-    struct dirty dirty;
-    struct page_source pages;
-    bool tracking, sending_round, last_round, paused;
-    bool end_now; /* this process is ending, whatever the state */
-    uint64_t round_began_ns, progress_told_ns;
-    struct move_progress progress;
-    struct meter_span span;
-    bool measured; /* `here` is what this monitor spent */
-    struct bill_side here;
-};
-
 /* ------------------------------------------------------------------------------------------- events */
 
-static struct queued *enqueue(struct migration *m, enum source_event_kind kind)
+struct migrate_queued *migrate_enqueue(struct migration *m, enum source_event_kind kind)
 {
-    ASSERT(m->queue_count < QUEUE_MAX);
-    struct queued *q = &m->queue[(m->queue_first + m->queue_count++) % QUEUE_MAX];
-    *q = (struct queued){ .event = { .kind = kind, .conn = m->wire.conn } };
+    ASSERT(m->queue_count < MIGRATE_QUEUE_MAX);
+    struct migrate_queued *q = &m->queue[(m->queue_first + m->queue_count++) % MIGRATE_QUEUE_MAX];
+    *q = (struct migrate_queued){ .event = { .kind = kind, .conn = m->wire.conn } };
     return q;
 }
 
-static void enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
+void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
 {
-    struct queued *q = enqueue(m, kind);
+    struct migrate_queued *q = migrate_enqueue(m, kind);
     q->why = *why;
 }
 
-/* A failure on the connection: what it means depends on whether an order interrupted it. */
-static void connection_failed(struct migration *m, int rc, const struct err *err)
+void migrate_connection_failed(struct migration *m, int rc, const struct err *err)
 {
-    m->sending_round = false;
+    m->sender = SENDER_NONE;
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
-    enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+    /* A lane that failed first knows better why. */
+    migrate_enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST,
+                        m->lane_failed_ns ? &m->lane_err : err);
     if (!wire_is_bad_bytes(rc))
         wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
 }
 
-static void host_failed(struct migration *m, const struct err *err)
+void migrate_host_failed(struct migration *m, const struct err *err)
 {
-    m->sending_round = false;
-    enqueue_why(m, SOURCE_FAULT, err);
+    m->sender = SENDER_NONE;
+    migrate_enqueue_why(m, SOURCE_FAULT, err);
 }
 
 /* Ends the span the bill is about: at the end of the move's first connection, while the kernel still knows
@@ -110,7 +72,7 @@ static void send_bytes(struct migration *m, const void *bytes, size_t len,
     struct err err;
     int rc = wire_send(&m->wire, bytes, len, &err);
     if (rc)
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
     else
         bill_bytes(m->bill, kind, len);
 }
@@ -124,7 +86,7 @@ static void send_message(struct migration *m, uint32_t conn, const struct messag
     int rc = wire_send_message(&m->wire, message, &err);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, m->wire.link.sent_bytes - before);
     if (rc)
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
 }
 
 static void send_description(struct migration *m)
@@ -135,119 +97,10 @@ static void send_description(struct migration *m)
     if (out.broken) {
         struct err err;
         (void)err_errno(&err, ERR_HOST, ENOMEM, "cannot describe the machine");
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
-}
-
-static int begin_round(struct migration *m, uint32_t number)
-{
-    int rc = 0;
-    if (!m->tracking) {
-        rc = dirty_start(&m->dirty, &m->env->machine->mem, m->env->machine->hv);
-        m->tracking = !rc;
-        if (!rc)
-            rc = page_source_init(&m->pages, &m->env->machine->mem, &m->dirty);
-    }
-    if (!rc)
-        rc = dirty_fetch(&m->dirty, &m->progress.pages_left);
-    if (!rc)
-        page_source_begin(&m->pages, number == 1);
-    return rc;
-}
-
-static void send_round(struct migration *m, uint32_t number, bool last)
-{
-    struct err err;
-    m->round_began_ns = clock_now_ns();
-    if (last)
-        bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
-    int rc = begin_round(m, number);
-    if (rc) {
-        (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
-        host_failed(m, &err);
-        return;
-    }
-    m->sending_round = true;
-    m->last_round = last;
-    m->progress.round = number;
-}
-
-/* The round is in the connection: bill it, and see what the guest wrote meanwhile. */
-static void end_round(struct migration *m)
-{
-    const struct page_count *n = &m->pages.round;
-    bool first = m->progress.round == 1;
-    uint64_t left = 0, now = clock_now_ns();
-
-    m->sending_round = false;
-    if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
-        struct err err;
-        (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
-        host_failed(m, &err);
-        return;
-    }
-    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
-    bill_bytes(m->bill, first ? BILL_BYTES_PAGE_DATA : BILL_BYTES_REPEATED, data_bytes);
-    bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
-    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
-    if (first) {
-        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched);
-        bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
-        bill_pages(m->bill, BILL_PAGES_DATA, n->data);
-    } else {
-        bill_pages_again(m->bill, n->data + n->zero);
-    }
-    struct bill_round round = { .paused = m->last_round,
-                                .pages_data = n->data,
-                                .pages_zero = n->zero,
-                                .pages_dirtied = left,
-                                .bytes = n->bytes,
-                                .duration_ns = now - m->round_began_ns };
-    bill_round(m->bill, &round);
-    m->progress.pages_left = left;
-    m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
-    struct queued *q = enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = n->data + n->zero;
-    q->event.round.bytes = n->bytes;
-    q->event.round.left_pages = left;
-}
-
-/* Sends one section of the round under way. */
-static void continue_round(struct migration *m)
-{
-    const uint8_t *bytes;
-    size_t len;
-    struct err err;
-    uint64_t done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched;
-
-    int rc = page_source_fill(&m->pages, &bytes, &len);
-    if (rc) {
-        (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
-        host_failed(m, &err);
-        return;
-    }
-    if (len == 0) {
-        end_round(m);
-        return;
-    }
-    rc = wire_send(&m->wire, bytes, len, &err);
-    if (rc) {
-        connection_failed(m, rc, &err);
-        return;
-    }
-    done = m->pages.round.data + m->pages.round.zero + m->pages.round.untouched - done;
-    m->progress.pages_left -= MIN(done, m->progress.pages_left);
-    m->progress.pages_sent += done;
-    m->progress.bytes = m->wire.link.sent_bytes;
-    uint64_t now = clock_now_ns();
-    if (!m->last_round && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
-        m->progress_told_ns = now;
-        meter_span_tick(&m->span);
-        move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
-        (void)enqueue(m, SOURCE_PROGRESS);
-    }
 }
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
@@ -258,21 +111,11 @@ static void pause_guest(struct migration *m)
     bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
     if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
         bill_downtime_end(m->bill, clock_now_ns());
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     m->paused = true;
-    (void)enqueue(m, SOURCE_PAUSED);
-}
-
-static void stop_tracking(struct migration *m)
-{
-    m->sending_round = false;
-    if (!m->tracking)
-        return;
-    page_source_fini(&m->pages);
-    dirty_stop(&m->dirty);
-    m->tracking = false;
+    (void)migrate_enqueue(m, SOURCE_PAUSED);
 }
 
 static void resume_guest(struct migration *m)
@@ -283,7 +126,7 @@ static void resume_guest(struct migration *m)
         bill_downtime_end(m->bill, clock_now_ns());
     }
     m->paused = false;
-    stop_tracking(m);
+    migrate_round_stop(m);
 }
 
 static void send_state(struct migration *m)
@@ -292,14 +135,14 @@ static void send_state(struct migration *m)
     struct err err = { 0 };
     bill_downtime(m->bill, BILL_DEVICE_STATE, clock_now_ns());
     if (machine_save(m->env->machine, &out, &err)) {
-        host_failed(m, &err);
+        migrate_host_failed(m, &err);
         return;
     }
     unsigned queued = m->queue_count;
     send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
     bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (m->queue_count == queued && !m->wire.link.mid_section) {
-        struct queued *q = enqueue(m, SOURCE_STATE_SENT);
+        struct migrate_queued *q = migrate_enqueue(m, SOURCE_STATE_SENT);
         q->event.sections = 1 + m->env->machine->vcpus.count + m->env->machine->dev_count;
     }
 }
@@ -315,10 +158,10 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
-        (void)enqueue(m, SOURCE_RECORDED);
+        (void)migrate_enqueue(m, SOURCE_RECORDED);
         return;
     }
-    struct queued *q = enqueue(m, SOURCE_RECORD_FAILED);
+    struct migrate_queued *q = migrate_enqueue(m, SOURCE_RECORD_FAILED);
     q->why = err;
     q->event.record_unknown = unknown;
 }
@@ -333,9 +176,9 @@ static void connect_to(struct migration *m, uint32_t conn)
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
-        (void)enqueue(m, SOURCE_CONNECTED);
+        (void)migrate_enqueue(m, SOURCE_CONNECTED);
     else if (rc != -ECANCELED)
-        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+        migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
 }
 
 static void emit(struct migration *m, const struct move_action *action)
@@ -386,7 +229,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_description(m);
         break;
     case ACTION_SEND_ROUND:
-        send_round(m, action->round.number, action->round.last);
+        migrate_round_send(m, action->round.number, action->round.last);
         break;
     case ACTION_PAUSE_GUEST:
         pause_guest(m);
@@ -440,7 +283,7 @@ static void receive(struct migration *m)
     if (!rc)
         rc = wire_recv_message(&m->wire, &section, &m->incoming, &err);
     if (rc) {
-        connection_failed(m, rc, &err);
+        migrate_connection_failed(m, rc, &err);
         if (rc == -ECANCELED)
             m->wire.link.mid_section =
                 true; /* half a message was read: this connection is done for */
@@ -460,16 +303,16 @@ static void take_order(struct migration *m)
     switch (m->env->hooks.order(m->env->hooks.ctx)) {
     case MOVE_END_NOW:
         m->end_now = true;
-        (void)enqueue(m, SOURCE_CANCEL);
+        (void)migrate_enqueue(m, SOURCE_CANCEL);
         break;
     case MOVE_CANCEL:
-        (void)enqueue(m, SOURCE_CANCEL);
+        (void)migrate_enqueue(m, SOURCE_CANCEL);
         break;
     case MOVE_TAKE_BACK:
-        (void)enqueue(m, SOURCE_TAKE_BACK);
+        (void)migrate_enqueue(m, SOURCE_TAKE_BACK);
         break;
     case MOVE_FORGET:
-        (void)enqueue(m, SOURCE_FORGET);
+        (void)migrate_enqueue(m, SOURCE_FORGET);
         break;
     case MOVE_ADOPT:
     case MOVE_DISCARD:
@@ -479,50 +322,60 @@ static void take_order(struct migration *m)
     if (m->wire.conn && m->wire.link.fd < 0) { /* it interrupted connecting */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
-        enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
+        migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
     } else if (
         m->wire.link
             .mid_section) { /* it interrupted a send: whatever follows, this connection is over */
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
-        enqueue_why(m, SOURCE_LOST, &err);
+        migrate_enqueue_why(m, SOURCE_LOST, &err);
         wire_close(&m->wire);
     }
 }
 
 static int wait_ms(const struct migration *m)
 {
-    uint64_t now = clock_now_ns();
-    if (m->sending_round || m->timer_ns <= now)
+    uint64_t now = clock_now_ns(), until = MIN(m->timer_ns, migrate_round_lost_at(m));
+    if (m->sender == SENDER_LANES)
+        until = MIN(until, now + MIGRATE_PROGRESS_NS);
+    if (m->sender == SENDER_PUMP || until <= now)
         return 0;
-    if (m->timer_ns == CLOCK_NEVER)
+    if (until == CLOCK_NEVER)
         return -1;
-    return (int)MIN((m->timer_ns - now) / CLOCK_MSEC + 1, UINT64_C(60000));
+    return (int)MIN((until - now) / CLOCK_MSEC + 1, UINT64_C(60000));
 }
 
 static void run_once(struct migration *m)
 {
     if (m->queue_count > 0) {
-        struct queued q = m->queue[m->queue_first];
-        m->queue_first = (m->queue_first + 1) % QUEUE_MAX;
+        struct migrate_queued q = m->queue[m->queue_first];
+        m->queue_first = (m->queue_first + 1) % MIGRATE_QUEUE_MAX;
         m->queue_count--;
         q.event.why = q.why.code ? &q.why : NULL;
         deliver(m, &q.event);
         return;
     }
-    struct pollfd fds[2] = { { .fd = m->env->cancel_fd, .events = POLLIN },
-                             { .fd = m->wire.link.fd, .events = POLLIN } };
-    if (poll(fds, 2, wait_ms(m)) < 0 && errno != EINTR)
+    bool lanes = m->sender == SENDER_LANES;
+    struct pollfd fds[3] = { { .fd = m->env->cancel_fd, .events = POLLIN },
+                             { .fd = m->wire.link.fd, .events = POLLIN },
+                             { .fd = lanes ? m->lanes.event_fd : -1, .events = POLLIN } };
+    if (poll(fds, ARRAY_LEN(fds), wait_ms(m)) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = 0;
-    if (fds[0].revents)
+    uint64_t now = clock_now_ns();
+    if (fds[0].revents) {
         take_order(m);
-    else if (fds[1].revents)
+    } else if (fds[1].revents) {
         receive(m);
-    else if (clock_now_ns() >= m->timer_ns) {
+    } else if (now >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
-        (void)enqueue(m, SOURCE_TICK);
-    } else if (m->sending_round)
-        continue_round(m);
+        (void)migrate_enqueue(m, SOURCE_TICK);
+    } else if (now >= migrate_round_lost_at(m)) {
+        migrate_round_lost(m);
+    } else if (lanes) {
+        migrate_round_watch(m);
+    } else if (m->sender == SENDER_PUMP) {
+        migrate_round_continue(m);
+    }
 }
 
 /* ------------------------------------------------------------------------------------ beginning and end */
@@ -534,6 +387,8 @@ static int configure(struct migration *m, struct err *err)
     config.hello.mode = strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY : MOVE_PRE_COPY;
     config.hello.pages = machine->mem.pages;
     config.hello.paused = m->request->paused;
+    config.hello.lanes =
+        m->request->lanes == MIGRATE_LANES_AUTO ? MOVE_LANES_MAX : m->request->lanes;
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
     (void)gethostname(config.hello.source, sizeof(config.hello.source) - 1);
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
@@ -608,7 +463,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     bill_describe(bill, token, m->engine.config.hello.source, request->target);
     meter_span_begin(env->meter, &m->span);
 
-    (void)enqueue(m, SOURCE_START);
+    (void)migrate_enqueue(m, SOURCE_START);
     while (m->queue_count > 0 || (!source_state_ended(m->engine.state) && !m->end_now))
         run_once(m);
 
@@ -619,7 +474,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
     finish_bill(m);
-    stop_tracking(m);
+    migrate_round_stop(m);
     wire_close(&m->wire);
     free(m);
     return rc;

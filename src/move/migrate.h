@@ -4,11 +4,14 @@
 #pragma once
 #include "move/move.h"
 
+#define MIGRATE_LANES_AUTO UINT32_MAX
+
 struct migrate_request {
     const char *target; /* HOST:PORT */
     const char *mode;   /* "pre-copy" or "stop-copy" */
     uint64_t max_downtime_ns, stall_limit_ns;
-    bool paused; /* the user paused the guest: it arrives paused */
+    uint32_t lanes; /* bulk connections: 1 to MOVE_LANES_MAX, 0 = none, or MIGRATE_LANES_AUTO */
+    bool paused;    /* the user paused the guest: it arrives paused */
 };
 
 enum migrate_outcome {

@@ -53,6 +53,9 @@ struct policy_round {
     uint64_t bytes;       /* that went over the wire for them */
     uint64_t duration_ns; /* until the target had applied them all */
     uint64_t left_pages;  /* dirty at its end */
+    uint64_t
+        capacity; /* bytes a second the link carried while something was being sent, however long
+                           * pages were looked for in between; 0 = not measured */
 };
 
 struct policy {

@@ -5,7 +5,10 @@
  * is read a section at a time; a silent or foreign newcomer cannot hold it up, since a newcomer is read only
  * when it has sent something, with a short limit, and is dropped when it stays silent.
  *
- * Pages go to guest memory as they come. Device state is kept as bytes until all of it is there,
+ * Pages go to guest memory as they come: those on the move's connection by this thread, those on lanes
+ * (lanes_in.h) by theirs. ROUND_DONE is held back until the lanes have written what it counts; nothing else is
+ * read from the move's connection meanwhile. A lane that fails ends the move, unless the source says within
+ * LANE_GRACE_NS why it hung up. Device state is kept as bytes until all of it is there,
  * then decoded, checked and applied, in LOAD.
  *
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
@@ -15,6 +18,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/lanes_in.h"
 #include "move/target.h"
 #include "move/wire.h"
 
@@ -27,7 +31,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNS_MAX 4
+#define CONNS_MAX 8
 #define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define NEWCOMER_READ_NS \
@@ -36,6 +40,7 @@
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
 #define STATE_BYTES_MAX \
     (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
+#define LANE_GRACE_NS (CLOCK_SECOND / 2)
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
 struct queued {
@@ -56,6 +61,12 @@ struct receiving {
     struct queued queue[QUEUE_MAX];
     unsigned queue_first, queue_count;
     uint64_t timer_ns;
+
+    struct lanes_in lanes;
+    bool holding; /* ROUND_DONE, until the lanes have its pages */
+    struct message_round_done held;
+    uint64_t lane_sections;  /* as the engine last heard of progress */
+    uint64_t lane_failed_ns; /* when one was seen to have failed; 0 = none */
 
     struct arrival *arrival;
     struct buf state;               /* device-state sections, heads and bodies */
@@ -151,6 +162,13 @@ static void reserve(struct receiving *r)
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
     int rc = arrival_create(r->arrival, &err);
+    unsigned lanes = MIN(r->engine.hello.lanes, r->engine.config.lanes);
+    if (!rc && lanes) {
+        rc = lanes_in_init(&r->lanes, &r->arrival->sink, r->env->meter, lanes,
+                           r->engine.config.stall_limit_ns);
+        if (rc)
+            (void)err_errno(&err, ERR_HOST, -rc, "cannot serve lanes");
+    }
     struct queued *q = enqueue(r, TARGET_RESERVED_DONE, 0);
     q->event.duration_ns = clock_now_ns() - began;
     if (rc)
@@ -230,6 +248,9 @@ static void run_guest(struct receiving *r)
 
 static void discard(struct receiving *r)
 {
+    lanes_in_fini(&r->lanes); /* before the memory they write to */
+    r->holding = false;
+    r->lane_failed_ns = 0;
     arrival_free(r->arrival);
     r->arrival = NULL;
     buf_free(&r->state);
@@ -327,6 +348,120 @@ static void deliver(struct receiving *r, const struct target_event *event)
         carry_out(r, &r->actions.action[i]);
 }
 
+/* ------------------------------------------------------------------------------------------- lanes */
+
+static int admit_lane(const struct receiving *r, const struct message_lane *lane, struct err *err)
+{
+    static const char *const none = "no move here waits for lanes";
+    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING)
+        return err_set(err, ERR_PEER, ENOENT, "%s", none);
+    if (memcmp(lane->token, r->engine.hello.token, sizeof(lane->token)) != 0)
+        return err_set(err, ERR_PEER, EPERM, "a lane with another move's token");
+    return lanes_in_admit(&r->lanes, lane, err);
+}
+
+/* A newcomer says that it is a lane: it is one of the move, or told why not and closed. */
+static void take_lane(struct receiving *r, struct wire *wire)
+{
+    struct err err = { 0 };
+    uint32_t conn = wire->conn;
+    if (admit_lane(r, &r->incoming.lane, &err)) {
+        struct message abort = { .type = MESSAGE_ABORT,
+                                 .abort = { .reason = REASON_PROTOCOL, .fault = ERR_PEER } };
+        (void)snprintf(abort.abort.text, sizeof(abort.abort.text), "%s", err.text);
+        log_event(LOG_WARN, "move.lane", "refused: %s", err.text);
+        send_message(r, conn, &abort);
+        close_conn(r, conn);
+    } else if (lanes_in_take(&r->lanes, wire, r->incoming.lane.index, &err)) {
+        enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
+    }
+}
+
+/* The round the held ROUND_DONE ends is whole: let the engine have it. */
+static void release(struct receiving *r, uint64_t lane_pages)
+{
+    struct err err = { 0 };
+    struct message message = { .type = MESSAGE_ROUND_DONE, .round_done = r->held };
+    struct target_event pages = { .kind = TARGET_PAGES_OK,
+                                  .conn = r->engine.conn,
+                                  .pages = lane_pages };
+    struct target_event done = { .kind = TARGET_MESSAGE,
+                                 .conn = r->engine.conn,
+                                 .message = &message };
+    r->holding = false;
+    int rc = page_sink_drain(&r->arrival->sink, &err);
+    if (rc) {
+        enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
+        return;
+    }
+    if (r->engine.round_last)
+        lanes_in_last(&r->lanes);
+    if (lane_pages)
+        deliver(r, &pages);
+    deliver(r, &done);
+}
+
+/* A lane was lost, and that is the end of the move. */
+static void lane_lost(struct receiving *r)
+{
+    struct err err = { 0 };
+    struct wire *wire = find(r, r->engine.conn);
+    (void)lanes_in_failed(&r->lanes, &err);
+    r->lane_failed_ns = 0;
+    enqueue_why(r, TARGET_LOST, wire->conn, &err);
+    wire_close(wire);
+}
+
+static void lane_failed(struct receiving *r, const struct err *err)
+{
+    struct wire *wire = find(r, r->engine.conn);
+    bool settled = r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING;
+    r->holding = false; /* it can never be released; an ABORT behind it can be read */
+    if (settled || !wire)
+        return;
+    if (err->fault == ERR_HOST) {
+        enqueue_why(r, TARGET_FAULT, wire->conn, err);
+    } else if (wire_is_bad_bytes(-err->code)) {
+        enqueue_why(r, TARGET_BAD_BYTES, wire->conn, err);
+    } else if (!r->lane_failed_ns) {
+        r->lane_failed_ns = clock_now_ns();
+    } else if (clock_now_ns() - r->lane_failed_ns >= LANE_GRACE_NS) {
+        lane_lost(r);
+    }
+}
+
+/* Whether ROUND_DONE must wait for lanes. What the engine will refuse anyway need not. */
+static bool lanes_owe(const struct receiving *r, const struct message_round_done *done)
+{
+    return r->lanes.sink && r->lanes.open && done->number == r->engine.round &&
+           done->pages <= r->engine.hello.pages;
+}
+
+/* Called whenever the lanes may have news. */
+static void look_after_lanes(struct receiving *r)
+{
+    struct err err = { 0 };
+    eventfd_t count;
+    uint64_t pages, here = r->engine.round_pages;
+    if (!r->lanes.sink)
+        return;
+    (void)eventfd_read(r->lanes.event_fd, &count);
+    if (lanes_in_failed(&r->lanes, &err))
+        lane_failed(r, &err);
+    else if (r->holding &&
+             lanes_in_complete(&r->lanes, r->held.pages - MIN(here, r->held.pages), &pages))
+        release(r, pages);
+}
+
+/* The engine's limit for silence is about all connections of the move together. */
+static void tell_progress(struct receiving *r)
+{
+    uint64_t sections = r->lanes.sink ? r->lanes.sections : 0;
+    if (sections != r->lane_sections && r->engine.conn)
+        (void)enqueue(r, TARGET_PROGRESS, r->engine.conn);
+    r->lane_sections = sections;
+}
+
 /* ------------------------------------------------------------------------------------------- receiving */
 
 static bool bulk_is_expected(const struct receiving *r, const struct wire *wire)
@@ -398,6 +533,12 @@ static int receive_section(struct receiving *r, struct wire *wire, const struct 
     return 0;
 }
 
+/* The engine says the round is applied: be sure. */
+static int drain(struct receiving *r, struct err *err)
+{
+    return r->arrival ? page_sink_drain(&r->arrival->sink, err) : 0;
+}
+
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -405,13 +546,21 @@ static void receive(struct receiving *r, struct wire *wire)
     uint32_t conn = wire->conn;
     wire->link.until_ns = conn == r->engine.conn ? 0 : clock_now_ns() + NEWCOMER_READ_NS;
     int rc = wire_recv_head(wire, &section, &err);
+    if (r->lane_failed_ns && conn == r->engine.conn && (rc || section.type != MESSAGE_ABORT)) {
+        lane_lost(r);
+        return;
+    }
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
         wire->link.until_ns = 0; /* the answer has its own time */
-        if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && r->arrival)
-            rc = page_sink_drain(&r->arrival->sink,
-                                 &err); /* the engine says the round is applied: be sure */
-        if (!rc) {
+        if (!rc && r->incoming.type == MESSAGE_LANE && conn != r->engine.conn) {
+            take_lane(r, wire);
+        } else if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && conn == r->engine.conn &&
+                   lanes_owe(r, &r->incoming.round_done)) {
+            r->held = r->incoming.round_done;
+            r->holding = true;
+            look_after_lanes(r);
+        } else if (!rc) {
             struct target_event event = { .kind = TARGET_MESSAGE,
                                           .conn = conn,
                                           .message = &r->incoming };
@@ -423,7 +572,12 @@ static void receive(struct receiving *r, struct wire *wire)
                     r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
             if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
                 meter_span_begin(r->env->meter, &r->span);
-            deliver(r, &event);
+            if (r->incoming.type == MESSAGE_ROUND_DONE)
+                rc = drain(r, &err);
+            if (!rc)
+                deliver(r, &event);
+            if (!rc && r->incoming.type == MESSAGE_ROUND && conn == r->engine.conn)
+                lanes_in_begin(&r->lanes, r->engine.round);
         }
     } else if (!rc && section.type == SECTION_PAGES && bulk_is_expected(r, wire)) {
         rc = receive_pages(r, wire, &section, &err);
@@ -448,13 +602,21 @@ static void accept_one(struct receiving *r)
         if (r->wire[i].conn == 0)
             free_wire = &r->wire[i];
     if (fd < 0 || !free_wire)
-        return; /* more than we serve: closed, and the source tries again */
+        return;
     *free_wire =
         (struct wire){ .link = LINK_NONE, .conn = ++r->last_conn, .since_ns = clock_now_ns() };
     free_wire->link.cancel_fd = r->env->cancel_fd;
     free_wire->link.stall_limit_ns = r->engine.config.stall_limit_ns;
     if (link_adopt(&free_wire->link, TAKE_FD(fd), &err))
         free_wire->conn = 0;
+}
+
+static bool has_room(const struct receiving *r)
+{
+    for (unsigned i = 0; i < CONNS_MAX; i++)
+        if (r->wire[i].conn == 0)
+            return true;
+    return false;
 }
 
 static void drop_silent(struct receiving *r, uint64_t now)
@@ -472,6 +634,8 @@ static void drop_silent(struct receiving *r, uint64_t now)
 static int wait_ms(const struct receiving *r, uint64_t now)
 {
     uint64_t until = r->timer_ns;
+    if (r->lane_failed_ns)
+        until = MIN(until, r->lane_failed_ns + LANE_GRACE_NS);
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (r->wire[i].conn && r->wire[i].conn != r->engine.conn)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
@@ -518,23 +682,33 @@ static int run_once(struct receiving *r)
         deliver(r, &q.event);
         return 0;
     }
-    struct pollfd fds[2 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
-                                         { .fd = r->listen_fd, .events = POLLIN } };
+    /* With no room for one more, newcomers wait in the queue of the listening socket. */
+    struct pollfd fds[3 + CONNS_MAX] = {
+        { .fd = r->env->cancel_fd, .events = POLLIN },
+        { .fd = has_room(r) ? r->listen_fd : -1, .events = POLLIN },
+        { .fd = r->lanes.sink ? r->lanes.event_fd : -1, .events = POLLIN },
+    };
     uint64_t now = clock_now_ns();
-    for (unsigned i = 0; i < CONNS_MAX; i++)
-        fds[2 + i] =
-            (struct pollfd){ .fd = r->wire[i].conn ? r->wire[i].link.fd : -1, .events = POLLIN };
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        const struct wire *wire = &r->wire[i];
+        bool quiet = !wire->conn || (r->holding && wire->conn == r->engine.conn);
+        fds[3 + i] = (struct pollfd){ .fd = quiet ? -1 : wire->link.fd, .events = POLLIN };
+    }
     if (poll(fds, ARRAY_LEN(fds), wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
         return take_order(r);
     for (unsigned i = 0; i < CONNS_MAX; i++)
-        if (fds[2 + i].revents && r->queue_count == 0)
+        if (fds[3 + i].revents && r->queue_count == 0)
             receive(r, &r->wire[i]);
     if (fds[1].revents)
         accept_one(r);
     now = clock_now_ns();
     drop_silent(r, now);
+    if ((fds[2].revents || r->lane_failed_ns) && r->queue_count == 0)
+        look_after_lanes(r);
+    if (now >= r->timer_ns && r->queue_count == 0)
+        tell_progress(r);
     if (now >= r->timer_ns && r->queue_count == 0) {
         r->timer_ns = CLOCK_NEVER;
         (void)enqueue(r, TARGET_TICK, 0);
@@ -545,7 +719,7 @@ static int run_once(struct receiving *r)
 /* Serves until one move has ended. 0: a guest arrived (and its source knows, or had its time). */
 static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES], struct err *err)
 {
-    struct target_config config = { .stall_limit_ns = 30 * CLOCK_SECOND };
+    struct target_config config = { .stall_limit_ns = 30 * CLOCK_SECOND, .lanes = MOVE_LANES_MAX };
     memcpy(config.store, store, MOVE_STORE_BYTES);
     target_init(&r->engine, &config);
     r->timer_ns = CLOCK_NEVER;
@@ -562,6 +736,7 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
             continue;
         if (r->engine.state == TARGET_ACTIVE && !told) {
             r->env->hooks.arrived(r->env->hooks.ctx);
+            lanes_in_fini(&r->lanes); /* idle since the last round; now nobody waits for it */
             told = true;
         }
         if (r->engine.state == TARGET_ACTIVE &&
@@ -601,6 +776,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
         for (unsigned i = 0; i < CONNS_MAX; i++)
             wire_close(&r->wire[i]);
     } while (rc && !once && err->code != ECANCELED);
+    lanes_in_fini(&r->lanes);
     arrival_free(r->arrival);
     buf_free(&r->state);
     free(r);

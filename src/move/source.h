@@ -154,6 +154,7 @@ struct source_event {
         struct {
             uint64_t pages, bytes;
             uint64_t left_pages; /* dirty now (last round: 0) */
+            uint64_t capacity;   /* of the link, bytes a second while sending; 0 = not known */
         } round;
         uint32_t sections;
         bool record_unknown; /* RECORD_FAILED: false = the old record is certainly still in force
@@ -187,6 +188,7 @@ struct source {
     uint64_t round_began_ns;
     struct policy_round round_facts;
 
+    uint32_t lanes; /* bulk lanes granted, at most hello.lanes */
     uint8_t
         store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
     char note[192];              /* text of the last EMIT that had no error */

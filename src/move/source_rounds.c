@@ -68,6 +68,7 @@ int source_on_reserved(struct source_call *c)
 {
     struct source *s = c->s;
     memcpy(s->store, c->m->reserved.store, sizeof(s->store));
+    s->lanes = MIN(c->m->reserved.lanes, s->config.hello.lanes);
     if (s->config.hello.mode == MOVE_STOP_COPY) {
         stop(c);
         return 0;
@@ -85,7 +86,8 @@ int source_on_round_sent(struct source_call *c)
     s->round_sent = true;
     s->round_facts = (struct policy_round){ .pages = c->e->round.pages,
                                             .bytes = c->e->round.bytes,
-                                            .left_pages = c->e->round.left_pages };
+                                            .left_pages = c->e->round.left_pages,
+                                            .capacity = c->e->round.capacity };
 
     struct message_round_done *done = &move_send(c->out, s->conn, MESSAGE_ROUND_DONE)->round_done;
     done->number = s->round;

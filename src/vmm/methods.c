@@ -1,5 +1,6 @@
 /* The methods of the control socket: docs/control.md says what each takes and gives. */
 #include "base/clock.h"
+#include "move/migrate.h"
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
 
@@ -117,9 +118,10 @@ static void start(struct monitor *monitor, struct rpc_call *call,
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
     const char *to, *mode = "pre-copy";
-    json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000;
-    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I}", "to", &to, "mode", &mode,
-                   "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns))
+    json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000, lanes = -1;
+    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I, s?:I}", "to", &to, "mode", &mode,
+                   "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns, "lanes",
+                   &lanes))
         return;
     struct mover_request request = { .kind = MOVER_MIGRATE };
     if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
@@ -130,12 +132,17 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
         fail(call, EINVAL, "max_downtime_ns must be positive and stall_limit_ns at least 100 ms");
         return;
     }
+    if (lanes < -1 || lanes > MOVE_LANES_MAX) {
+        fail(call, EINVAL, "lanes: want 1 to 16, 0 for none, or -1 to have them chosen");
+        return;
+    }
     if (strlen(to) >= sizeof(request.target)) {
         fail(call, EINVAL, "to: too long for HOST:PORT");
         return;
     }
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
+    request.lanes = lanes < 0 ? MIGRATE_LANES_AUTO : (uint32_t)lanes;
     request.max_downtime_ns = (uint64_t)max_downtime_ns;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
     start(ctx, call, &request);

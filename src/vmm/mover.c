@@ -236,6 +236,7 @@ static void run(struct mover *mover)
     case MOVER_MIGRATE: {
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
+                                           .lanes = request->lanes,
                                            .max_downtime_ns = request->max_downtime_ns,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };

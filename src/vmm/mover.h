@@ -25,6 +25,7 @@ struct mover_request {
     enum mover_kind kind;
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
+    uint32_t lanes;   /* migrate: see move/migrate.h */
     uint64_t max_downtime_ns, stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };

@@ -57,6 +57,7 @@ const struct schema *const wire_schemas[] = {
     &message_round_ack_schema,
     &message_round_done_schema,
     &message_settled_schema,
+    &message_lane_schema,
     &message_state_done_schema,
     &message_status_schema,
     &message_verdict_schema,

@@ -1,0 +1,76 @@
+/* Inside the source's pump only: what its files share. migrate.c explains it. */
+#pragma once
+#include "base/clock.h"
+#include "mem/dirty.h"
+#include "move/lanes_out.h"
+#include "move/migrate.h"
+#include "move/page_maker.h"
+#include "move/source.h"
+#include "move/wire.h"
+
+#define MIGRATE_QUEUE_MAX 32
+#define MIGRATE_PROGRESS_NS (100 * CLOCK_MSEC)
+
+struct migrate_queued {
+    struct source_event event;
+    struct err why;
+};
+
+/* Who sends the round that is under way. */
+enum migrate_sender { SENDER_NONE = 0, SENDER_PUMP, SENDER_LANES };
+
+struct migration {
+    const struct move_env *env;
+    const struct migrate_request *request;
+    struct bill *bill;
+    struct source engine;
+    struct move_actions actions;
+    struct wire wire;
+    struct message incoming;
+
+    struct migrate_queued queue[MIGRATE_QUEUE_MAX];
+    unsigned queue_first, queue_count;
+    uint64_t timer_ns;
+
+    /* migrate_round.c */
+    struct dirty dirty;
+    struct page_source pages;
+    struct page_maker maker; /* of what this thread sends itself */
+    struct lanes_out lanes;
+    enum migrate_sender sender;
+    bool tracking, last_round;
+    uint64_t round_pages; /* dirty as it began */
+    uint64_t sent_before; /* pages sent in the rounds before */
+    uint64_t told_bytes;  /* on lanes, as the engine last heard of progress */
+    uint64_t round_began_ns, progress_told_ns;
+    uint64_t lane_failed_ns; /* when a lane failed; 0 = none did */
+    struct err lane_err;
+
+    bool paused;
+    bool end_now; /* this process is ending, whatever the state */
+    struct move_progress progress;
+    struct meter_span span;
+    bool measured; /* `here` is what this monitor spent */
+    struct bill_side here;
+};
+
+struct migrate_queued *migrate_enqueue(struct migration *m, enum source_event_kind kind);
+void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why);
+
+/* A failure on the control connection: what it means depends on whether an order interrupted it. */
+void migrate_connection_failed(struct migration *m, int rc, const struct err *err);
+void migrate_host_failed(struct migration *m, const struct err *err);
+
+/* ACTION_SEND_ROUND; afterwards the loop calls one of the others. */
+void migrate_round_send(struct migration *m, uint32_t number, bool last);
+/* SENDER_PUMP: sends one section of the round under way. */
+void migrate_round_continue(struct migration *m);
+/* SENDER_LANES: looks after them; whenever their event_fd is readable, and at least every
+ * MIGRATE_PROGRESS_NS. */
+void migrate_round_watch(struct migration *m);
+/* No round is under way any more, no lane lives, dirty tracking has ended. */
+void migrate_round_stop(struct migration *m);
+/* When a lane failed and the target did not say why in the meantime, at the latest at this time (CLOCK_NEVER:
+ * none did), migrate_round_lost() reports it. */
+uint64_t migrate_round_lost_at(const struct migration *m);
+void migrate_round_lost(struct migration *m);

@@ -1,0 +1,229 @@
+/*
+ * The rounds of the source's pump: who sends them, and what is made of the result.
+ *
+ * Without lanes, or when there are few pages, the pump's own thread sends a round on the control connection, in
+ * slices of one section, so that messages and orders are seen within one section's time. Otherwise the lanes
+ * send it (lanes_out.h) and the pump only watches.
+ *
+ * When a lane fails, all are given up. Mostly the target ended the move and says so on the control connection:
+ * its word is better than a broken pipe, so it gets LANE_GRACE_NS to arrive.
+ */
+#include "base/compiler.h"
+#include "move/migrate_impl.h"
+#include "state/pages.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define LANE_GRACE_NS CLOCK_SECOND
+
+static bool want_lanes(const struct migration *m)
+{
+    return m->engine.lanes > 0 && m->round_pages > LANES_OUT_FEW_PAGES;
+}
+
+static int start_lanes(struct migration *m)
+{
+    struct lanes_out_config config = { .address = m->request->target,
+                                       .granted = m->engine.lanes,
+                                       .wanted = m->request->lanes == MIGRATE_LANES_AUTO
+                                                     ? LANES_OUT_AUTO
+                                                     : m->request->lanes,
+                                       .stall_limit_ns = m->request->stall_limit_ns,
+                                       .meter = m->env->meter };
+    memcpy(config.token, m->engine.config.hello.token, sizeof(config.token));
+    return lanes_out_init(&m->lanes, &config, &m->pages);
+}
+
+static int begin_round(struct migration *m, uint32_t number)
+{
+    int rc = 0;
+    if (!m->tracking) {
+        rc = dirty_start(&m->dirty, &m->env->machine->mem, m->env->machine->hv);
+        m->tracking = !rc;
+        if (!rc) {
+            page_source_init(&m->pages, &m->env->machine->mem, &m->dirty);
+            rc = page_maker_init(&m->maker, &m->pages);
+        }
+    }
+    if (!rc)
+        rc = dirty_fetch(&m->dirty, &m->round_pages);
+    if (rc)
+        return rc;
+    page_source_begin(&m->pages, number == 1);
+    page_maker_begin(&m->maker, (uint16_t)number);
+    m->progress.pages_left = m->round_pages;
+    m->sent_before = m->progress.pages_sent;
+    m->sender = SENDER_PUMP;
+    if (want_lanes(m) && !m->lanes.source)
+        rc = start_lanes(m);
+    if (!rc && want_lanes(m)) {
+        m->sender = SENDER_LANES;
+        rc = lanes_out_begin(&m->lanes, (uint16_t)number, m->round_pages);
+    }
+    return rc;
+}
+
+void migrate_round_send(struct migration *m, uint32_t number, bool last)
+{
+    struct err err;
+    m->round_began_ns = clock_now_ns();
+    m->last_round = last;
+    m->progress.round = number;
+    if (last)
+        bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
+    int rc = begin_round(m, number);
+    if (rc) {
+        (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
+        migrate_host_failed(m, &err);
+    }
+}
+
+/* What the round was, for the bill. */
+static void bill_it(struct migration *m, const struct page_count *n, uint64_t left, uint64_t now)
+{
+    bool first = m->progress.round == 1;
+    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
+    bill_bytes(m->bill, first ? BILL_BYTES_PAGE_DATA : BILL_BYTES_REPEATED, data_bytes);
+    bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
+    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
+    if (first) {
+        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, m->pages.untouched);
+        bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
+        bill_pages(m->bill, BILL_PAGES_DATA, n->data);
+    } else {
+        bill_pages_again(m->bill, n->data + n->zero);
+    }
+    struct bill_round round = { .paused = m->last_round,
+                                .pages_data = n->data,
+                                .pages_zero = n->zero,
+                                .pages_dirtied = left,
+                                .bytes = n->bytes,
+                                .duration_ns = now - m->round_began_ns };
+    bill_round(m->bill, &round);
+}
+
+/* The round is in the connections: bill it, and see what the guest wrote meanwhile. */
+static void end_round(struct migration *m, const struct page_count *n)
+{
+    uint64_t left = 0, now = clock_now_ns();
+
+    bool by_lanes = m->sender == SENDER_LANES;
+    m->sender = SENDER_NONE;
+    if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
+        struct err err;
+        (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
+        migrate_host_failed(m, &err);
+        return;
+    }
+    bill_it(m, n, left, now);
+    m->progress.pages_left = left;
+    m->progress.pages_sent = m->sent_before + m->pages.passed;
+    m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(now - m->round_began_ns, UINT64_C(1));
+    struct migrate_queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
+    q->event.round.pages = n->data + n->zero;
+    q->event.round.bytes = n->bytes;
+    q->event.round.left_pages = left;
+    q->event.round.capacity = by_lanes ? lanes_out_capacity(&m->lanes) : 0;
+}
+
+static void tell_progress(struct migration *m)
+{
+    uint64_t now = clock_now_ns(), lane_bytes = lanes_out_bytes(&m->lanes);
+    uint64_t passed = m->pages.passed;
+    if (m->last_round || now - m->progress_told_ns < MIGRATE_PROGRESS_NS)
+        return;
+    m->progress_told_ns = now;
+    m->progress.pages_sent = m->sent_before + passed;
+    m->progress.pages_left = m->round_pages - MIN(passed, m->round_pages);
+    m->progress.bytes = m->wire.link.sent_bytes + lane_bytes;
+    meter_span_tick(&m->span);
+    move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
+}
+
+void migrate_round_continue(struct migration *m)
+{
+    const uint8_t *bytes;
+    size_t len;
+    struct err err;
+
+    int rc = page_maker_fill(&m->maker, &bytes, &len);
+    if (rc) {
+        (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
+        migrate_host_failed(m, &err);
+        return;
+    }
+    if (len == 0) {
+        end_round(m, &m->maker.count);
+        return;
+    }
+    rc = wire_send(&m->wire, bytes, len, &err);
+    if (rc) {
+        migrate_connection_failed(m, rc, &err);
+        return;
+    }
+    uint64_t told_ns = m->progress_told_ns;
+    tell_progress(m);
+    if (told_ns != m->progress_told_ns)
+        (void)migrate_enqueue(m, SOURCE_PROGRESS);
+}
+
+static void lane_failed(struct migration *m, int rc, const struct err *err)
+{
+    m->sender = SENDER_NONE;
+    if (rc == -ECANCELED)
+        return;
+    if (err->fault == ERR_HOST) {
+        migrate_host_failed(m, err);
+        return;
+    }
+    m->lane_err = *err;
+    m->lane_failed_ns = clock_now_ns();
+}
+
+void migrate_round_watch(struct migration *m)
+{
+    struct page_count count;
+    struct err err = { 0 };
+
+    int rc = lanes_out_end(&m->lanes, &count, &err);
+    if (rc == 0) {
+        end_round(m, &count);
+    } else if (rc != -EAGAIN) {
+        lane_failed(m, rc, &err);
+    } else {
+        lanes_out_tune(&m->lanes);
+        tell_progress(m);
+        uint64_t bytes = lanes_out_bytes(&m->lanes);
+        if (bytes != m->told_bytes)
+            (void)migrate_enqueue(m, SOURCE_PROGRESS);
+        m->told_bytes = bytes;
+    }
+}
+
+uint64_t migrate_round_lost_at(const struct migration *m)
+{
+    return m->lane_failed_ns ? m->lane_failed_ns + LANE_GRACE_NS : CLOCK_NEVER;
+}
+
+void migrate_round_lost(struct migration *m)
+{
+    m->lane_failed_ns = 0;
+    if (m->wire.link.fd < 0)
+        return; /* the engine knows already */
+    migrate_enqueue_why(m, SOURCE_LOST, &m->lane_err);
+    wire_close(&m->wire);
+}
+
+void migrate_round_stop(struct migration *m)
+{
+    m->sender = SENDER_NONE;
+    m->lane_failed_ns = 0;
+    if (!m->tracking)
+        return;
+    lanes_out_fini(&m->lanes);
+    page_maker_fini(&m->maker);
+    page_source_fini(&m->pages);
+    dirty_stop(&m->dirty);
+    m->tracking = false;
+}
