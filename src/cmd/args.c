@@ -61,6 +61,9 @@ static int check_limits(const struct cmd_option *option, const char *text, uint6
     if (option->kind == CMD_DURATION)
         return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %s", text, word,
                        parse_show_duration(limit).text);
+    if (option->kind == CMD_RATE)
+        return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %s", text, word,
+                       parse_show_rate(limit).text);
     return err_set(err, ERR_CALLER, EINVAL, "%.80s: want %s %llu", text, word,
                    (unsigned long long)limit);
 }
@@ -82,6 +85,9 @@ static int check_value(const struct cmd_option *option, const char *text, uint64
         return rc ? rc : check_limits(option, text, *ret, err);
     case CMD_DURATION:
         rc = parse_duration(text, ret, err);
+        return rc ? rc : check_limits(option, text, *ret, err);
+    case CMD_RATE:
+        rc = parse_rate(text, ret, err);
         return rc ? rc : check_limits(option, text, *ret, err);
     case CMD_ADDRESS:
         return parse_address(text, host, &port, err);

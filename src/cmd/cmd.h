@@ -29,6 +29,7 @@ enum cmd_kind {
     CMD_SIZE,     /* number: bytes */
     CMD_COUNT,    /* number */
     CMD_DURATION, /* number: ns */
+    CMD_RATE,     /* number: bytes a second */
     CMD_ADDRESS,  /* HOST:PORT */
     CMD_CHOICE,   /* one of `choices` */
     CMD_FILE,
@@ -97,7 +98,7 @@ extern const struct cmd_option cmd_common_options[];
 struct cmd_value {
     const struct cmd_option *option;
     const char *text;
-    uint64_t number; /* CMD_SIZE, CMD_COUNT, CMD_DURATION */
+    uint64_t number; /* CMD_SIZE, CMD_COUNT, CMD_DURATION, CMD_RATE */
 };
 
 struct cmd_args {

@@ -22,6 +22,36 @@ static int lanes_of(const char *text, int64_t *ret, struct err *err)
     return 0;
 }
 
+/* Changes the limit of the move under way. */
+static int set_bandwidth(struct cmd_args *args)
+{
+    struct client *client;
+    struct err err = { 0 };
+    if (vm_open(args, &client, &err))
+        return cmd_fail(args, &err);
+    int rc = client_call(client, "vm.migrate_set",
+                         json_pack("{s:I}", "bandwidth_bytes_per_s",
+                                   (json_int_t)cmd_number(args, "bandwidth")),
+                         VM_ANSWER_NS, NULL, &err);
+    client_close(client);
+    return rc ? cmd_fail(args, &err) : CMD_OK;
+}
+
+static json_t *params_of(struct cmd_args *args, const char *to, int64_t lanes)
+{
+    json_t *params =
+        json_pack("{s:s, s:s, s:I, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
+                  "max_downtime_ns", (json_int_t)cmd_number(args, "max-downtime"), "stall_limit_ns",
+                  (json_int_t)cmd_number(args, "stall-limit"), "lanes", (json_int_t)lanes);
+    if (cmd_text(args, "bandwidth"))
+        (void)json_object_set_new(params, "bandwidth_bytes_per_s",
+                                  json_integer((json_int_t)cmd_number(args, "bandwidth")));
+    if (cmd_text(args, "bandwidth-downtime"))
+        (void)json_object_set_new(params, "bandwidth_downtime_bytes_per_s",
+                                  json_integer((json_int_t)cmd_number(args, "bandwidth-downtime")));
+    return params;
+}
+
 static int migrate(struct cmd_args *args)
 {
     const char *to = cmd_text(args, "HOST:PORT");
@@ -30,6 +60,8 @@ static int migrate(struct cmd_args *args)
     bool cancel = cmd_flag(args, "cancel");
     int64_t lanes;
 
+    if (!to && !cancel && cmd_text(args, "bandwidth"))
+        return set_bandwidth(args);
     if (!to == !cancel) {
         (void)err_set(&err, ERR_CALLER, EINVAL,
                       cancel ? "--cancel takes no HOST:PORT" : "HOST:PORT is missing: where to?");
@@ -39,12 +71,7 @@ static int migrate(struct cmd_args *args)
         return vm_call(args, "vm.migrate_cancel");
     if (lanes_of(cmd_text(args, "lanes"), &lanes, &err) || vm_open(args, &client, &err))
         return cmd_fail(args, &err);
-    int status =
-        moving_run(args, client, "vm.migrate",
-                   json_pack("{s:s, s:s, s:I, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
-                             "max_downtime_ns", (json_int_t)cmd_number(args, "max-downtime"),
-                             "stall_limit_ns", (json_int_t)cmd_number(args, "stall-limit"), "lanes",
-                             (json_int_t)lanes));
+    int status = moving_run(args, client, "vm.migrate", params_of(args, to, lanes));
     client_close(client);
     return status;
 }
@@ -63,6 +90,8 @@ const struct command cmd_migrate = {
         "'uncertain'.\n\n"
         "SIGINT or SIGTERM cancel the move. Progress is shown on standard error.",
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
+               "  godwit migrate web1 10.0.0.2:7000 --bandwidth 2Gbit/s\n"
+               "  godwit migrate web1 --bandwidth 500Mbit/s\n"
                "  godwit migrate web1 10.0.0.2:7000 --mode stop-copy --bill web1.json\n",
     .arguments =
         (const struct cmd_option[]){
@@ -98,6 +127,18 @@ const struct command cmd_migrate = {
               .fallback = "auto",
               .help = "how many connections carry memory, up to 16; auto measures what helps; 0 "
                       "sends it on the control connection" },
+            { .name = "bandwidth",
+              .kind = CMD_RATE,
+              .value = "RATE",
+              .max = UINT64_C(125000000000),
+              .help = "send memory no faster than this, as in 2Gbit/s, also while the guest stands "
+                      "still; 0 = no limit. Without HOST:PORT: changes the limit of the move under "
+                      "way" },
+            { .name = "bandwidth-downtime",
+              .kind = CMD_RATE,
+              .value = "RATE",
+              .max = UINT64_C(125000000000),
+              .help = "another limit for the time the guest stands still; 0 = no limit then" },
             { .name = "cancel",
               .kind = CMD_FLAG,
               .help = "cancel the move that is under way instead" },

@@ -16,6 +16,10 @@ int parse_size(const char *text, uint64_t *ret_bytes, struct err *err) MUST_CHEC
 /* "300ms": a number with ns, us, ms, s, m or h. Zero needs no unit. */
 int parse_duration(const char *text, uint64_t *ret_ns, struct err *err) MUST_CHECK;
 
+/* "2Gbit/s": a number with bit/s, B/s, or one of those after k, M, G or T (powers of 1000) or, for bytes, Ki, Mi,
+ * Gi. Zero needs no unit. */
+int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err) MUST_CHECK;
+
 /* "4": a plain decimal number. */
 int parse_count(const char *text, uint64_t *ret, struct err *err) MUST_CHECK;
 
@@ -36,3 +40,4 @@ struct parse_text {
 };
 struct parse_text parse_show_size(uint64_t bytes);
 struct parse_text parse_show_duration(uint64_t ns);
+struct parse_text parse_show_rate(uint64_t bytes_per_s);

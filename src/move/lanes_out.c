@@ -4,12 +4,14 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #define TUNE_NS (200 * CLOCK_MSEC)
+#define LOOK_AGAIN_NS (100 * CLOCK_MSEC)
 
 /* ------------------------------------------------------------------------------------ on a lane's thread */
 
@@ -26,9 +28,27 @@ static int connect_lane(struct lane_out *lane, struct err *err)
     return rc ? rc : wire_send_message(&lane->wire, &message, err);
 }
 
+/* Waits until the limit lets the next section through. */
+static int wait_turn(struct lane_out *lane, struct err *err)
+{
+    struct lanes_out *set = lane->set;
+    for (;;) {
+        uint64_t wait_ns = bucket_wait_ns(set->config.bucket, clock_now_ns());
+        if (set->give_up)
+            return err_set(err, ERR_CALLER, ECANCELED, "cancelled");
+        if (wait_ns == 0)
+            return 0;
+        struct pollfd stop = { .fd = set->stop_fd, .events = POLLIN };
+        wait_ns = MIN(wait_ns, LOOK_AGAIN_NS); /* the limit may be raised meanwhile */
+        struct timespec limit = { .tv_nsec = (long)wait_ns };
+        (void)ppoll(&stop, 1, &limit, NULL);
+    }
+}
+
 static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len, struct err *err)
 {
     uint64_t began = clock_now_ns();
+    bucket_spend(lane->set->config.bucket, len, began);
     int rc = wire_send(&lane->wire, bytes, len, err);
     atomic_fetch_add_explicit(&lane->send_ns, clock_now_ns() - began, memory_order_relaxed);
     atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
@@ -45,8 +65,10 @@ static int send_round(struct lane_out *lane, struct err *err)
     int rc = lane->wire.link.fd < 0 ? connect_lane(lane, err) : 0;
 
     while (!rc && lane->index < set->awake) {
-        if (set->give_up)
-            return err_set(err, ERR_CALLER, ECANCELED, "cancelled");
+        rc = wait_turn(lane, err);
+        if (rc)
+            break;
+        page_maker_piece(&lane->maker, bucket_piece(set->config.bucket));
         rc = page_maker_fill(&lane->maker, &bytes, &len);
         if (rc)
             return err_errno(err, ERR_HOST, -rc, "cannot read the guest's memory");

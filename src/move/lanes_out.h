@@ -22,6 +22,7 @@
  */
 #pragma once
 #include "cost/meter.h"
+#include "move/bucket.h"
 #include "move/page_maker.h"
 #include "move/wire.h"
 #include <pthread.h>
@@ -37,6 +38,7 @@ struct lanes_out_config {
     unsigned wanted;  /* how many take part, or LANES_OUT_AUTO; at most granted */
     uint64_t stall_limit_ns;
     struct meter *meter;
+    struct bucket *bucket; /* the limit; borrowed */
 };
 
 struct lane_out {

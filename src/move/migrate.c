@@ -333,12 +333,14 @@ static void take_order(struct migration *m)
     }
 }
 
-static int wait_ms(const struct migration *m)
+static int wait_ms(struct migration *m)
 {
     uint64_t now = clock_now_ns(), until = MIN(m->timer_ns, migrate_round_lost_at(m));
     if (m->sender == SENDER_LANES)
         until = MIN(until, now + MIGRATE_PROGRESS_NS);
-    if (m->sender == SENDER_PUMP || until <= now)
+    if (m->sender == SENDER_PUMP)
+        until = MIN(until, now + migrate_round_wait_ns(m));
+    if (until <= now)
         return 0;
     if (until == CLOCK_NEVER)
         return -1;
@@ -449,6 +451,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         *m = (struct migration){
             .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER
         };
+        bucket_init(&m->bucket);
         m->progress.began_ns = m->progress.rate_since_ns = now;
         rc = configure(m, err);
     }
@@ -475,6 +478,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     }
     finish_bill(m);
     migrate_round_stop(m);
+    bucket_fini(&m->bucket);
     wire_close(&m->wire);
     free(m);
     return rc;

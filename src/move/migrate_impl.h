@@ -37,6 +37,8 @@ struct migration {
     struct page_source pages;
     struct page_maker maker; /* of what this thread sends itself */
     struct lanes_out lanes;
+    struct bucket bucket; /* of all bulk bytes */
+    uint64_t limit;       /* as last set */
     enum migrate_sender sender;
     bool tracking, last_round;
     uint64_t round_pages; /* dirty as it began */
@@ -65,6 +67,8 @@ void migrate_host_failed(struct migration *m, const struct err *err);
 void migrate_round_send(struct migration *m, uint32_t number, bool last);
 /* SENDER_PUMP: sends one section of the round under way. */
 void migrate_round_continue(struct migration *m);
+/* SENDER_PUMP: how long to wait before that, because of the limit. */
+uint64_t migrate_round_wait_ns(struct migration *m);
 /* SENDER_LANES: looks after them; whenever their event_fd is readable, and at least every
  * MIGRATE_PROGRESS_NS. */
 void migrate_round_watch(struct migration *m);

@@ -22,6 +22,18 @@ static bool want_lanes(const struct migration *m)
     return m->engine.lanes > 0 && m->round_pages > LANES_OUT_FEW_PAGES;
 }
 
+/* The limit may be changed at any time, and be another one while the guest stands still. */
+static void follow_limit(struct migration *m)
+{
+    uint64_t limit = *m->request->bandwidth;
+    if (m->last_round && m->request->bandwidth_paused != MIGRATE_BANDWIDTH_SAME)
+        limit = m->request->bandwidth_paused;
+    if (limit != m->limit)
+        bucket_set(&m->bucket, limit, clock_now_ns());
+    m->limit = limit;
+    m->progress.limit_bytes_per_s = limit;
+}
+
 static int start_lanes(struct migration *m)
 {
     struct lanes_out_config config = { .address = m->request->target,
@@ -30,7 +42,8 @@ static int start_lanes(struct migration *m)
                                                      ? LANES_OUT_AUTO
                                                      : m->request->lanes,
                                        .stall_limit_ns = m->request->stall_limit_ns,
-                                       .meter = m->env->meter };
+                                       .meter = m->env->meter,
+                                       .bucket = &m->bucket };
     memcpy(config.token, m->engine.config.hello.token, sizeof(config.token));
     return lanes_out_init(&m->lanes, &config, &m->pages);
 }
@@ -70,6 +83,7 @@ void migrate_round_send(struct migration *m, uint32_t number, bool last)
     m->round_began_ns = clock_now_ns();
     m->last_round = last;
     m->progress.round = number;
+    follow_limit(m);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
     int rc = begin_round(m, number);
@@ -131,7 +145,10 @@ static void tell_progress(struct migration *m)
 {
     uint64_t now = clock_now_ns(), lane_bytes = lanes_out_bytes(&m->lanes);
     uint64_t passed = m->pages.passed;
-    if (m->last_round || now - m->progress_told_ns < MIGRATE_PROGRESS_NS)
+    if (now - m->progress_told_ns < MIGRATE_PROGRESS_NS)
+        return;
+    follow_limit(m);
+    if (m->last_round)
         return;
     m->progress_told_ns = now;
     m->progress.pages_sent = m->sent_before + passed;
@@ -141,12 +158,23 @@ static void tell_progress(struct migration *m)
     move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
 }
 
+uint64_t migrate_round_wait_ns(struct migration *m)
+{
+    uint64_t wait_ns = bucket_wait_ns(&m->bucket, clock_now_ns());
+    return MIN(wait_ns, MIGRATE_PROGRESS_NS); /* the limit may be raised meanwhile */
+}
+
 void migrate_round_continue(struct migration *m)
 {
     const uint8_t *bytes;
     size_t len;
     struct err err;
 
+    if (bucket_wait_ns(&m->bucket, clock_now_ns())) {
+        tell_progress(m);
+        return; /* woken by something else */
+    }
+    page_maker_piece(&m->maker, bucket_piece(&m->bucket));
     int rc = page_maker_fill(&m->maker, &bytes, &len);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
@@ -157,6 +185,7 @@ void migrate_round_continue(struct migration *m)
         end_round(m, &m->maker.count);
         return;
     }
+    bucket_spend(&m->bucket, len, clock_now_ns());
     rc = wire_send(&m->wire, bytes, len, &err);
     if (rc) {
         migrate_connection_failed(m, rc, &err);

@@ -21,7 +21,7 @@ struct making {
 
 int page_maker_init(struct page_maker *maker, struct page_source *source)
 {
-    *maker = (struct page_maker){ .source = source };
+    *maker = (struct page_maker){ .source = source, .data_max = PAGES_DATA_MAX };
     maker->section = aligned_alloc(64, (SECTION_ROOM + 63) & ~(size_t)63);
     return maker->section ? 0 : -ENOMEM;
 }
@@ -36,6 +36,11 @@ void page_maker_begin(struct page_maker *maker, uint16_t instance)
 {
     maker->instance = instance;
     maker->count = (struct page_count){ 0 };
+}
+
+void page_maker_piece(struct page_maker *maker, uint64_t bytes)
+{
+    maker->data_max = (uint32_t)MIN(MAX(bytes / PAGE_BYTES, UINT64_C(1)), (uint64_t)PAGES_DATA_MAX);
 }
 
 void page_count_add(struct page_count *sum, const struct page_count *more)
@@ -112,7 +117,10 @@ int page_maker_fill(struct page_maker *maker, const uint8_t **ret, size_t *ret_l
     *ret_len = 0;
     for (unsigned batches = 0; batches < BATCHES_MAX && making.runs + 64 <= PAGES_RUNS_MAX;
          batches++) {
-        int rc = page_source_take(maker->source, PAGES_DATA_MAX - making.data_pages, &batch);
+        if (making.data_pages >= maker->data_max)
+            break;
+        int rc = page_source_take(maker->source, maker->data_max - making.data_pages,
+                                  making.runs == 0, &batch);
         if (rc)
             return rc;
         if (batch.pages == 0)

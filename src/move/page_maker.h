@@ -19,6 +19,7 @@ struct page_count {
 struct page_maker {
     struct page_source *source;
     uint16_t instance;       /* of the sections: the round's number, in a live move */
+    uint32_t data_max;       /* pages of data a section, 1 to PAGES_DATA_MAX */
     uint8_t *section;        /* head and body under construction; owned */
     struct page_count count; /* since page_maker_begin() */
 };
@@ -28,6 +29,9 @@ void page_maker_fini(struct page_maker *maker);
 
 /* Before the first page_maker_fill() of a round. */
 void page_maker_begin(struct page_maker *maker, uint16_t instance);
+
+/* Makes the sections to come no longer than about so many bytes. */
+void page_maker_piece(struct page_maker *maker, uint64_t bytes);
 
 /* Makes the next section: *ret points to `*ret_len` bytes, valid until the next call; length 0 = the source
  * has nothing left in this round. Bounded work: at most PAGES_DATA_MAX pages are copied. */

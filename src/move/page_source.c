@@ -123,10 +123,25 @@ static unsigned words_for(const struct page_source *source, unsigned room)
     return words;
 }
 
-static int take_words(struct page_source *source, struct page_batch *batch)
+/* Gives back what is too much of one word just taken: the log knows it as sent, so it must stay pending. */
+static void give_back(struct page_source *source, struct page_batch *batch, unsigned room)
+{
+    uint64_t kept = 0, left = batch->bits[0];
+    for (unsigned i = 0; i < room && left; i++, left &= left - 1)
+        kept |= left & -left;
+    if (!left)
+        return;
+    source->dirty->pending[batch->first / 64] |= left;
+    batch->bits[0] = kept;
+    source->next = batch->first;
+}
+
+static int take_words(struct page_source *source, unsigned room, struct page_batch *batch)
 {
     unsigned taken = 0;
     int rc = dirty_take(source->dirty, batch->first, batch->words, batch->bits);
+    if (!rc && batch->words == 1)
+        give_back(source, batch, room);
     for (unsigned w = 0; w < batch->words; w++)
         taken += (unsigned)__builtin_popcountll(batch->bits[w]);
     if (!rc && source->skip_untouched)
@@ -138,7 +153,7 @@ static int take_words(struct page_source *source, struct page_batch *batch)
     return rc;
 }
 
-static int take(struct page_source *source, unsigned room, struct page_batch *batch)
+static int take(struct page_source *source, unsigned room, bool some, struct page_batch *batch)
 {
     batch->pages = 0;
     while (batch->pages == 0) {
@@ -156,20 +171,21 @@ static int take(struct page_source *source, unsigned room, struct page_batch *ba
         }
         batch->first = source->next;
         batch->words = words_for(source, room);
-        if (batch->words == 0)
+        if (batch->words == 0 && !some)
             return 0;
+        batch->words = MAX(batch->words, 1u); /* part of one, then */
         source->next += (uint64_t)batch->words * 64;
-        int rc = take_words(source, batch);
+        int rc = take_words(source, room, batch);
         if (rc)
             return rc;
     }
     return 0;
 }
 
-int page_source_take(struct page_source *source, unsigned room, struct page_batch *ret)
+int page_source_take(struct page_source *source, unsigned room, bool some, struct page_batch *ret)
 {
     (void)pthread_mutex_lock(&source->lock);
-    int rc = take(source, room, ret);
+    int rc = take(source, room, some, ret);
     (void)pthread_mutex_unlock(&source->lock);
     return rc;
 }

@@ -43,6 +43,7 @@ void page_source_fini(struct page_source *source);
 /* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. Nobody takes meanwhile. */
 void page_source_begin(struct page_source *source, bool first);
 
-/* Takes the next pages, at most `room` of them; 64 always get some. ret->pages == 0: nothing is left in this
- * round, or (room < 64) the next ones need more room. */
-int page_source_take(struct page_source *source, unsigned room, struct page_batch *ret) MUST_CHECK;
+/* Takes the next pages, at most `room` (1 or more) of them. ret->pages == 0: nothing is left in this round or,
+ * unless `some` is set, the next ones come in a lump that needs more room (never more than 64). */
+int page_source_take(struct page_source *source, unsigned room, bool some,
+                     struct page_batch *ret) MUST_CHECK;

@@ -1,5 +1,6 @@
 /* The methods of the control socket: docs/control.md says what each takes and gives. */
 #include "base/clock.h"
+#include "move/bucket.h"
 #include "move/migrate.h"
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
@@ -115,13 +116,38 @@ static void start(struct monitor *monitor, struct rpc_call *call,
         rpc_reply(call, json_pack("{s:s}", "state", monitor_state_name(monitor->state)));
 }
 
+static const char *const no_bandwidth =
+    "a bandwidth is 0 for no limit, or 250000 to 125000000000 bytes a second";
+
+static bool is_bandwidth(json_int_t bytes_per_s)
+{
+    return bytes_per_s == 0 || (bytes_per_s >= (json_int_t)BUCKET_RATE_MIN &&
+                                bytes_per_s <= (json_int_t)BUCKET_RATE_MAX);
+}
+
+static void vm_migrate_set(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    json_int_t bandwidth;
+    struct err err;
+    if (rpc_unpack(call, params, "{s:I}", "bandwidth_bytes_per_s", &bandwidth))
+        return;
+    if (!is_bandwidth(bandwidth))
+        fail(call, EINVAL, no_bandwidth);
+    else if (mover_set_bandwidth(ctx, (uint64_t)bandwidth, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
+
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
     const char *to, *mode = "pre-copy";
     json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000, lanes = -1;
-    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I, s?:I}", "to", &to, "mode", &mode,
-                   "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns, "lanes",
-                   &lanes))
+    json_int_t bandwidth = 0, bandwidth_downtime = -1;
+    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I, s?:I, s?:I, s?:I}", "to", &to, "mode",
+                   &mode, "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns,
+                   "lanes", &lanes, "bandwidth_bytes_per_s", &bandwidth,
+                   "bandwidth_downtime_bytes_per_s", &bandwidth_downtime))
         return;
     struct mover_request request = { .kind = MOVER_MIGRATE };
     if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
@@ -136,12 +162,20 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
         fail(call, EINVAL, "lanes: want 1 to 16, 0 for none, or -1 to have them chosen");
         return;
     }
+    if (!is_bandwidth(bandwidth) ||
+        (bandwidth_downtime != -1 && !is_bandwidth(bandwidth_downtime))) {
+        fail(call, EINVAL, no_bandwidth);
+        return;
+    }
     if (strlen(to) >= sizeof(request.target)) {
         fail(call, EINVAL, "to: too long for HOST:PORT");
         return;
     }
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
+    request.bandwidth = (uint64_t)bandwidth;
+    request.bandwidth_paused =
+        bandwidth_downtime < 0 ? MIGRATE_BANDWIDTH_SAME : (uint64_t)bandwidth_downtime;
     request.lanes = lanes < 0 ? MIGRATE_LANES_AUTO : (uint32_t)lanes;
     request.max_downtime_ns = (uint64_t)max_downtime_ns;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
@@ -229,6 +263,7 @@ const struct rpc_method monitor_methods[] = {
     { "vm.power_button", vm_power_button },
     { "vm.kill", vm_kill },
     { "vm.migrate", vm_migrate },
+    { "vm.migrate_set", vm_migrate_set },
     { "vm.migrate_status", vm_migrate_status },
     { "vm.migrate_cancel", vm_migrate_cancel },
     { "vm.resolve", vm_resolve },

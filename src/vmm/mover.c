@@ -32,6 +32,7 @@ struct mover {
     pthread_t thread;
     int cancel_fd, wake_fd;
     _Atomic(enum move_order) order;
+    _Atomic(uint64_t) bandwidth; /* bytes a second, as last asked for; 0 = no limit */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -237,6 +238,8 @@ static void run(struct mover *mover)
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
                                            .lanes = request->lanes,
+                                           .bandwidth = &mover->bandwidth,
+                                           .bandwidth_paused = request->bandwidth_paused,
                                            .max_downtime_ns = request->max_downtime_ns,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
@@ -406,6 +409,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
         return NULL;
     mover->monitor = monitor;
     mover->request = *request;
+    mover->bandwidth = request->bandwidth;
     mover->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     mover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     (void)pthread_mutex_init(&mover->lock, NULL);
@@ -475,6 +479,14 @@ int mover_order(struct monitor *monitor, enum move_order order, struct err *err)
                        monitor_state_name(monitor->state));
     atomic_store(&mover->order, order);
     (void)eventfd_write(mover->cancel_fd, 1);
+    return 0;
+}
+
+int mover_set_bandwidth(struct monitor *monitor, uint64_t bytes_per_s, struct err *err)
+{
+    if (!monitor->mover || monitor->mover->request.kind != MOVER_MIGRATE)
+        return err_set(err, ERR_CALLER, ENOENT, "nothing is being moved");
+    monitor->mover->bandwidth = bytes_per_s;
     return 0;
 }
 

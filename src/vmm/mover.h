@@ -26,6 +26,7 @@ struct mover_request {
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
     uint32_t lanes;   /* migrate: see move/migrate.h */
+    uint64_t bandwidth, bandwidth_paused;
     uint64_t max_downtime_ns, stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };
@@ -37,6 +38,9 @@ int mover_start(struct monitor *monitor, const struct mover_request *request,
 /* Passes an order of a person on to the move under way; whether it can still be obeyed is for its engine to
  * say. -ENOENT: nothing moves. -EBUSY: it is an order for an uncertain move, and this is none. */
 int mover_order(struct monitor *monitor, enum move_order order, struct err *err) MUST_CHECK;
+
+/* Changes the limit of the migration under way. -ENOENT: there is none. */
+int mover_set_bandwidth(struct monitor *monitor, uint64_t bytes_per_s, struct err *err) MUST_CHECK;
 
 /* At the end of the process: cancels and joins what runs. */
 void mover_shutdown(struct monitor *monitor);

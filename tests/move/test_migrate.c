@@ -408,9 +408,12 @@ static struct result move_with(struct relay relay, const char *mode, int source_
 
     char address[64];
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
+    static const _Atomic(uint64_t) no_limit;
     struct migrate_request request = { .target = address,
                                        .mode = mode,
                                        .lanes = lanes,
+                                       .bandwidth = &no_limit,
+                                       .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
                                        .max_downtime_ns = 300 * CLOCK_MSEC,
                                        .stall_limit_ns = 300 * CLOCK_MSEC };
     result.source_rc =
@@ -572,8 +575,11 @@ static void nobody_listens(void **unused)
     struct err err;
     end_init(&source);
     start_guest(&source);
+    static const _Atomic(uint64_t) no_limit;
     struct migrate_request request = { .target = "127.0.0.1:1",
                                        .mode = "pre-copy",
+                                       .bandwidth = &no_limit,
+                                       .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
                                        .max_downtime_ns = CLOCK_MSEC,
                                        .stall_limit_ns = CLOCK_SECOND };
     assert_int_equal(migrate_run(&source.env, &request, bill, &outcome, &err), -ECONNREFUSED);
