@@ -40,8 +40,10 @@ static int set_bandwidth(struct cmd_args *args)
 static json_t *params_of(struct cmd_args *args, const char *to, int64_t lanes)
 {
     json_t *params =
-        json_pack("{s:s, s:s, s:I, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
-                  "max_downtime_ns", (json_int_t)cmd_number(args, "max-downtime"), "stall_limit_ns",
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
+                  "compress", cmd_text(args, "compress"), "delta_cache_bytes",
+                  (json_int_t)cmd_number(args, "delta-cache"), "max_downtime_ns",
+                  (json_int_t)cmd_number(args, "max-downtime"), "stall_limit_ns",
                   (json_int_t)cmd_number(args, "stall-limit"), "lanes", (json_int_t)lanes);
     if (cmd_text(args, "bandwidth"))
         (void)json_object_set_new(params, "bandwidth_bytes_per_s",
@@ -127,6 +129,20 @@ const struct command cmd_migrate = {
               .fallback = "auto",
               .help = "how many connections carry memory, up to 16; auto measures what helps; 0 "
                       "sends it on the control connection" },
+            { .name = "compress",
+              .kind = CMD_CHOICE,
+              .value = "HOW",
+              .choices = "auto|off|lz4|zstd",
+              .fallback = "auto",
+              .help = "pack memory; auto tries both now and then, and packs nothing where the link "
+                      "is faster" },
+            { .name = "delta-cache",
+              .kind = CMD_SIZE,
+              .value = "SIZE",
+              .fallback = "0",
+              .max = UINT64_C(1) << 40,
+              .help = "memory for pages as last sent, so that of one sent again only what changed "
+                      "travels" },
             { .name = "bandwidth",
               .kind = CMD_RATE,
               .value = "RATE",

@@ -59,7 +59,7 @@ static int put_pages(struct writing *w, struct err *err)
     int rc = dirty_start(&dirty, &machine->mem, machine->hv);
     if (!rc) {
         page_source_init(&source, &machine->mem, &dirty);
-        rc = page_maker_init(&maker, &source);
+        rc = page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0);
     }
     if (!rc)
         rc = dirty_fetch(&dirty, &w->progress.pages_left);

@@ -56,6 +56,14 @@ static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len,
     return rc;
 }
 
+/* What this lane's link carries: as measured, or its share of the limit. */
+static uint64_t link_rate(const struct lane_out *lane)
+{
+    uint64_t rate = lane->send_ns ? lane->sent_bytes * CLOCK_SECOND / lane->send_ns : 0;
+    uint64_t limit = lane->set->config.bucket->rate;
+    return limit ? MIN(rate ? rate : limit, limit / lane->set->awake) : rate;
+}
+
 /* Its share of one round. */
 static int send_round(struct lane_out *lane, struct err *err)
 {
@@ -69,6 +77,7 @@ static int send_round(struct lane_out *lane, struct err *err)
         if (rc)
             break;
         page_maker_piece(&lane->maker, bucket_piece(set->config.bucket));
+        lane->maker.link_rate = link_rate(lane);
         rc = page_maker_fill(&lane->maker, &bytes, &len);
         if (rc)
             return err_errno(err, ERR_HOST, -rc, "cannot read the guest's memory");
@@ -169,7 +178,9 @@ void lanes_out_fini(struct lanes_out *lanes)
 
 static int start_lane(struct lane_out *lane)
 {
-    int rc = page_maker_init(&lane->maker, lane->set->source);
+    const struct lanes_out_config *config = &lane->set->config;
+    int rc = page_maker_init(&lane->maker, lane->set->source, config->memo, config->packing,
+                             config->page_forms);
     if (!rc)
         rc = -pthread_create(&lane->thread, NULL, lane_thread, lane);
     if (rc) {

@@ -38,7 +38,10 @@ struct lanes_out_config {
     unsigned wanted;  /* how many take part, or LANES_OUT_AUTO; at most granted */
     uint64_t stall_limit_ns;
     struct meter *meter;
-    struct bucket *bucket; /* the limit; borrowed */
+    struct bucket *bucket;  /* the limit; borrowed */
+    struct page_memo *memo; /* borrowed */
+    enum packing_mode packing;
+    unsigned page_forms; /* granted */
 };
 
 struct lane_out {

@@ -131,16 +131,17 @@ enum move_intent {
     INTENT_MAX
 };
 
-#define MESSAGE_HELLO_FIELDS(F, T)                                   \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                               \
-    F(T, u32, mode)         /* enum move_mode */                     \
-    F(T, u64, pages)        /* of guest memory, all of it */         \
-    F(T, u8, paused)        /* by its user: it arrives paused */     \
-    F(T, text, name, 64)    /* the machine's */                      \
-    F(T, text, source, 64)  /* the source host's name, for people */ \
-    F(T, text, version, 64) /* of the source's godwit, for people */ \
-    F(T, since, 2)                                                   \
-    F(T, u32, lanes) /* bulk lanes asked for; 0 = pages come on this connection */
+#define MESSAGE_HELLO_FIELDS(F, T)                                                      \
+    F(T, u8s, token, MOVE_TOKEN_BYTES)                                                  \
+    F(T, u32, mode)         /* enum move_mode */                                        \
+    F(T, u64, pages)        /* of guest memory, all of it */                            \
+    F(T, u8, paused)        /* by its user: it arrives paused */                        \
+    F(T, text, name, 64)    /* the machine's */                                         \
+    F(T, text, source, 64)  /* the source host's name, for people */                    \
+    F(T, text, version, 64) /* of the source's godwit, for people */                    \
+    F(T, since, 2)                                                                      \
+    F(T, u32, lanes)      /* bulk lanes asked for; 0 = pages come on this connection */ \
+    F(T, u32, page_forms) /* PAGE_FORM_* the source would like to use */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
 #define MESSAGE_REASON_FIELDS(F, T)                                           \
@@ -161,11 +162,12 @@ SCHEMA_STRUCT(message_verdict, MESSAGE_VERDICT_FIELDS);
 #define MESSAGE_RESERVE_FIELDS(F, T) F(T, u64, pages) /* of guest memory to set aside */
 SCHEMA_STRUCT(message_reserve, MESSAGE_RESERVE_FIELDS);
 
-#define MESSAGE_RESERVED_FIELDS(F, T)                                     \
-    F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */ \
-    F(T, u64, duration_ns)                                                \
-    F(T, since, 2)                                                        \
-    F(T, u32, lanes) /* bulk lanes granted: LANE may come for indexes below it */
+#define MESSAGE_RESERVED_FIELDS(F, T)                                                  \
+    F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */              \
+    F(T, u64, duration_ns)                                                             \
+    F(T, since, 2)                                                                     \
+    F(T, u32, lanes)      /* bulk lanes granted: LANE may come for indexes below it */ \
+    F(T, u32, page_forms) /* those of HELLO's that the target reads */
 SCHEMA_STRUCT(message_reserved, MESSAGE_RESERVED_FIELDS);
 
 #define MESSAGE_ROUND_FIELDS(F, T)                         \

@@ -394,13 +394,17 @@ static int configure(struct migration *m, struct err *err)
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
     (void)gethostname(config.hello.source, sizeof(config.hello.source) - 1);
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
+    config.hello.page_forms = m->request->delta_bytes ? PAGE_FORM_DELTA : 0;
+    if (m->request->packing != PACKING_MODE_OFF)
+        config.hello.page_forms |= PAGE_FORM_LZ4 | PAGE_FORM_ZSTD;
     config.policy.max_downtime_ns = m->request->max_downtime_ns;
     config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
     if (getrandom(config.hello.token, sizeof(config.hello.token), 0) !=
-        (ssize_t)sizeof(config.hello.token))
+            (ssize_t)sizeof(config.hello.token) ||
+        getrandom(&m->seed, sizeof(m->seed), 0) != (ssize_t)sizeof(m->seed))
         return err_errno(err, ERR_HOST, errno, "cannot make a token");
     source_init(&m->engine, &config);
     return 0;
@@ -476,6 +480,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         rc = err->code ? -err->code
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
+    migrate_round_bill(m);
     finish_bill(m);
     migrate_round_stop(m);
     bucket_fini(&m->bucket);

@@ -35,15 +35,18 @@ struct migration {
     /* migrate_round.c */
     struct dirty dirty;
     struct page_source pages;
+    struct page_memo memo;
     struct page_maker maker; /* of what this thread sends itself */
     struct lanes_out lanes;
     struct bucket bucket; /* of all bulk bytes */
     uint64_t limit;       /* as last set */
+    uint64_t seed;        /* of the hashes, made for this move */
     enum migrate_sender sender;
-    bool tracking, last_round;
-    uint64_t round_pages; /* dirty as it began */
-    uint64_t sent_before; /* pages sent in the rounds before */
-    uint64_t told_bytes;  /* on lanes, as the engine last heard of progress */
+    bool tracking, last_round, lanes_billed;
+    uint64_t round_pages;      /* dirty as it began */
+    uint64_t sent_before;      /* pages sent in the rounds before */
+    uint64_t lane_pages_bytes; /* of whole rounds */
+    uint64_t told_bytes;       /* on lanes, as the engine last heard of progress */
     uint64_t round_began_ns, progress_told_ns;
     uint64_t lane_failed_ns; /* when a lane failed; 0 = none did */
     struct err lane_err;
@@ -74,6 +77,8 @@ uint64_t migrate_round_wait_ns(struct migration *m);
 void migrate_round_watch(struct migration *m);
 /* No round is under way any more, no lane lives, dirty tracking has ended. */
 void migrate_round_stop(struct migration *m);
+/* What the lanes carried, once, before they are gone: by migrate_round_stop() or earlier. */
+void migrate_round_bill(struct migration *m);
 /* When a lane failed and the target did not say why in the meantime, at the latest at this time (CLOCK_NEVER:
  * none did), migrate_round_lost() reports it. */
 uint64_t migrate_round_lost_at(const struct migration *m);

@@ -43,7 +43,10 @@ static int start_lanes(struct migration *m)
                                                      : m->request->lanes,
                                        .stall_limit_ns = m->request->stall_limit_ns,
                                        .meter = m->env->meter,
-                                       .bucket = &m->bucket };
+                                       .bucket = &m->bucket,
+                                       .memo = &m->memo,
+                                       .packing = m->request->packing,
+                                       .page_forms = m->engine.page_forms };
     memcpy(config.token, m->engine.config.hello.token, sizeof(config.token));
     return lanes_out_init(&m->lanes, &config, &m->pages);
 }
@@ -56,7 +59,11 @@ static int begin_round(struct migration *m, uint32_t number)
         m->tracking = !rc;
         if (!rc) {
             page_source_init(&m->pages, &m->env->machine->mem, &m->dirty);
-            rc = page_maker_init(&m->maker, &m->pages);
+            page_memo_init(&m->memo, m->env->machine->mem.pages,
+                           m->engine.page_forms & PAGE_FORM_DELTA ? m->request->delta_bytes : 0,
+                           m->seed);
+            rc = page_maker_init(&m->maker, &m->pages, &m->memo, m->request->packing,
+                                 m->engine.page_forms);
         }
     }
     if (!rc)
@@ -64,6 +71,7 @@ static int begin_round(struct migration *m, uint32_t number)
     if (rc)
         return rc;
     page_source_begin(&m->pages, number == 1);
+    page_memo_begin(&m->memo, number);
     page_maker_begin(&m->maker, (uint16_t)number);
     m->progress.pages_left = m->round_pages;
     m->sent_before = m->progress.pages_sent;
@@ -97,7 +105,7 @@ void migrate_round_send(struct migration *m, uint32_t number, bool last)
 static void bill_it(struct migration *m, const struct page_count *n, uint64_t left, uint64_t now)
 {
     bool first = m->progress.round == 1;
-    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
+    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data_bytes;
     bill_bytes(m->bill, first ? BILL_BYTES_PAGE_DATA : BILL_BYTES_REPEATED, data_bytes);
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
@@ -106,10 +114,14 @@ static void bill_it(struct migration *m, const struct page_count *n, uint64_t le
         bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
         bill_pages(m->bill, BILL_PAGES_DATA, n->data);
     } else {
-        bill_pages_again(m->bill, n->data + n->zero);
+        bill_pages_again(m->bill, page_count_sent(n));
     }
+    bill_class(m->bill, BILL_CLASS_ZERO, n->zero, n->zero * PAGE_BYTES - zero_bytes, n->zero_ns);
+    bill_class(m->bill, BILL_CLASS_SAME, n->same, n->same * PAGE_BYTES, n->same_ns);
+    bill_class(m->bill, BILL_CLASS_DELTA, n->delta, n->delta_saved_bytes, n->delta_ns);
+    bill_class(m->bill, BILL_CLASS_PACKED, n->packed, n->packed_saved_bytes, n->packed_ns);
     struct bill_round round = { .paused = m->last_round,
-                                .pages_data = n->data,
+                                .pages_data = n->data + n->delta,
                                 .pages_zero = n->zero,
                                 .pages_dirtied = left,
                                 .bytes = n->bytes,
@@ -131,11 +143,13 @@ static void end_round(struct migration *m, const struct page_count *n)
         return;
     }
     bill_it(m, n, left, now);
+    if (by_lanes)
+        m->lane_pages_bytes += n->bytes;
     m->progress.pages_left = left;
     m->progress.pages_sent = m->sent_before + m->pages.passed;
     m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(now - m->round_began_ns, UINT64_C(1));
     struct migrate_queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = n->data + n->zero;
+    q->event.round.pages = page_count_sent(n);
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
     q->event.round.capacity = by_lanes ? lanes_out_capacity(&m->lanes) : 0;
@@ -186,7 +200,11 @@ void migrate_round_continue(struct migration *m)
         return;
     }
     bucket_spend(&m->bucket, len, clock_now_ns());
+    uint64_t began = clock_now_ns();
     rc = wire_send(&m->wire, bytes, len, &err);
+    m->maker.link_rate = len * CLOCK_SECOND / MAX(clock_now_ns() - began, UINT64_C(1));
+    if (m->limit)
+        m->maker.link_rate = MIN(m->maker.link_rate, m->limit);
     if (rc) {
         migrate_connection_failed(m, rc, &err);
         return;
@@ -244,14 +262,29 @@ void migrate_round_lost(struct migration *m)
     wire_close(&m->wire);
 }
 
+/* Of a failed move this has also what no round was billed for. */
+void migrate_round_bill(struct migration *m)
+{
+    if (m->lanes_billed || !m->tracking)
+        return;
+    m->lanes_billed = true;
+    bill_limit(m->bill, m->limit);
+    for (unsigned i = 0; i < m->lanes.most; i++)
+        bill_lane(m->bill, i, m->lanes.lane[i].sent_bytes);
+    uint64_t greetings = m->lanes.most ? lanes_out_bytes(&m->lanes) - m->lane_pages_bytes : 0;
+    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, greetings);
+}
+
 void migrate_round_stop(struct migration *m)
 {
     m->sender = SENDER_NONE;
     m->lane_failed_ns = 0;
     if (!m->tracking)
         return;
+    migrate_round_bill(m);
     lanes_out_fini(&m->lanes);
     page_maker_fini(&m->maker);
+    page_memo_fini(&m->memo);
     page_source_fini(&m->pages);
     dirty_stop(&m->dirty);
     m->tracking = false;

@@ -22,6 +22,7 @@
 #include "cost/meter.h"
 #include "mem/mem.h"
 #include "move/link.h"
+#include "move/packing.h"
 #include "state/pages.h"
 #include <pthread.h>
 
@@ -29,10 +30,11 @@
 #define PAGE_SINK_SLOTS_MAX (PAGE_SINK_WRITERS_MAX + 2)
 
 struct page_slot {
-    uint8_t *body; /* of the largest section; owned */
-    const uint8_t *data;
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t runs;
+    uint8_t *bytes; /* a body as it came, the largest there can be; owned */
+    uint8_t *plain; /* its data unpacked; owned, made when needed */
+    struct unpacker unpacker;
+    struct pages_body body;
+    const uint8_t *data; /* checked: in `bytes` or `plain` */
 };
 
 struct page_sink {

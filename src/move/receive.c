@@ -719,7 +719,9 @@ static int run_once(struct receiving *r)
 /* Serves until one move has ended. 0: a guest arrived (and its source knows, or had its time). */
 static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES], struct err *err)
 {
-    struct target_config config = { .stall_limit_ns = 30 * CLOCK_SECOND, .lanes = MOVE_LANES_MAX };
+    struct target_config config = { .stall_limit_ns = 30 * CLOCK_SECOND,
+                                    .lanes = MOVE_LANES_MAX,
+                                    .page_forms = PAGE_FORMS_ALL };
     memcpy(config.store, store, MOVE_STORE_BYTES);
     target_init(&r->engine, &config);
     r->timer_ns = CLOCK_NEVER;

@@ -188,7 +188,8 @@ struct source {
     uint64_t round_began_ns;
     struct policy_round round_facts;
 
-    uint32_t lanes; /* bulk lanes granted, at most hello.lanes */
+    uint32_t lanes;      /* bulk lanes granted, at most hello.lanes */
+    uint32_t page_forms; /* granted, of hello.page_forms */
     uint8_t
         store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
     char note[192];              /* text of the last EMIT that had no error */

@@ -68,6 +68,7 @@ int source_on_reserved(struct source_call *c)
 {
     struct source *s = c->s;
     memcpy(s->store, c->m->reserved.store, sizeof(s->store));
+    s->page_forms = c->m->reserved.page_forms & s->config.hello.page_forms;
     s->lanes = MIN(c->m->reserved.lanes, s->config.hello.lanes);
     if (s->config.hello.mode == MOVE_STOP_COPY) {
         stop(c);

@@ -59,6 +59,7 @@ struct target_config {
     uint8_t store[MOVE_STORE_BYTES]; /* id of this host's record store */
     uint64_t stall_limit_ns;         /* for the source to go on, in states with a connection */
     uint32_t lanes;                  /* the most bulk lanes granted; 0 = none */
+    uint32_t page_forms;             /* PAGE_FORM_* this host reads */
 };
 
 enum target_event_kind {

@@ -116,6 +116,8 @@ static void start(struct monitor *monitor, struct rpc_call *call,
         rpc_reply(call, json_pack("{s:s}", "state", monitor_state_name(monitor->state)));
 }
 
+#define DELTA_CACHE_MAX ((json_int_t)1 << 40)
+
 static const char *const no_bandwidth =
     "a bandwidth is 0 for no limit, or 250000 to 125000000000 bytes a second";
 
@@ -141,13 +143,14 @@ static void vm_migrate_set(void *ctx, struct rpc_call *call, const json_t *param
 
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
-    const char *to, *mode = "pre-copy";
+    const char *to, *mode = "pre-copy", *compress = "auto";
     json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000, lanes = -1;
-    json_int_t bandwidth = 0, bandwidth_downtime = -1;
-    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I, s?:I, s?:I, s?:I}", "to", &to, "mode",
-                   &mode, "max_downtime_ns", &max_downtime_ns, "stall_limit_ns", &stall_limit_ns,
-                   "lanes", &lanes, "bandwidth_bytes_per_s", &bandwidth,
-                   "bandwidth_downtime_bytes_per_s", &bandwidth_downtime))
+    json_int_t bandwidth = 0, bandwidth_downtime = -1, delta_bytes = 0;
+    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I, s?:I, s?:I, s?:I, s?:s, s?:I}", "to", &to,
+                   "mode", &mode, "max_downtime_ns", &max_downtime_ns, "stall_limit_ns",
+                   &stall_limit_ns, "lanes", &lanes, "bandwidth_bytes_per_s", &bandwidth,
+                   "bandwidth_downtime_bytes_per_s", &bandwidth_downtime, "compress", &compress,
+                   "delta_cache_bytes", &delta_bytes))
         return;
     struct mover_request request = { .kind = MOVER_MIGRATE };
     if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
@@ -162,6 +165,14 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
         fail(call, EINVAL, "lanes: want 1 to 16, 0 for none, or -1 to have them chosen");
         return;
     }
+    if (packing_mode_of(compress, &request.packing)) {
+        fail(call, EINVAL, "compress: want auto, off, lz4 or zstd");
+        return;
+    }
+    if (delta_bytes < 0 || delta_bytes > DELTA_CACHE_MAX) {
+        fail(call, EINVAL, "delta_cache_bytes: want 0 for none, or up to 1 TiB");
+        return;
+    }
     if (!is_bandwidth(bandwidth) ||
         (bandwidth_downtime != -1 && !is_bandwidth(bandwidth_downtime))) {
         fail(call, EINVAL, no_bandwidth);
@@ -173,6 +184,7 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     }
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
+    request.delta_bytes = (uint64_t)delta_bytes;
     request.bandwidth = (uint64_t)bandwidth;
     request.bandwidth_paused =
         bandwidth_downtime < 0 ? MIGRATE_BANDWIDTH_SAME : (uint64_t)bandwidth_downtime;

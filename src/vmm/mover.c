@@ -238,6 +238,8 @@ static void run(struct mover *mover)
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
                                            .lanes = request->lanes,
+                                           .packing = request->packing,
+                                           .delta_bytes = request->delta_bytes,
                                            .bandwidth = &mover->bandwidth,
                                            .bandwidth_paused = request->bandwidth_paused,
                                            .max_downtime_ns = request->max_downtime_ns,

@@ -11,6 +11,7 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/packing.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
@@ -27,6 +28,8 @@ struct mover_request {
     char mode[16];    /* migrate */
     uint32_t lanes;   /* migrate: see move/migrate.h */
     uint64_t bandwidth, bandwidth_paused;
+    enum packing_mode packing; /* migrate */
+    uint64_t delta_bytes;      /* migrate */
     uint64_t max_downtime_ns, stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };

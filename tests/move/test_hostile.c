@@ -310,14 +310,11 @@ static void make_move(const struct stream *file, struct stream *s)
                                                       .round = { .number = 1, .last = 1 } });
         }
         if (part->section.type == SECTION_PAGES) {
-            struct pages_run run[PAGES_RUNS_MAX];
-            uint32_t runs, table;
-            assert_int_equal(pages_table_bytes(part->body, &table, NULL), 0);
-            assert_int_equal(pages_table_decode(part->body, table, part->section.length,
-                                                64 * MIB / 4096, run, &runs, NULL),
+            struct pages_body body;
+            assert_int_equal(pages_body_decode(part->body, part->section.length,
+                                               part->section.version, 64 * MIB / 4096, &body, NULL),
                              0);
-            for (uint32_t k = 0; k < runs; k++)
-                pages += run[k].count;
+            pages += body.pages[PAGES_DATA] + body.pages[PAGES_ZERO];
         }
         if (first_state)
             put_message(&s->bytes,

@@ -382,6 +382,10 @@ struct result {
     uint64_t passed[2];
 };
 
+/* How the moves to come send their pages. */
+static enum packing_mode packing_of_next = PACKING_MODE_OFF;
+static uint64_t delta_of_next;
+
 /* One whole move with one fault; checks what must hold whatever happened. */
 static struct result move_with(struct relay relay, const char *mode, int source_record_fails,
                                int target_record_fails, bool cancel, uint32_t lanes)
@@ -412,6 +416,8 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     struct migrate_request request = { .target = address,
                                        .mode = mode,
                                        .lanes = lanes,
+                                       .packing = packing_of_next,
+                                       .delta_bytes = delta_of_next,
                                        .bandwidth = &no_limit,
                                        .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
                                        .max_downtime_ns = 300 * CLOCK_MSEC,
@@ -548,6 +554,24 @@ static void silence_with_lanes(void **unused)
         fault_everywhere(FAULT_SILENCE, "pre-copy", 9, 2, victim);
 }
 
+/* Every way to send a page, in every combination of lanes: the memory that arrives is the same. */
+static void classes(void **unused)
+{
+    (void)unused;
+    for (unsigned i = 0; i < 16; i++) {
+        packing_of_next = (enum packing_mode)(i % 4);
+        delta_of_next = i & 4 ? 8 * MIB : 0;
+        struct result r = move_with((struct relay){ .fault = FAULT_NONE }, "pre-copy", 0, 0, false,
+                                    i & 8 ? 2 : 0);
+        assert_int_equal(r.outcome, MIGRATE_MOVED);
+    }
+    packing_of_next = PACKING_MODE_LZ4;
+    delta_of_next = MIB;
+    fault_everywhere(FAULT_FLIP, "pre-copy", 9, 2, 1);
+    packing_of_next = PACKING_MODE_OFF;
+    delta_of_next = 0;
+}
+
 static void records_that_fail(void **unused)
 {
     (void)unused;
@@ -578,6 +602,8 @@ static void nobody_listens(void **unused)
     static const _Atomic(uint64_t) no_limit;
     struct migrate_request request = { .target = "127.0.0.1:1",
                                        .mode = "pre-copy",
+                                       .packing = packing_of_next,
+                                       .delta_bytes = delta_of_next,
                                        .bandwidth = &no_limit,
                                        .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
                                        .max_downtime_ns = CLOCK_MSEC,
@@ -596,8 +622,9 @@ int main(void)
         cmocka_unit_test(moves_whole),        cmocka_unit_test(cut_anywhere),
         cmocka_unit_test(damage_anywhere),    cmocka_unit_test(silence_anywhere),
         cmocka_unit_test(cut_with_lanes),     cmocka_unit_test(damage_with_lanes),
-        cmocka_unit_test(silence_with_lanes), cmocka_unit_test(records_that_fail),
-        cmocka_unit_test(cancelled),          cmocka_unit_test(nobody_listens),
+        cmocka_unit_test(silence_with_lanes), cmocka_unit_test(classes),
+        cmocka_unit_test(records_that_fail),  cmocka_unit_test(cancelled),
+        cmocka_unit_test(nobody_listens),
     };
     (void)signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,7 +123,7 @@ static void running_guest_arrives_whole(void **unused)
 
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
     page_source_init(&source, &from, &dirty);
-    assert_int_equal(page_maker_init(&maker, &source), 0);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     for (int round = 0; round < 20; round++) {
         do /* every round has something new to send: the guest never stops writing */
             assert_int_equal(dirty_fetch(&dirty, &pending), 0);
@@ -199,7 +199,7 @@ static void untouched_memory_is_not_looked_at(void **unused)
     assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
     page_source_init(&source, &from, &dirty);
-    assert_int_equal(page_maker_init(&maker, &source), 0);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     assert_int_equal(pending, from.pages);
     send_round(&maker, &out, true);
@@ -246,7 +246,7 @@ static void damaged_page_is_refused(void **unused)
     memset(from.host, 0x5a, 3 * PAGE_BYTES);
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
     page_source_init(&source, &from, &dirty);
-    assert_int_equal(page_maker_init(&maker, &source), 0);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     page_source_begin(&source, true);
     page_maker_begin(&maker, 0);

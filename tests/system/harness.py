@@ -331,7 +331,7 @@ class Control:
 HEADER_BYTES = 40   # of a stream: docs/stream.md
 SECTION_BYTES = 24
 MESSAGES = ["hello", "verdict", "reserve", "reserved", "round", "round-done", "round-ack", "state-done", "prepared",
-            "commit", "committed", "activated", "abort", "resolve", "status", "settled"]  # from type 64 on
+            "commit", "committed", "activated", "abort", "resolve", "status", "settled", "lane"]  # from type 64 on
 PAGES = 4
 
 
