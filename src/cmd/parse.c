@@ -115,9 +115,10 @@ int parse_duration(const char *text, uint64_t *ret_ns, struct err *err)
 int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err)
 {
     uint64_t bits;
-    *ret_bytes_per_s = 0;
-    if (strcmp(text, "0") == 0)
+    if (strcmp(text, "0") == 0) {
+        *ret_bytes_per_s = 0;
         return 0;
+    }
     int rc = with_unit(text, rate_units, ARRAY_LEN(rate_units), &bits);
     if (rc == -ERANGE)
         return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is too fast", text);
