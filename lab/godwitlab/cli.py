@@ -33,7 +33,7 @@ def _parser():
     up = verb("up", "start a lab")
     up.add_argument("-n", "--hosts", type=int, default=2)
     up.add_argument("-m", "--memory", type=int, default=1536, metavar="MIB", help="of each host")
-    up.add_argument("--cpus", type=int, default=2, help="of each host")
+    up.add_argument("--cpus", type=int, default=1, help="of each host (with more, guests crash now and then)")
     up.add_argument("--boot-limit", type=int, default=120, metavar="S")
     up.add_argument("--hold", action="store_true", help="stay, and end the lab with this process")
     verb("down", "end a lab; nothing of it stays")

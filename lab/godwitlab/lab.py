@@ -41,7 +41,7 @@ class Lab:
         self.netns = self._read()["netns"]
 
     @classmethod
-    def up(cls, name=None, *, hosts=2, memory_mib=1536, cpus=2, boot_seconds=120, report=None):
+    def up(cls, name=None, *, hosts=2, memory_mib=1536, cpus=1, boot_seconds=120, report=None):
         """Starts a lab that lives no longer than this process. Its hosts are called a, b, c, ...
         `report` is called with each event of the start, a dict."""
         cls._check(hosts, memory_mib, cpus)

@@ -6,6 +6,11 @@ while the kernel calibrates the TSC against an emulated timer; QEMU shows the ma
 we measure that. `tsc=reliable`: otherwise the only clock steps by 4 ms. `-erms`: string
 instructions are emulated byte by byte, and software uses them for every copy when the processor
 claims that they are fast.
+
+One processor a host is the default for a reason found the same way. With two, each on a thread of
+its own, the emulator now and then lets the host's own registers run as the guest when an interrupt
+arrives during VMRUN: the guest takes a page fault on its next instruction and triple-faults, about
+once in a hundred seconds of a busy machine (QEMU 7.2; never seen with one processor).
 """
 import ctypes
 import functools

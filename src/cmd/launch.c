@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 struct child {
     pid_t pid;
@@ -192,7 +194,12 @@ static int ended(const struct cmd_args *args, struct child *child, const struct 
 {
     int status = reap(child->pid);
     const char *reason = attach->reason[0] ? attach->reason : status ? "it failed" : "it ended";
-    cmd_note(args, "%s: %s", child->name, reason);
+    char log[PATH_MAX];
+    (void)snprintf(log, sizeof(log), "%s/%s/" RUNDIR_LOG, args->base, child->name);
+    if (access(log, F_OK) == 0) /* kept for the end that nobody wanted */
+        cmd_note(args, "%s: %s (its last words are in %s)", child->name, reason, log);
+    else
+        cmd_note(args, "%s: %s", child->name, reason);
     return status;
 }
 

@@ -1,3 +1,4 @@
+#include "cmd/migrate_check.h"
 #include "cmd/moving.h"
 #include "cmd/parse.h"
 #include "cmd/vm.h"
@@ -40,11 +41,17 @@ static int set_bandwidth(struct cmd_args *args)
 static json_t *params_of(struct cmd_args *args, const char *to, int64_t lanes)
 {
     json_t *params =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "to", to, "mode", cmd_text(args, "mode"),
-                  "compress", cmd_text(args, "compress"), "delta_cache_bytes",
-                  (json_int_t)cmd_number(args, "delta-cache"), "max_downtime_ns",
-                  (json_int_t)cmd_number(args, "max-downtime"), "stall_limit_ns",
-                  (json_int_t)cmd_number(args, "stall-limit"), "lanes", (json_int_t)lanes);
+        json_pack("{s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b, s:s, s:I, s:I}", "to",
+                  to, "mode", cmd_text(args, "mode"), "max_downtime_ns",
+                  (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
+                  (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
+                  (json_int_t)cmd_number(args, "stall-limit"), "policy", cmd_text(args, "policy"),
+                  "throttle", cmd_text(args, "throttle"), "strict", (int)cmd_flag(args, "strict"),
+                  "rate_min_bytes_per_s", (json_int_t)cmd_number(args, "rate-min"),
+                  "rate_max_bytes_per_s", (json_int_t)cmd_number(args, "rate-max"), "check",
+                  (int)cmd_flag(args, "check"), "compress", cmd_text(args, "compress"),
+                  "delta_cache_bytes", (json_int_t)cmd_number(args, "delta-cache"), "lanes",
+                  (json_int_t)lanes);
     if (cmd_text(args, "bandwidth"))
         (void)json_object_set_new(params, "bandwidth_bytes_per_s",
                                   json_integer((json_int_t)cmd_number(args, "bandwidth")));
@@ -73,7 +80,10 @@ static int migrate(struct cmd_args *args)
         return vm_call(args, "vm.migrate_cancel");
     if (lanes_of(cmd_text(args, "lanes"), &lanes, &err) || vm_open(args, &client, &err))
         return cmd_fail(args, &err);
-    int status = moving_run(args, client, "vm.migrate", params_of(args, to, lanes));
+    bool check = cmd_flag(args, "check");
+    json_t *params = params_of(args, to, lanes);
+    int status = check ? migrate_check(args, client, params)
+                       : moving_run(args, client, "vm.migrate", params);
     client_close(client);
     return status;
 }
@@ -90,8 +100,14 @@ const struct command cmd_migrate = {
         "runs here again. If the connection is lost in the moment of commitment, neither side "
         "runs the guest until they have reached each other again, and the VM's state is "
         "'uncertain'.\n\n"
+        "The goal is a downtime and perhaps a time. If the guest writes too fast for it, the vCPUs "
+        "that do are slowed, unless --throttle never; if that does not help, the guest is moved with "
+        "the smallest downtime in reach, or with --strict not at all. Every decision is in the bill, "
+        "with the numbers it was made by; those that matter are printed as they are made.\n\n"
         "SIGINT or SIGTERM cancel the move. Progress is shown on standard error.",
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
+               "  godwit migrate web1 10.0.0.2:7000 --check\n"
+               "  godwit migrate web1 10.0.0.2:7000 --max-downtime 20ms --max-time 60s --strict\n"
                "  godwit migrate web1 10.0.0.2:7000 --bandwidth 2Gbit/s\n"
                "  godwit migrate web1 --bandwidth 500Mbit/s\n"
                "  godwit migrate web1 10.0.0.2:7000 --mode stop-copy --bill web1.json\n",
@@ -105,17 +121,59 @@ const struct command cmd_migrate = {
             { .name = "mode",
               .kind = CMD_CHOICE,
               .value = "MODE",
-              .choices = "pre-copy|stop-copy",
-              .fallback = "pre-copy",
-              .help = "pre-copy sends memory while the guest runs, stop-copy after stopping it" },
+              .choices = "auto|pre-copy|stop-copy",
+              .fallback = "auto",
+              .help =
+                  "auto sends memory while the guest runs, and does what the goal needs; pre-copy "
+                  "the same without ever going on as post-copy; stop-copy stops the guest first" },
             { .name = "max-downtime",
               .kind = CMD_DURATION,
               .value = "TIME",
               .fallback = "300ms",
               .min = 1,
               .max = UINT64_C(3600000000000),
-              .help = "how long the guest may stand still; pre-copy goes on until it expects to "
-                      "keep this" },
+              .help = "the goal: how long the guest may stand still; pages are sent while it runs "
+                      "until this is expected to be kept" },
+            { .name = "max-time",
+              .kind = CMD_DURATION,
+              .value = "TIME",
+              .min = 1,
+              .max = UINT64_C(86400000000000),
+              .help = "the goal: how long the whole move may take; any time, if not given" },
+            { .name = "throttle",
+              .kind = CMD_CHOICE,
+              .value = "WHEN",
+              .choices = "allow|never",
+              .fallback = "allow",
+              .help =
+                  "whether vCPUs that write too fast for the goal may be slowed, down to a tenth, "
+                  "until the guest stops" },
+            { .name = "strict",
+              .kind = CMD_FLAG,
+              .help = "fail rather than exceed the goal: the guest then stays here" },
+            { .name = "policy",
+              .kind = CMD_CHOICE,
+              .value = "POLICY",
+              .choices = "goal|clark05",
+              .fallback = "goal",
+              .help =
+                  "who decides: goal pursues what was asked for; clark05 is the algorithm of the "
+                  "2005 paper, for comparison, and knows only its two rates" },
+            { .name = "rate-min",
+              .kind = CMD_RATE,
+              .value = "RATE",
+              .fallback = "100Mbit/s",
+              .min = 1000,
+              .max = UINT64_C(125000000000),
+              .help = "clark05: the first round's rate, and the least of the later ones" },
+            { .name = "rate-max",
+              .kind = CMD_RATE,
+              .value = "RATE",
+              .fallback = "500Mbit/s",
+              .min = 1000,
+              .max = UINT64_C(125000000000),
+              .help =
+                  "clark05: the last round's rate; the guest stops when a round would need more" },
             { .name = "stall-limit",
               .kind = CMD_DURATION,
               .value = "TIME",
@@ -155,6 +213,11 @@ const struct command cmd_migrate = {
               .value = "RATE",
               .max = UINT64_C(125000000000),
               .help = "another limit for the time the guest stands still; 0 = no limit then" },
+            { .name = "check",
+              .kind = CMD_FLAG,
+              .help =
+                  "only ask: whether the machine fits the other host, fact by fact, and what the "
+                  "move would cost; nothing is changed on either side" },
             { .name = "cancel",
               .kind = CMD_FLAG,
               .help = "cancel the move that is under way instead" },
@@ -166,6 +229,8 @@ const struct command cmd_migrate = {
               "Nobody here knows yet who owns the guest; it will show once the two sides reach "
               "each other" },
             { 0 } },
-    .status_ok = "The guest runs at the other side; with --cancel: the move will end",
+    .status_ok =
+        "The guest runs at the other side; with --check: it fits; with --cancel: the move will "
+        "end",
     .fn = migrate,
 };

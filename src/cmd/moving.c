@@ -4,6 +4,7 @@
 #include "cmd/vm.h"
 #include "cost/bill_text.h"
 #include "cost/progress.h"
+#include "cost/show.h"
 #include "ctl/reason.h"
 
 #include <errno.h>
@@ -14,10 +15,39 @@
 #include <sys/signalfd.h>
 
 struct moving {
+    const struct cmd_args *args;
     struct progress progress;
     bool shown;   /* the progress is */
     json_t *done; /* the parameters of move.done */
 };
+
+/* What a person wants to know at once: that the goal is in danger, and what is done about it. */
+static void show_decision(struct moving *moving, const json_t *params)
+{
+    const char *what = json_string_value(json_object_get(params, "what"));
+    const char *why = json_string_value(json_object_get(params, "why"));
+    const char *text = json_string_value(json_object_get(params, "text"));
+    int run = (int)json_integer_value(json_object_get(params, "run_permille"));
+    char says[64] = "", numbers[200];
+
+    if (!what || !why || !text)
+        return;
+    if (strcmp(why, "slowed") == 0)
+        (void)snprintf(says, sizeof(says), "the fast writers are slowed to %d %%", run / 10);
+    else if (strcmp(why, "released") == 0)
+        (void)snprintf(says, sizeof(says), "the writers are let go");
+    else if (strcmp(what, "switch") == 0)
+        (void)snprintf(says, sizeof(says), "going on as post-copy");
+    else if (strcmp(what, "abort") == 0)
+        (void)snprintf(says, sizeof(says), "the goal cannot be met");
+    else if (strcmp(what, "stop") == 0 && json_is_true(json_object_get(params, "exceeds")))
+        (void)snprintf(says, sizeof(says), "the goal will be missed");
+    if (!says[0])
+        return;
+    show_clean(numbers, sizeof(numbers), text);
+    progress_end(&moving->progress);
+    cmd_note(moving->args, "%s: %s", says, numbers);
+}
 
 static void on_event(void *ctx, const char *event, const json_t *params)
 {
@@ -26,6 +56,9 @@ static void on_event(void *ctx, const char *event, const json_t *params)
     if (strcmp(event, "move.progress") == 0 && !moving->done) {
         if (moving->shown)
             progress_event(&moving->progress, params);
+    } else if (strcmp(event, "move.decision") == 0 && !moving->done) {
+        if (moving->shown)
+            show_decision(moving, params);
     } else if (strcmp(event, "move.done") == 0 && !moving->done) {
         progress_end(&moving->progress);
         moving->done = json_deep_copy(params);
@@ -115,7 +148,7 @@ static void begin_progress(const struct cmd_args *args, struct moving *moving)
 int moving_run(const struct cmd_args *args, struct client *client, const char *method,
                json_t *params)
 {
-    struct moving moving = { 0 };
+    struct moving moving = { .args = args };
     struct err err = { 0 };
     sigset_t set, old;
     int status;

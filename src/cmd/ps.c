@@ -78,8 +78,8 @@ const struct command cmd_ps = {
     .name = "ps",
     .summary = "list the VMs of this host",
     .text =
-        "Lists the VMs below the runtime directory. A state of 'dead' means that the monitor "
-        "ended without cleaning up: its log is still there, and 'godwit kill' or a new VM of that "
+        "Lists the VMs below the runtime directory. A state of 'dead' means that the guest "
+        "crashed, or that its monitor did: the log is still there, and 'godwit kill' or a new VM of that "
         "name removes it. 'unresponsive' means that the monitor lives but did not answer within a "
         "second.",
     .options =

@@ -116,6 +116,25 @@ void bill_round(struct bill *bill, const struct bill_round *round)
     slot->first = slot->last = ++bill->rounds;
 }
 
+void bill_decision(struct bill *bill, const char *policy, const struct bill_decision *decision)
+{
+    if (bill->decision_count == BILL_DECISIONS_MAX) {
+        struct bill_decision *into = &bill->decision[BILL_DECISIONS_MAX / 2];
+        bill->decision_count--;
+        memmove(into, into + 1,
+                (size_t)(&bill->decision[bill->decision_count] - into) * sizeof(*into));
+    }
+    (void)snprintf(bill->policy, sizeof(bill->policy), "%s", policy);
+    bill->decision[bill->decision_count++] = *decision;
+    bill->decisions++;
+}
+
+void bill_held(struct bill *bill, unsigned id, uint64_t ns)
+{
+    if (id < BILL_VCPUS_MAX)
+        bill->held_ns[id] = ns;
+}
+
 void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes)
 {
     ASSERT((unsigned)kind < BILL_BYTES_MAX);

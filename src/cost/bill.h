@@ -28,6 +28,8 @@
 #define BILL_VERSION 1
 #define BILL_ROUNDS_MAX 64 /* more are merged in the middle: bill_round() */
 #define BILL_TEXT_MAX 128
+#define BILL_DECISIONS_MAX 64 /* of more, the first half and the latest are kept */
+#define BILL_VCPUS_MAX 16
 
 enum bill_kind { BILL_MIGRATE, BILL_CHECKPOINT, BILL_RESTORE, BILL_KIND_MAX };
 
@@ -140,6 +142,18 @@ struct bill_round {
     uint64_t duration_ns;
 };
 
+/* What a policy decided after a round, and the numbers it decided by. */
+struct bill_decision {
+    uint64_t at_ns; /* since the move began */
+    uint64_t round;
+    char what[12], why[12]; /* "round", "stop", "switch", "abort"; "level", ... */
+    uint64_t left_pages;
+    uint64_t link_bytes_per_s, dirty_pages_per_s; /* 0 = not measured */
+    uint64_t predicted_ns, asked_ns;              /* downtime; UINT64_MAX = no telling */
+    uint64_t rate_bytes_per_s;                    /* limit of the next round; 0 = none */
+    uint32_t run_permille;                        /* of their writing that fast writers keep */
+};
+
 struct bill {
     enum bill_kind kind;
     enum bill_place writer; /* whose clock; begins as a restore's target, else the source */
@@ -171,6 +185,12 @@ struct bill {
     uint64_t rounds;            /* all there were */
     unsigned round_count;       /* in round[] */
     struct bill_round round[BILL_ROUNDS_MAX];
+
+    char policy[16];         /* empty = none decides */
+    uint64_t decisions;      /* all there were */
+    unsigned decision_count; /* in decision[] */
+    struct bill_decision decision[BILL_DECISIONS_MAX];
+    uint64_t held_ns[BILL_VCPUS_MAX]; /* brownout: each vCPU was kept from running so long */
 
     bool has_side[BILL_PLACE_MAX];
     struct bill_side side[BILL_PLACE_MAX];
@@ -207,6 +227,12 @@ void bill_downtime_other(struct bill *bill, enum bill_part part, uint64_t ns);
 /* Appends a round; its first and last are set here. Beyond BILL_ROUNDS_MAX the rounds in the
  * middle are merged into one, so the first and the latest stay exact and every sum too. */
 void bill_round(struct bill *bill, const struct bill_round *round);
+
+/* Appends a decision of the policy of that name. */
+void bill_decision(struct bill *bill, const char *policy, const struct bill_decision *decision);
+
+/* vCPU `id` was held for so long, in the whole move. */
+void bill_held(struct bill *bill, unsigned id, uint64_t ns);
 
 void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
 /* Pages as the first pass finds them, and pages sent once more after it. */

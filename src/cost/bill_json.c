@@ -216,6 +216,42 @@ static json_t *rounds_json(const struct bill *bill)
     return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
 }
 
+static json_t *policy_json(const struct bill *bill)
+{
+    if (!bill->policy[0])
+        return json_null();
+    json_t *list = json_array();
+    for (unsigned i = 0; i < bill->decision_count; i++) {
+        const struct bill_decision *d = &bill->decision[i];
+        bool told = d->predicted_ns != UINT64_MAX;
+        json_t *decision =
+            json_pack("{s:o, s:o, s:s, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:I}", "at_ns",
+                      integer(d->at_ns), "round", integer(d->round), "what", d->what, "why", d->why,
+                      "pages_left", integer(d->left_pages), "link_bytes_per_s",
+                      d->link_bytes_per_s ? integer(d->link_bytes_per_s) : json_null(),
+                      "dirty_pages_per_s", integer(d->dirty_pages_per_s), "downtime_ns",
+                      told ? integer(d->predicted_ns) : json_null(), "max_downtime_ns",
+                      integer(d->asked_ns), "rate_bytes_per_s",
+                      d->rate_bytes_per_s ? integer(d->rate_bytes_per_s) : json_null(),
+                      "run_permille", (json_int_t)d->run_permille);
+        (void)json_array_append_new(list, decision);
+    }
+    return json_pack("{s:s, s:o, s:o}", "name", bill->policy, "count", integer(bill->decisions),
+                     "decisions", list);
+}
+
+/* Null when nobody was held. */
+static json_t *brownout_json(const struct bill *bill)
+{
+    uint64_t sum = sum_of(bill->held_ns, BILL_VCPUS_MAX);
+    if (sum == 0)
+        return json_null();
+    json_t *vcpus = json_array();
+    for (unsigned i = 0; i < MIN(bill->vcpus, (uint32_t)BILL_VCPUS_MAX); i++)
+        (void)json_array_append_new(vcpus, integer(bill->held_ns[i]));
+    return json_pack("{s:o, s:o}", "held_ns", integer(sum), "vcpu_held_ns", vcpus);
+}
+
 static json_t *bytes_json(const struct bill *bill)
 {
     json_t *json = json_pack("{s:o}", "total", integer(sum_of(bill->bytes, BILL_BYTES_MAX)));
@@ -358,6 +394,8 @@ json_t *bill_json(const struct bill *bill)
         { "stages", stages_json(bill) },
         { "downtime", downtime_json(bill) },
         { "rounds", rounds_json(bill) },
+        { "policy", policy_json(bill) },
+        { "brownout", brownout_json(bill) },
         { "bytes", bytes_json(bill) },
         { "pages", pages_json(bill) },
         { "classes", classes_json(bill) },

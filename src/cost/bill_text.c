@@ -20,6 +20,7 @@
 #define TEXT_BAR_SHORT 16    /* leaves room for a remark */
 #define TEXT_NO_BREAK '\x1f' /* a space at which no line may end; show_clean() lets none in */
 #define TEXT_ROUNDS_FIRST 8
+#define TEXT_DECISIONS 8
 #define TEXT_ROUNDS_LAST 6
 
 static uint64_t num(const json_t *object, const char *key)
@@ -282,6 +283,39 @@ static void print_rounds(const json_t *bill, FILE *out)
         (void)fprintf(out, "  * while the guest stood still\n");
 }
 
+/* Decisions worth a line: all but "another round". */
+static void print_policy(const json_t *bill, FILE *out)
+{
+    const json_t *policy = json_object_get(bill, "policy"), *item;
+    size_t i, shown = 0;
+    char name[16], what[24], after[24];
+    if (!json_is_object(policy))
+        return;
+    show_clean(name, sizeof(name), str(policy, "name", "?"));
+    print_title(out, "Decisions", name);
+    (void)fprintf(out, "  %-21s %9s %9s %9s %9s %9s\n", "", "left", "link/s", "dirtied/s",
+                  "downtime", "asked");
+    json_array_foreach (json_object_get(policy, "decisions"), i, item) {
+        const char *why = str(item, "why", "?");
+        if (strcmp(why, "go") == 0 || shown++ >= TEXT_DECISIONS)
+            continue;
+        (void)snprintf(after, sizeof(after), "%" PRIu64, num(item, "round"));
+        (void)snprintf(what, sizeof(what), "%.6s %.8s (%.4s)", str(item, "what", "?"), why, after);
+        char clean[22];
+        show_clean(clean, sizeof(clean), what);
+        (void)fprintf(out, "  %-21s %9s %9s %9s %9s %9s\n", clean,
+                      show_count(num(item, "pages_left")).text,
+                      show_bytes(num(item, "link_bytes_per_s")).text,
+                      show_count(num(item, "dirty_pages_per_s")).text,
+                      show_duration(num(item, "downtime_ns")).text,
+                      show_duration(num(item, "max_downtime_ns")).text);
+    }
+    uint64_t held = num(json_object_get(bill, "brownout"), "held_ns");
+    if (held)
+        (void)fprintf(out, "  vCPUs were held back for %s in sum before the guest stopped\n",
+                      show_duration(held).text);
+}
+
 static void print_bytes(const json_t *bill, FILE *out)
 {
     static const char *const kinds[][2] = {
@@ -421,6 +455,7 @@ void bill_text(const json_t *bill, FILE *out)
     print_stages(bill, out);
     print_downtime(bill, out);
     print_rounds(bill, out);
+    print_policy(bill, out);
     print_bytes(bill, out);
     print_pages(bill, out);
     print_savings(bill, out);

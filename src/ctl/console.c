@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define COPY_BYTES (16u << 10)
 #define INPUT_BYTES 512
@@ -344,5 +345,18 @@ int console_new(struct loop *loop, int listen_fd, int log_fd, console_input_fn *
     }
     owned_log_fd = -1;
     *ret = console;
+    return 0;
+}
+
+int console_save(const struct console *console, int fd)
+{
+    for (uint64_t at = oldest(console->head); at < console->head;) {
+        size_t place = at % CONSOLE_SCROLLBACK;
+        size_t len = (size_t)MIN(console->head - at, (uint64_t)(CONSOLE_SCROLLBACK - place));
+        ssize_t n = write(fd, console->ring + place, len);
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        at += n > 0 ? (uint64_t)n : 0;
+    }
     return 0;
 }

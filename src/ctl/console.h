@@ -37,6 +37,9 @@ int console_new(struct loop *loop, int listen_fd, int log_fd, console_input_fn *
  * console's from here on. */
 int console_attach(struct console *console, int fd, struct err *err) MUST_CHECK;
 
+/* Writes what is kept of the past to a file. 0 or -errno. No thread may be in console_output(). */
+int console_save(const struct console *console, int fd) MUST_CHECK;
+
 /* Writes out what is left as far as it goes without waiting. No thread may be in
  * console_output(). */
 void console_free(struct console *console);

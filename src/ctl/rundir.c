@@ -123,23 +123,35 @@ static int base_lock(const char *base, int *ret, int *ret_lock, struct err *err)
 
 /* ---------------------------------------------------------------------------------- directory */
 
-/* Removes the plain entries of a directory but the lock, and the owner record if asked to keep
- * it. */
-static void remove_entries(int dir_fd, bool keep_record)
+static bool is_kept(const char *file, unsigned keep)
+{
+    if (strcmp(file, LOCK_FILE) == 0)
+        return true;
+    if ((keep & RUNDIR_KEEP_RECORD) && strcmp(file, OWNER_FILE) == 0)
+        return true;
+    return (keep & RUNDIR_KEEP_LOGS) &&
+           (strcmp(file, RUNDIR_LOG) == 0 || strcmp(file, RUNDIR_SCROLLBACK) == 0);
+}
+
+/* Removes the plain entries of a directory but the lock and what is kept. Returns whether anything
+ * was kept. */
+static bool remove_entries(int dir_fd, unsigned keep)
 {
     int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    bool kept = false;
     if (!dir) {
         fd_close(&fd);
-        return;
+        return false;
     }
     for (struct dirent *entry; (entry = readdir(dir));) {
-        if (strcmp(entry->d_name, LOCK_FILE) == 0 ||
-            (keep_record && strcmp(entry->d_name, OWNER_FILE) == 0))
-            continue;
-        (void)unlinkat(dir_fd, entry->d_name, 0); /* "." and ".." refuse by themselves */
+        if (!is_kept(entry->d_name, keep))
+            (void)unlinkat(dir_fd, entry->d_name, 0); /* "." and ".." refuse by themselves */
+        else if (strcmp(entry->d_name, LOCK_FILE) != 0)
+            kept = true;
     }
     (void)closedir(dir);
+    return kept;
 }
 
 static bool has_record(int dir_fd)
@@ -149,10 +161,9 @@ static bool has_record(int dir_fd)
 
 /* Removes what can be; with the base locked and the directory's own lock held or its holder
  * dead. */
-static void remove_directory(int base_fd, int dir_fd, const char *name, bool keep_record)
+static void remove_directory(int base_fd, int dir_fd, const char *name, unsigned keep)
 {
-    remove_entries(dir_fd, keep_record);
-    if (keep_record && has_record(dir_fd))
+    if (remove_entries(dir_fd, keep))
         return;
     (void)unlinkat(dir_fd, LOCK_FILE, 0);
     (void)unlinkat(base_fd, name, AT_REMOVEDIR);
@@ -190,14 +201,14 @@ int rundir_claim(const char *base, const char *name, struct rundir *ret, struct 
         return in_use(name, pid, err);
     }
     if (!rc) {
-        remove_entries(dir_fd, true);
+        (void)remove_entries(dir_fd, RUNDIR_KEEP_RECORD);
         int len = snprintf(text, sizeof(text), "%d\n", (int)getpid());
         if (ftruncate(lock_fd, 0) < 0 || pwrite(lock_fd, text, (size_t)len, 0) != len)
             rc = -EIO;
     }
     if (rc) {
         if (made)
-            remove_directory(base_fd, dir_fd, name, false);
+            remove_directory(base_fd, dir_fd, name, RUNDIR_KEEP_NOTHING);
         return err_errno(err, ERR_HOST, -rc, "cannot lock %s/%s/" LOCK_FILE, base, name);
     }
     *ret = (struct rundir){ .dir_fd = TAKE_FD(dir_fd), .lock_fd = TAKE_FD(lock_fd) };
@@ -219,7 +230,7 @@ static int replace_dead(int base_fd, const struct rundir *dir, const char *name,
         renameat(old_fd, OWNER_FILE, dir->dir_fd, OWNER_FILE) < 0)
         return err_errno(err, ERR_HOST, errno, "cannot take over %s/%s/" OWNER_FILE, dir->base,
                          name);
-    remove_directory(base_fd, old_fd, name, false);
+    remove_directory(base_fd, old_fd, name, RUNDIR_KEEP_NOTHING);
     return 0;
 }
 
@@ -250,14 +261,14 @@ void rundir_close(struct rundir *dir)
     fd_close(&dir->lock_fd);
 }
 
-void rundir_release(struct rundir *dir, bool keep_record)
+void rundir_release(struct rundir *dir, unsigned keep)
 {
     CLEANUP_FD int base_fd = -1, base_lock_fd = -1;
 
     /* A base that cannot be locked any more: leave the directory to the next claim. */
     if (dir->lock_fd >= 0 && dir->dir_fd >= 0 &&
         base_lock(dir->base, &base_fd, &base_lock_fd, NULL) == 0)
-        remove_directory(base_fd, dir->dir_fd, dir->name, keep_record);
+        remove_directory(base_fd, dir->dir_fd, dir->name, keep);
     rundir_close(dir);
 }
 
@@ -300,7 +311,7 @@ int rundir_reclaim(const char *base, const char *name, struct err *err)
         return err_set(err, ERR_CALLER, errno, "no VM named %s", name);
     if (lock_held(dir_fd, &pid))
         return err_set(err, ERR_CALLER, EBUSY, "VM %s is alive: process %d", name, (int)pid);
-    remove_directory(base_fd, dir_fd, name, false);
+    remove_directory(base_fd, dir_fd, name, RUNDIR_KEEP_NOTHING);
     return 0;
 }
 

@@ -4,6 +4,7 @@
  *     lock           locked by the monitor for as long as it lives; holds its process number
  *     control.sock   JSON-RPC: ctl/rpc.h          console.sock   the console: ctl/console.h
  *     owner.json     the owner record: who may run this guest, durable   log   the monitor's log
+ *     console.log    what a guest that ended in failure wrote last
  *
  * BASE is /run/godwit for root and $XDG_RUNTIME_DIR/godwit for others. A name belongs to whoever
  * holds its lock, so a monitor that died, however it died, holds nothing: its directory is taken
@@ -23,6 +24,7 @@
 #define RUNDIR_CONTROL "control.sock"
 #define RUNDIR_CONSOLE "console.sock"
 #define RUNDIR_LOG "log"
+#define RUNDIR_SCROLLBACK "console.log"
 
 struct rundir {
     char base[RUNDIR_BASE_MAX];
@@ -51,10 +53,15 @@ int rundir_claim(const char *base, const char *name, struct rundir *ret,
  * stays. */
 int rundir_rename(struct rundir *dir, const char *name, struct err *err) MUST_CHECK;
 
-/* Gives a claimed name up: removes the directory, or all but the owner record with `keep_record`
- * (for a state that must still be known when the monitor has gone). For an opened one, only
- * closes. */
-void rundir_release(struct rundir *dir, bool keep_record);
+enum rundir_keep {
+    RUNDIR_KEEP_NOTHING = 0,
+    RUNDIR_KEEP_RECORD = 1, /* for a state that must still be known when the monitor has gone */
+    RUNDIR_KEEP_LOGS = 2,   /* for whoever asks why; the next claim of the name removes them */
+};
+
+/* Gives a claimed name up: removes the directory, or all of it but what `keep` (a union of bits)
+ * names. For an opened one, only closes. */
+void rundir_release(struct rundir *dir, unsigned keep);
 
 /* Opens the directory of a VM to talk to its monitor. -ENOENT: no VM of this name, or its monitor
  * died (the text tells which). */

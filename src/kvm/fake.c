@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,6 +41,7 @@ struct fake_vcpu {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool kicked;
+    _Atomic(uint64_t) writes;
 };
 
 static struct fake_vm *vm_of(struct hv *hv)
@@ -251,6 +253,7 @@ static int fake_vcpu_run(struct hv_vcpu *base, struct hv_exit *ret)
     (void)pthread_mutex_lock(&vcpu->lock);
     while (!vcpu->kicked) {
         (void)pthread_mutex_unlock(&vcpu->lock);
+        atomic_fetch_add_explicit(&vcpu->writes, STEPS_PER_BURST, memory_order_relaxed);
         for (int i = 0; i < STEPS_PER_BURST; i++)
             fake_write(vm_of(base->hv), base->id, ++vcpu->state.gpr[0]);
         uint64_t until = clock_now_ns() + BURST_PAUSE_NS;
@@ -281,6 +284,13 @@ static void fake_vcpu_kick(struct hv_vcpu *base)
 static void fake_vcpu_unkick(struct hv_vcpu *base)
 {
     set_kicked(base, false);
+}
+
+/* Every write counts as a fault. */
+static int fake_vcpu_faults(struct hv_vcpu *base, uint64_t *ret)
+{
+    *ret = atomic_load_explicit(&vcpu_of(base)->writes, memory_order_relaxed);
+    return 0;
 }
 
 static int fake_vcpu_save(struct hv_vcpu *base, struct hv_vcpu_state *state, struct err *err)
@@ -318,6 +328,7 @@ static const struct hv_ops fake_ops = {
     .vcpu_run = fake_vcpu_run,
     .vcpu_kick = fake_vcpu_kick,
     .vcpu_unkick = fake_vcpu_unkick,
+    .vcpu_faults = fake_vcpu_faults,
     .vcpu_save = fake_vcpu_save,
     .vcpu_load = fake_vcpu_load,
 };

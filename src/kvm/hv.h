@@ -85,6 +85,9 @@ struct hv_ops {
      * run returns at once, having only completed an access that was pending. */
     void (*vcpu_kick)(struct hv_vcpu *vcpu);
     void (*vcpu_unkick)(struct hv_vcpu *vcpu);
+    /* How many faults on guest memory were resolved for this vCPU so far: its first write to a page whose
+     * dirty log was cleared is one. -ENOTSUP where nobody counts. From one thread at a time. */
+    int (*vcpu_faults)(struct hv_vcpu *vcpu, uint64_t *ret);
     int (*vcpu_save)(struct hv_vcpu *vcpu, struct hv_vcpu_state *state, struct err *err);
     int (*vcpu_load)(struct hv_vcpu *vcpu, const struct hv_vcpu_state *state, struct err *err);
 };

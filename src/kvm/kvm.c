@@ -145,6 +145,7 @@ static void kvm_vcpu_close(struct hv_vcpu *base)
     struct kvm_vcpu *vcpu = kvm_vcpu_of(base);
     if (vcpu->run)
         (void)munmap(vcpu->run, (size_t)kvm_vm_of(base->hv)->run_bytes);
+    fd_close(&vcpu->stats_fd);
     fd_close(&vcpu->fd);
     free(vcpu->cpuid);
     free(vcpu);
@@ -158,6 +159,7 @@ static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpui
     if (!vcpu)
         return -ENOMEM;
     vcpu->vcpu = (struct hv_vcpu){ .hv = hv, .id = id };
+    vcpu->stats_fd = -1;
     vcpu->fd = ioctl(vm->fd, KVM_CREATE_VCPU, (unsigned long)id);
     int rc = vcpu->fd < 0 ? -errno : 0;
     if (!rc) {
@@ -174,6 +176,7 @@ static int kvm_vcpu_open(struct hv *hv, unsigned id, const struct hv_cpuid *cpui
         kvm_vcpu_close(&vcpu->vcpu);
         return rc;
     }
+    kvm_stats_open(vcpu);
     *ret = &vcpu->vcpu;
     return 0;
 }
@@ -282,6 +285,7 @@ static const struct hv_ops kvm_ops = {
     .vcpu_run = kvm_vcpu_run,
     .vcpu_kick = kvm_vcpu_kick,
     .vcpu_unkick = kvm_vcpu_unkick,
+    .vcpu_faults = kvm_vcpu_faults,
     .vcpu_save = kvm_vcpu_save,
     .vcpu_load = kvm_vcpu_load,
 };

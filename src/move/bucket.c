@@ -50,8 +50,6 @@ void bucket_set(struct bucket *bucket, uint64_t rate, uint64_t now_ns)
     else
         bucket->level = 0;
     bucket->rate = MIN(rate, BUCKET_RATE_MAX);
-    if (rate && rate < BUCKET_RATE_MIN)
-        bucket->rate = BUCKET_RATE_MIN;
     bucket->level = MIN(bucket->level, burst_of(bucket->rate));
     bucket->since_ns = now_ns;
     (void)pthread_mutex_unlock(&bucket->lock);

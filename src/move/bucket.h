@@ -27,7 +27,7 @@ struct bucket {
 void bucket_init(struct bucket *bucket);
 void bucket_fini(struct bucket *bucket);
 
-/* Sets the limit from now on, brought into the range above; 0 = none. What is in the bucket is kept, as far as it
+/* Sets the limit from now on, at most BUCKET_RATE_MAX; 0 = none. Below BUCKET_RATE_MIN it is kept in the mean only. What is in the bucket is kept, as far as it
  * fits. */
 void bucket_set(struct bucket *bucket, uint64_t rate, uint64_t now_ns);
 

@@ -66,7 +66,7 @@ static int put_pages(struct writing *w, struct err *err)
     if (rc)
         rc = err_errno(err, ERR_HOST, -rc, "cannot read the guest's memory");
     if (!rc)
-        page_source_begin(&source, true);
+        page_source_begin(&source, true, NULL);
     while (!rc) {
         const uint8_t *bytes;
         size_t len;

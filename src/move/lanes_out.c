@@ -234,7 +234,6 @@ int lanes_out_begin(struct lanes_out *lanes, uint16_t instance, uint64_t pages)
 
     lanes->open = true;
     lanes->instance = instance;
-    lanes->round_bytes = lanes_out_bytes(lanes);
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
         lanes->round_send_ns[i] = lanes->lane[i].send_ns;
         if (lanes->lane[i].started)
@@ -314,19 +313,14 @@ uint64_t lanes_out_bytes(const struct lanes_out *lanes)
     return sum;
 }
 
-uint64_t lanes_out_capacity(const struct lanes_out *lanes)
+uint64_t lanes_out_send_ns(const struct lanes_out *lanes)
 {
-    __extension__ unsigned __int128 weighted = 0;
-    uint64_t bytes = lanes_out_bytes(lanes) - lanes->round_bytes, busy_ns = 0;
+    uint64_t sum = 0;
     unsigned senders = 0;
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
         uint64_t ns = lanes->lane[i].send_ns - lanes->round_send_ns[i];
-        busy_ns += ns;
+        sum += ns;
         senders += ns > 0;
     }
-    if (busy_ns == 0)
-        return 0;
-    /* As many lanes as sent, each all the time: the mean rate of one lane times their number. */
-    weighted = (unsigned __int128)bytes * senders * CLOCK_SECOND / busy_ns;
-    return weighted > UINT64_MAX ? UINT64_MAX : (uint64_t)weighted;
+    return senders ? sum / senders : 0;
 }

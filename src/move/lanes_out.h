@@ -78,7 +78,7 @@ struct lanes_out {
     unsigned most; /* lanes awake at once, ever */
     bool settled;  /* automatic: no further lane helps */
     uint64_t tuned_ns, tuned_bytes, tuned_cpu_ns, rate_before;
-    uint64_t round_bytes, round_send_ns[MOVE_LANES_MAX]; /* as the round began */
+    uint64_t round_send_ns[MOVE_LANES_MAX]; /* as the round began */
     struct lane_out lane[MOVE_LANES_MAX];
 };
 
@@ -101,6 +101,5 @@ int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *e
 /* Of the whole move, at any time. */
 uint64_t lanes_out_bytes(const struct lanes_out *lanes);
 
-/* Bytes a second of the open or last round while lanes were sending: what the link carries, however long they
- * looked for pages in between. 0 = nothing was sent. */
-uint64_t lanes_out_capacity(const struct lanes_out *lanes);
+/* Of the open or last round: how long a lane was sending, not looking for pages, in the mean. */
+uint64_t lanes_out_send_ns(const struct lanes_out *lanes);

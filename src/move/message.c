@@ -21,6 +21,9 @@ SCHEMA_DEFINE(message_abort, 1, MESSAGE_ABORT_FIELDS)
 SCHEMA_DEFINE(message_resolve, 1, MESSAGE_RESOLVE_FIELDS)
 SCHEMA_DEFINE(message_status, 1, MESSAGE_STATUS_FIELDS)
 SCHEMA_DEFINE(message_settled, 1, MESSAGE_SETTLED_FIELDS)
+SCHEMA_DEFINE(message_fact, 1, MESSAGE_FACT_FIELDS)
+SCHEMA_DEFINE(message_facts, 1, MESSAGE_FACTS_FIELDS)
+SCHEMA_DEFINE(message_probe, 1, MESSAGE_PROBE_FIELDS)
 SCHEMA_DEFINE(message_lane, 1, MESSAGE_LANE_FIELDS)
 
 #define KIND_COUNT (MESSAGE_TYPE_END - MESSAGE_HELLO)
@@ -37,6 +40,7 @@ static const struct kind {
     { &message_committed_schema, "committed" }, { &message_activated_schema, "activated" },
     { &message_abort_schema, "abort" },         { &message_resolve_schema, "resolve" },
     { &message_status_schema, "status" },       { &message_settled_schema, "settled" },
+    { &message_facts_schema, "facts" },         { &message_probe_schema, "probe" },
     { &message_lane_schema, "lane" },
 };
 static_assert(ARRAY_LEN(kinds) == KIND_COUNT, "one row a message, in the order of the numbers");
@@ -157,6 +161,8 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "pages", m->hello.pages, err);
         if (m->hello.paused > 1)
             return refuse(m, "paused", m->hello.paused, err);
+        if (m->hello.check > 1)
+            return refuse(m, "check", m->hello.check, err);
         if (m->hello.lanes > MOVE_LANES_MAX)
             return refuse(m, "lanes", m->hello.lanes, err);
         return 0;
@@ -178,6 +184,11 @@ static int check_numbers(const struct message *m, struct err *err)
         for (uint32_t i = 0; i < m->verdict.reason_count; i++)
             if (!reason_exists(m->verdict.reason[i].code))
                 return refuse(m, "reason", m->verdict.reason[i].code, err);
+        return 0;
+    case MESSAGE_FACTS:
+        for (uint32_t i = 0; i < m->facts.fact_count; i++)
+            if (m->facts.fact[i].ok > 1)
+                return refuse(m, "ok", m->facts.fact[i].ok, err);
         return 0;
     case MESSAGE_ROUND:
         if (m->round.last > 1)
@@ -259,6 +270,7 @@ const char *move_reason_name(uint32_t reason)
         [REASON_OPERATOR] = "operator",
         [REASON_SPLIT] = "split",
         [REASON_BUG] = "bug",
+        [REASON_GOAL] = "goal",
     };
     static_assert(ARRAY_LEN(names) == REASON_MAX, "one name a reason");
     return name_in(names, ARRAY_LEN(names), reason);

@@ -27,6 +27,12 @@
  *     Their `instance` is the low half of the round's number. ROUND_DONE counts the pages of all
  *     connections; the target takes it up when it has them all.
  *
+ *     A check (HELLO says so) moves nothing and leaves nothing: the target answers and goes on listening.
+ *       HELLO, sections MACHINE and CPUID  ------->
+ *                                          <-------  VERDICT, FACTS
+ *       sections PROBE, PROBE              ------->                     as often as the source likes
+ *                                          <-------  PROBE              all of that has come
+ *
  * Everything received is untrusted: message_decode() has checked every number that names something,
  * and that texts are printable; what a message means in a given state is source.c's and target.c's.
  */
@@ -61,6 +67,8 @@ enum message_type {
     MESSAGE_RESOLVE,
     MESSAGE_STATUS,
     MESSAGE_SETTLED,
+    MESSAGE_FACTS,
+    MESSAGE_PROBE,
     MESSAGE_LANE,
     MESSAGE_TYPE_END /* one past the last */
 };
@@ -112,6 +120,7 @@ enum move_reason {
     REASON_OPERATOR,    /* a person decided */
     REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
     REASON_BUG,         /* the pump broke its contract */
+    REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
     REASON_MAX
 };
 
@@ -140,6 +149,7 @@ enum move_intent {
     F(T, text, source, 64)  /* the source host's name, for people */                    \
     F(T, text, version, 64) /* of the source's godwit, for people */                    \
     F(T, since, 2)                                                                      \
+    F(T, u8, check)       /* 1: would it fit? Nothing is to be moved */                 \
     F(T, u32, lanes)      /* bulk lanes asked for; 0 = pages come on this connection */ \
     F(T, u32, page_forms) /* PAGE_FORM_* the source would like to use */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
@@ -235,6 +245,21 @@ SCHEMA_STRUCT(message_status, MESSAGE_STATUS_FIELDS);
 #define MESSAGE_SETTLED_FIELDS(F, T) F(T, u8s, token, MOVE_TOKEN_BYTES)
 SCHEMA_STRUCT(message_settled, MESSAGE_SETTLED_FIELDS);
 
+/* All that the target looked at for a verdict, what fits too. */
+#define MESSAGE_FACT_FIELDS(F, T)                  \
+    F(T, u8, ok)                                   \
+    F(T, text, fact, 64)  /* "cpu", "disk", ... */ \
+    F(T, text, text, 208) /* for people */
+SCHEMA_STRUCT(message_fact, MESSAGE_FACT_FIELDS);
+
+#define MOVE_FACTS_MAX 52
+#define MESSAGE_FACTS_FIELDS(F, T) F(T, list, fact, message_fact, MOVE_FACTS_MAX)
+SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
+
+#define MESSAGE_PROBE_FIELDS(F, T) \
+    F(T, u32, number)              \
+    F(T, u64, bytes) /* of PROBE sections since the last one */
+SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
 #define MESSAGE_LANE_FIELDS(F, T)                                 \
     F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */ \
     F(T, u32, kind)                    /* enum lane_kind */       \
@@ -261,6 +286,8 @@ struct message {
         struct message_resolve resolve;
         struct message_status status;
         struct message_settled settled;
+        struct message_facts facts;
+        struct message_probe probe;
         struct message_lane lane;
     };
 };

@@ -21,6 +21,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#define PAUSE_VCPU_NS (CLOCK_MSEC / 20) /* saving and loading one, in the pause */
+
 /* ------------------------------------------------------------------------------------------- events */
 
 struct migrate_queued *migrate_enqueue(struct migration *m, enum source_event_kind kind)
@@ -105,9 +107,17 @@ static void send_description(struct migration *m)
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
 
+static void throttle(struct migration *m, uint32_t run_permille)
+{
+    int rc = slowing_set(&m->slowing, run_permille);
+    if (rc) /* the policy will see that it did not help */
+        log_event(LOG_WARN, "move.throttle", "cannot slow the guest: %s", strerror(-rc));
+}
+
 static void pause_guest(struct migration *m)
 {
     struct err err;
+    migrate_end_throttle(m); /* before the pause is paid for */
     bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
     if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
         bill_downtime_end(m->bill, clock_now_ns());
@@ -229,7 +239,10 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_description(m);
         break;
     case ACTION_SEND_ROUND:
-        migrate_round_send(m, action->round.number, action->round.last);
+        migrate_round_send(m, action->round.number, action->round.last, action->round.rate);
+        break;
+    case ACTION_THROTTLE:
+        throttle(m, action->run_permille);
         break;
     case ACTION_PAUSE_GUEST:
         pause_guest(m);
@@ -255,12 +268,38 @@ static void carry_out(struct migration *m, const struct move_action *action)
 
 /* ------------------------------------------------------------------------------------------ the loop */
 
+/* What the engine's policy has just decided goes to the bill, and to whoever watches. */
+static void note_decision(struct migration *m)
+{
+    const struct policy_decision *d = &m->engine.decision;
+    const struct move_hooks *hooks = &m->env->hooks;
+    struct bill_decision decision = { .at_ns = clock_now_ns() - m->progress.began_ns,
+                                      .round = m->engine.policy.rounds,
+                                      .left_pages = d->left_pages,
+                                      .link_bytes_per_s = d->link,
+                                      .dirty_pages_per_s = d->dirty_per_s,
+                                      .predicted_ns = d->predicted_ns,
+                                      .asked_ns = d->max_downtime_ns,
+                                      .rate_bytes_per_s = d->rate,
+                                      .run_permille = d->run_permille };
+    (void)snprintf(decision.what, sizeof(decision.what), "%s", policy_what_name(d->what));
+    (void)snprintf(decision.why, sizeof(decision.why), "%s", policy_why_name(d->why));
+    bill_decision(m->bill, policy_name(m->request->policy.kind), &decision);
+    m->decided = m->engine.policy.rounds;
+    hooks->event(hooks->ctx, "move.decision",
+                 json_pack("{s:I, s:s, s:s, s:s, s:b, s:I}", "round", (json_int_t)decision.round,
+                           "what", decision.what, "why", decision.why, "text", m->engine.why_text,
+                           "exceeds", d->exceeds, "run_permille", (json_int_t)d->run_permille));
+}
+
 static void deliver(struct migration *m, const struct source_event *event)
 {
     struct err err = { 0 };
     int rc = source_step(&m->engine, event, clock_now_ns(), &m->actions, &err);
     if (rc)
         log_event(LOG_WARN, "move.refused", "%s", err.text);
+    if (m->engine.policy.rounds != m->decided)
+        note_decision(m);
     for (unsigned i = 0; i < m->actions.count; i++)
         carry_out(m, &m->actions.action[i]);
 }
@@ -397,8 +436,9 @@ static int configure(struct migration *m, struct err *err)
     config.hello.page_forms = m->request->delta_bytes ? PAGE_FORM_DELTA : 0;
     if (m->request->packing != PACKING_MODE_OFF)
         config.hello.page_forms |= PAGE_FORM_LZ4 | PAGE_FORM_ZSTD;
-    config.policy.max_downtime_ns = m->request->max_downtime_ns;
-    config.policy.aim_ns = MIN(config.policy.aim_ns, m->request->max_downtime_ns);
+    config.policy = m->request->policy;
+    config.policy.pause_ns += machine->config.vcpus * PAUSE_VCPU_NS;
+    config.policy.allow_switch = false; /* this pump cannot go on as post-copy */
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;

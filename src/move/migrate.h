@@ -4,20 +4,22 @@
 #pragma once
 #include "move/move.h"
 #include "move/packing.h"
+#include "move/policy.h"
 
 #define MIGRATE_LANES_AUTO UINT32_MAX
 #define MIGRATE_BANDWIDTH_SAME UINT64_MAX
 
 struct migrate_request {
     const char *target; /* HOST:PORT */
-    const char *mode;   /* "pre-copy" or "stop-copy" */
-    uint64_t max_downtime_ns, stall_limit_ns;
+    const char *mode;   /* "auto", "pre-copy" or "stop-copy" */
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     uint32_t lanes; /* bulk connections: 1 to MOVE_LANES_MAX, 0 = none, or MIGRATE_LANES_AUTO */
+    enum packing_mode packing;
+    uint64_t delta_bytes; /* of pages kept to send only what changed in them; 0 = none */
     /* Bytes a second for all pages together (move/bucket.h), 0 = no limit. It may be changed during the move, by
      * any thread, and is a promise to others on the link: it holds while the guest stands still, too, unless
      * bandwidth_paused says otherwise. */
-    enum packing_mode packing;
-    uint64_t delta_bytes; /* of pages kept to send only what changed in them; 0 = none */
     const _Atomic(uint64_t) *bandwidth;
     uint64_t bandwidth_paused; /* MIGRATE_BANDWIDTH_SAME, or a limit of its own for that time */
     bool paused;               /* the user paused the guest: it arrives paused */

@@ -5,6 +5,7 @@
 #include "move/lanes_out.h"
 #include "move/migrate.h"
 #include "move/page_maker.h"
+#include "move/slowing.h"
 #include "move/source.h"
 #include "move/wire.h"
 
@@ -35,6 +36,8 @@ struct migration {
     /* migrate_round.c */
     struct dirty dirty;
     struct page_source pages;
+    struct round_set set; /* clark05 */
+    struct slowing slowing;
     struct page_memo memo;
     struct page_maker maker; /* of what this thread sends itself */
     struct lanes_out lanes;
@@ -48,6 +51,9 @@ struct migration {
     uint64_t lane_pages_bytes; /* of whole rounds */
     uint64_t told_bytes;       /* on lanes, as the engine last heard of progress */
     uint64_t round_began_ns, progress_told_ns;
+    uint64_t round_rate;     /* the policy's limit for this round; 0 = none */
+    uint64_t send_ns;        /* of this round, in the control connection's hands */
+    uint32_t decided;        /* decisions of the engine that are in the bill */
     uint64_t lane_failed_ns; /* when a lane failed; 0 = none did */
     struct err lane_err;
 
@@ -67,7 +73,7 @@ void migrate_connection_failed(struct migration *m, int rc, const struct err *er
 void migrate_host_failed(struct migration *m, const struct err *err);
 
 /* ACTION_SEND_ROUND; afterwards the loop calls one of the others. */
-void migrate_round_send(struct migration *m, uint32_t number, bool last);
+void migrate_round_send(struct migration *m, uint32_t number, bool last, uint64_t rate);
 /* SENDER_PUMP: sends one section of the round under way. */
 void migrate_round_continue(struct migration *m);
 /* SENDER_PUMP: how long to wait before that, because of the limit. */
@@ -75,6 +81,8 @@ uint64_t migrate_round_wait_ns(struct migration *m);
 /* SENDER_LANES: looks after them; whenever their event_fd is readable, and at least every
  * MIGRATE_PROGRESS_NS. */
 void migrate_round_watch(struct migration *m);
+/* Nobody is slowed any more. */
+void migrate_end_throttle(struct migration *m);
 /* No round is under way any more, no lane lives, dirty tracking has ended. */
 void migrate_round_stop(struct migration *m);
 /* What the lanes carried, once, before they are gone: by migrate_round_stop() or earlier. */

@@ -13,7 +13,10 @@
 #include "state/pages.h"
 
 #include <errno.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define LANE_GRACE_NS CLOCK_SECOND
 
@@ -28,6 +31,8 @@ static void follow_limit(struct migration *m)
     uint64_t limit = *m->request->bandwidth;
     if (m->last_round && m->request->bandwidth_paused != MIGRATE_BANDWIDTH_SAME)
         limit = m->request->bandwidth_paused;
+    if (m->round_rate && (limit == 0 || m->round_rate < limit))
+        limit = m->round_rate;
     if (limit != m->limit)
         bucket_set(&m->bucket, limit, clock_now_ns());
     m->limit = limit;
@@ -51,26 +56,40 @@ static int start_lanes(struct migration *m)
     return lanes_out_init(&m->lanes, &config, &m->pages);
 }
 
+static bool fixed_rounds(const struct migration *m)
+{
+    return m->request->policy.kind == POLICY_CLARK05;
+}
+
+static int start_tracking(struct migration *m)
+{
+    struct machine *machine = m->env->machine;
+    unsigned forms = m->engine.page_forms;
+    int rc = dirty_start(&m->dirty, &machine->mem, machine->hv);
+    if (rc)
+        return rc;
+    m->tracking = true;
+    slowing_begin(&m->slowing, machine);
+    page_source_init(&m->pages, &machine->mem, &m->dirty);
+    page_memo_init(&m->memo, machine->mem.pages,
+                   forms & PAGE_FORM_DELTA ? m->request->delta_bytes : 0, m->seed);
+    if (fixed_rounds(m))
+        rc = round_set_init(&m->set, &machine->mem, &m->dirty);
+    return rc ? rc : page_maker_init(&m->maker, &m->pages, &m->memo, m->request->packing, forms);
+}
+
 static int begin_round(struct migration *m, uint32_t number)
 {
     int rc = 0;
-    if (!m->tracking) {
-        rc = dirty_start(&m->dirty, &m->env->machine->mem, m->env->machine->hv);
-        m->tracking = !rc;
-        if (!rc) {
-            page_source_init(&m->pages, &m->env->machine->mem, &m->dirty);
-            page_memo_init(&m->memo, m->env->machine->mem.pages,
-                           m->engine.page_forms & PAGE_FORM_DELTA ? m->request->delta_bytes : 0,
-                           m->seed);
-            rc = page_maker_init(&m->maker, &m->pages, &m->memo, m->request->packing,
-                                 m->engine.page_forms);
-        }
-    }
+    if (!m->tracking)
+        rc = start_tracking(m);
     if (!rc)
         rc = dirty_fetch(&m->dirty, &m->round_pages);
+    if (!rc && fixed_rounds(m))
+        rc = round_set_begin(&m->set, number == 1, m->round_began_ns);
     if (rc)
         return rc;
-    page_source_begin(&m->pages, number == 1);
+    page_source_begin(&m->pages, number == 1, fixed_rounds(m) ? &m->set : NULL);
     page_memo_begin(&m->memo, number);
     page_maker_begin(&m->maker, (uint16_t)number);
     m->progress.pages_left = m->round_pages;
@@ -85,9 +104,11 @@ static int begin_round(struct migration *m, uint32_t number)
     return rc;
 }
 
-void migrate_round_send(struct migration *m, uint32_t number, bool last)
+void migrate_round_send(struct migration *m, uint32_t number, bool last, uint64_t rate)
 {
     struct err err;
+    m->round_rate = fixed_rounds(m) ? rate : 0; /* of goal it is the bandwidth, as it was */
+    m->send_ns = 0;
     m->round_began_ns = clock_now_ns();
     m->last_round = last;
     m->progress.round = number;
@@ -99,6 +120,18 @@ void migrate_round_send(struct migration *m, uint32_t number, bool last)
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
         migrate_host_failed(m, &err);
     }
+}
+
+/* The fastest way there and back that the control connection has shown; 0 = unknown. */
+static uint64_t connection_rtt_ns(const struct migration *m)
+{
+    struct tcp_info info = { 0 };
+    socklen_t len = sizeof(info);
+    if (m->wire.link.fd < 0 ||
+        getsockopt(m->wire.link.fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
+        info.tcpi_min_rtt == UINT32_MAX)
+        return 0;
+    return (uint64_t)info.tcpi_min_rtt * 1000;
 }
 
 /* What the round was, for the bill. */
@@ -152,7 +185,11 @@ static void end_round(struct migration *m, const struct page_count *n)
     q->event.round.pages = page_count_sent(n);
     q->event.round.bytes = n->bytes;
     q->event.round.left_pages = left;
-    q->event.round.capacity = by_lanes ? lanes_out_capacity(&m->lanes) : 0;
+    q->event.round.send_ns = by_lanes ? lanes_out_send_ns(&m->lanes) : m->send_ns;
+    q->event.round.bandwidth = *m->request->bandwidth;
+    q->event.round.rtt_ns = connection_rtt_ns(m);
+    if (!m->last_round)
+        slowing_measure(&m->slowing, left);
 }
 
 static void tell_progress(struct migration *m)
@@ -202,7 +239,9 @@ void migrate_round_continue(struct migration *m)
     bucket_spend(&m->bucket, len, clock_now_ns());
     uint64_t began = clock_now_ns();
     rc = wire_send(&m->wire, bytes, len, &err);
-    m->maker.link_rate = len * CLOCK_SECOND / MAX(clock_now_ns() - began, UINT64_C(1));
+    uint64_t spent_ns = clock_now_ns() - began;
+    m->send_ns += spent_ns;
+    m->maker.link_rate = len * CLOCK_SECOND / MAX(spent_ns, UINT64_C(1));
     if (m->limit)
         m->maker.link_rate = MIN(m->maker.link_rate, m->limit);
     if (rc) {
@@ -275,6 +314,13 @@ void migrate_round_bill(struct migration *m)
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, greetings);
 }
 
+void migrate_end_throttle(struct migration *m)
+{
+    slowing_end(&m->slowing);
+    for (unsigned id = 0; id < m->env->machine->vcpus.count; id++)
+        bill_held(m->bill, id, slowing_held_ns(&m->slowing, id));
+}
+
 void migrate_round_stop(struct migration *m)
 {
     m->sender = SENDER_NONE;
@@ -282,10 +328,12 @@ void migrate_round_stop(struct migration *m)
     if (!m->tracking)
         return;
     migrate_round_bill(m);
+    migrate_end_throttle(m);
     lanes_out_fini(&m->lanes);
     page_maker_fini(&m->maker);
     page_memo_fini(&m->memo);
     page_source_fini(&m->pages);
+    round_set_fini(&m->set);
     dirty_stop(&m->dirty);
     m->tracking = false;
 }

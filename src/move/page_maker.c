@@ -217,6 +217,8 @@ int page_maker_fill(struct page_maker *maker, const uint8_t **ret, size_t *ret_l
             if (batch.pages == 0)
                 break;
             add_batch(maker, &making, &batch);
+            if (maker->source->set) /* words come in no order, and a section's runs ascend */
+                break;
         }
     }
     if (making.runs)

@@ -18,13 +18,15 @@ void page_source_fini(struct page_source *source)
     *source = (struct page_source){ 0 };
 }
 
-void page_source_begin(struct page_source *source, bool first)
+void page_source_begin(struct page_source *source, bool first, struct round_set *set)
 {
     source->skip_untouched = first;
     source->next = 0;
     source->touched_first = source->touched_end = 0;
-    source->untouched = 0;
-    source->passed = 0;
+    source->set = set;
+    source->rest = 0;
+    source->untouched = set ? set->untouched : 0;
+    source->passed = source->untouched;
 }
 
 /* Finds the touched run that ends behind `page`; afterwards page < touched_end. */
@@ -153,9 +155,24 @@ static int take_words(struct page_source *source, unsigned room, struct page_bat
     return rc;
 }
 
+/* One word of the set, or what was left of it: words come in no order. */
+static int take_from_set(struct page_source *source, unsigned room, struct page_batch *batch)
+{
+    int rc = source->rest ? 0 : round_set_next(source->set, &source->rest_first, &source->rest);
+    *batch = (struct page_batch){ .first = source->rest_first, .words = 1 };
+    for (; !rc && source->rest && batch->pages < room; batch->pages++) {
+        batch->bits[0] |= source->rest & -source->rest;
+        source->rest &= source->rest - 1;
+    }
+    atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
+    return rc;
+}
+
 static int take(struct page_source *source, unsigned room, bool some, struct page_batch *batch)
 {
     batch->pages = 0;
+    if (source->set)
+        return take_from_set(source, room, batch);
     while (batch->pages == 0) {
         source->next = dirty_next(source->dirty, source->next);
         if (source->next >= source->mem->pages)

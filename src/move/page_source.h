@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
+#include "move/round_set.h"
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -35,13 +36,16 @@ struct page_source {
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
     uint64_t untouched;                  /* pages passed over in this round */
     _Atomic(uint64_t) passed;            /* pages taken or passed over in this round */
+    struct round_set *set; /* NULL = in ascending order, straight from the dirty set; borrowed */
+    uint64_t rest_first, rest; /* of the set's last word, not taken yet */
 };
 
 void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty);
 void page_source_fini(struct page_source *source);
 
-/* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. Nobody takes meanwhile. */
-void page_source_begin(struct page_source *source, bool first);
+/* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. `set`: the round's pages, begun, or
+ * NULL for all that is pending, in ascending order. Nobody takes meanwhile. */
+void page_source_begin(struct page_source *source, bool first, struct round_set *set);
 
 /* Takes the next pages, at most `room` (1 or more) of them. ret->pages == 0: nothing is left in this round or,
  * unless `some` is set, the next ones come in a lump that needs more room (never more than 64). */

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/dryrun.h"
 #include "move/lanes_in.h"
 #include "move/target.h"
 #include "move/wire.h"
@@ -110,36 +111,6 @@ static struct wire *find(struct receiving *r, uint32_t conn)
 
 /* ------------------------------------------------------------------------------------------- actions */
 
-static enum move_reason reason_of(const char *fact)
-{
-    static const struct {
-        const char *fact;
-        enum move_reason reason;
-    } table[] = {
-        { "cpu", REASON_CPU_FEATURE }, { "memory", REASON_MEMORY },   { "disk", REASON_DISK },
-        { "kvm", REASON_HYPERVISOR },  { "host", REASON_HYPERVISOR }, { "device", REASON_DEVICE },
-        { "name", REASON_NAME },
-    };
-    for (size_t i = 0; i < ARRAY_LEN(table); i++)
-        if (strcmp(table[i].fact, fact) == 0)
-            return table[i].reason;
-    return REASON_DEVICE;
-}
-
-static void fill_verdict(struct receiving *r, const struct fit_report *report)
-{
-    struct message_verdict *v = &r->verdict;
-    *v = (struct message_verdict){ .ok = report->count == 0 };
-    (void)gethostname(v->target, sizeof(v->target) - 1);
-    (void)snprintf(v->version, sizeof(v->version), "%s", GODWIT_VERSION);
-    for (unsigned i = 0; i < report->count && i < MOVE_REASONS_MAX; i++) {
-        struct message_reason *reason = &v->reason[v->reason_count++];
-        reason->code = reason_of(report->reason[i].fact);
-        (void)snprintf(reason->fact, sizeof(reason->fact), "%s", report->reason[i].fact);
-        (void)snprintf(reason->text, sizeof(reason->text), "%s", report->reason[i].text);
-    }
-}
-
 static void check(struct receiving *r)
 {
     struct fit_report report = { 0 };
@@ -152,7 +123,7 @@ static void check(struct receiving *r)
         else
             r->claimed = true;
     }
-    fill_verdict(r, &report);
+    dryrun_fill_verdict(&report, &r->verdict);
     struct queued *q = enqueue(r, TARGET_CHECKED, 0);
     q->event.verdict = &r->verdict;
 }
@@ -329,6 +300,7 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     case ACTION_CONNECT:
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
+    case ACTION_THROTTLE:
     case ACTION_PAUSE_GUEST:
     case ACTION_SEND_STATE:
     case ACTION_RESUME_GUEST:
@@ -539,6 +511,22 @@ static int drain(struct receiving *r, struct err *err)
     return r->arrival ? page_sink_drain(&r->arrival->sink, err) : 0;
 }
 
+/* Only a receiver with nothing to do answers at once; another says that it is busy, as to any newcomer. */
+static bool asks_for_check(const struct receiving *r)
+{
+    return r->incoming.type == MESSAGE_HELLO && r->incoming.hello.check &&
+           r->engine.state == TARGET_LISTENING;
+}
+
+/* The engine never hears of it: nothing is begun that it could have to end. */
+static void serve_dryrun(struct receiving *r, struct wire *wire)
+{
+    struct err err = { 0 };
+    if (dryrun_serve(r->env, r->host, wire, &err))
+        log_event(LOG_WARN, "move.check", "%s", err.text);
+    wire_close(wire);
+}
+
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -553,6 +541,10 @@ static void receive(struct receiving *r, struct wire *wire)
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
         wire->link.until_ns = 0; /* the answer has its own time */
+        if (!rc && asks_for_check(r)) {
+            serve_dryrun(r, wire);
+            return;
+        }
         if (!rc && r->incoming.type == MESSAGE_LANE && conn != r->engine.conn) {
             take_lane(r, wire);
         } else if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && conn == r->engine.conn &&

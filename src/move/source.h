@@ -154,7 +154,9 @@ struct source_event {
         struct {
             uint64_t pages, bytes;
             uint64_t left_pages; /* dirty now (last round: 0) */
-            uint64_t capacity;   /* of the link, bytes a second while sending; 0 = not known */
+            uint64_t send_ns;    /* spent handing over to the connection and waiting for it */
+            uint64_t rtt_ns;     /* of the connection; 0 = not known */
+            uint64_t bandwidth;  /* bytes a second the user allows from now on; 0 = any */
         } round;
         uint32_t sections;
         bool record_unknown; /* RECORD_FAILED: false = the old record is certainly still in force
@@ -182,10 +184,11 @@ struct source {
     uint64_t stale;                 /* events dropped as stale */
 
     struct policy policy;
-    struct policy_decision decision; /* the last one */
+    struct policy_decision decision; /* the last one; policy.rounds counts them */
+    char why_text[192];              /* the numbers behind it, for people */
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
-    uint64_t round_began_ns;
+    uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 
     uint32_t lanes;      /* bulk lanes granted, at most hello.lanes */

@@ -56,6 +56,7 @@ static void begin_round(struct source_call *c, bool last)
     action->conn = s->conn;
     action->round.number = s->round;
     action->round.last = last;
+    action->round.rate = s->policy.rounds ? s->decision.rate : policy_first_rate(&s->policy);
 }
 
 static void stop(struct source_call *c)
@@ -85,10 +86,13 @@ int source_on_round_sent(struct source_call *c)
     if (s->round_sent)
         return SOURCE_REFUSE;
     s->round_sent = true;
+    s->round_sent_ns = c->now;
+    s->policy.limits.bandwidth = c->e->round.bandwidth;
     s->round_facts = (struct policy_round){ .pages = c->e->round.pages,
                                             .bytes = c->e->round.bytes,
                                             .left_pages = c->e->round.left_pages,
-                                            .capacity = c->e->round.capacity };
+                                            .send_ns = c->e->round.send_ns,
+                                            .rtt_ns = c->e->round.rtt_ns };
 
     struct message_round_done *done = &move_send(c->out, s->conn, MESSAGE_ROUND_DONE)->round_done;
     done->number = s->round;
@@ -99,6 +103,38 @@ int source_on_round_sent(struct source_call *c)
         move_act(c->out, ACTION_SEND_STATE)->conn = s->conn;
     }
     return 0;
+}
+
+/* What the policy makes of the round that was just acknowledged. */
+static void decide(struct source_call *c)
+{
+    struct source *s = c->s;
+    uint32_t run_permille = s->policy.run_permille;
+    struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
+    struct err why;
+
+    s->decision = d;
+    (void)policy_explain(&d, s->why_text, sizeof(s->why_text));
+    (void)snprintf(s->note, sizeof(s->note), "round %u, %llu pages left: %s, %s: %.120s", s->round,
+                   (unsigned long long)d.left_pages, policy_what_name(d.what),
+                   policy_why_name(d.why), s->why_text);
+    source_emit(c, s->state, s->note);
+    switch (d.what) {
+    case POLICY_ROUND:
+        if (d.run_permille != run_permille)
+            move_act(c->out, ACTION_THROTTLE)->run_permille = d.run_permille;
+        begin_round(c, false);
+        break;
+    case POLICY_ABORT:
+        (void)err_set(&why, ERR_GUEST, ETIME, "the goal cannot be met: %s", s->why_text);
+        source_trouble(c, REASON_GOAL, &why, true);
+        break;
+    case POLICY_SWITCH: /* only where allow_switch says that this engine can */
+    case POLICY_STOP:
+    case POLICY_WHAT_MAX:
+        stop(c);
+        break;
+    }
 }
 
 int source_on_round_ack(struct source_call *c)
@@ -112,21 +148,9 @@ int source_on_round_ack(struct source_call *c)
         return source_protocol_error(c, "not as many pages as were sent");
     s->round_acked = true;
     s->round_facts.duration_ns = c->now - s->round_began_ns;
-    if (s->state != SOURCE_COPYING)
-        return 0;
-
-    struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
-    s->decision = d;
-    (void)snprintf(s->note, sizeof(s->note),
-                   "round %u: %s, %llu pages left, %llu us to send them%s", s->round,
-                   policy_why_name(d.why), (unsigned long long)s->round_facts.left_pages,
-                   (unsigned long long)(d.predicted_ns / 1000),
-                   d.stop && d.exceeds ? ", more than was allowed" : "");
-    source_emit(c, s->state, s->note);
-    if (d.stop)
-        stop(c);
-    else
-        begin_round(c, false);
+    s->round_facts.send_ns = policy_add(s->round_facts.send_ns, c->now - s->round_sent_ns);
+    if (s->state == SOURCE_COPYING)
+        decide(c);
     return 0;
 }
 

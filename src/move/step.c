@@ -30,6 +30,7 @@ const char *move_action_name(enum move_action_kind kind)
         [ACTION_CONNECT] = "connect",
         [ACTION_SEND_DESCRIPTION] = "send-description",
         [ACTION_SEND_ROUND] = "send-round",
+        [ACTION_THROTTLE] = "throttle",
         [ACTION_PAUSE_GUEST] = "pause-guest",
         [ACTION_SEND_STATE] = "send-state",
         [ACTION_RESUME_GUEST] = "resume-guest",

@@ -68,8 +68,10 @@ enum move_action_kind {
     ACTION_SEND_DESCRIPTION, /* sections MACHINE and CPUID */
     ACTION_SEND_ROUND,       /* `round`: what is dirty now (round 1: all there is), and clear it;
                               * -> PROGRESS..., ROUND_SENT */
-    ACTION_PAUSE_GUEST,      /* vCPUs parked, devices quiescent -> PAUSED */
-    ACTION_SEND_STATE,       /* every device-state section -> STATE_SENT */
+    ACTION_THROTTLE,     /* `run_permille`: the writers keep this share of their writing, until the
+                              * next such action, PAUSE_GUEST, RESUME_GUEST or the end */
+    ACTION_PAUSE_GUEST,  /* vCPUs parked, devices quiescent -> PAUSED */
+    ACTION_SEND_STATE,   /* every device-state section -> STATE_SENT */
     ACTION_RESUME_GUEST, /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
                               * way or never asked for; give up rounds and state being sent; dirty
                               * tracking ends */
@@ -97,7 +99,9 @@ struct move_action {
         struct {
             uint32_t number; /* from 1 */
             bool last;       /* the guest is paused */
+            uint64_t rate;   /* at most so many bytes a second; 0 = as fast as it goes */
         } round;
+        uint32_t run_permille; /* 100 to 1000 */
         struct {
             uint8_t from, to;        /* states of the engine; equal: news within a state */
             enum move_stage stage;   /* of `to` */

@@ -181,6 +181,8 @@ const char *section_type_name(uint16_t type)
         [SECTION_VIRTIO_RNG] = "virtio-rng",
         [SECTION_BUTTON] = "button",
     };
+    if (type == SECTION_PROBE)
+        return "probe";
     if (type >= SECTION_MESSAGE && type < SECTION_TYPE_MAX)
         return "message";
     return type < SECTION_STATE_MAX && names[type] ? names[type] : "unknown";

@@ -44,6 +44,7 @@ enum section_type {
     SECTION_BUTTON,
     SECTION_STATE_MAX,
 
+    SECTION_PROBE = 63,   /* filler that measures a connection: move/dryrun.h */
     SECTION_MESSAGE = 64, /* first of the live messages: move/message.h */
     SECTION_TYPE_MAX = 128
 };

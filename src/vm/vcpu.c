@@ -1,4 +1,5 @@
 #include "vm/vcpu.h"
+#include "vm/throttle.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -12,7 +13,12 @@ int vcpu_group_init(struct vcpu_group *group, struct hv *hv, struct meter *meter
     *group =
         (struct vcpu_group){ .hv = hv, .meter = meter, .handlers = *handlers, .pausing = true };
     (void)pthread_mutex_init(&group->lock, NULL);
-    (void)pthread_cond_init(&group->changed, NULL);
+    pthread_condattr_t monotonic;
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&group->changed, &monotonic);
+    (void)pthread_cond_init(&group->throttle_wake, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
     for (unsigned id = 0; id < count; id++) {
         struct vcpu *vcpu = &group->vcpu[id];
         int rc = hv->ops->vcpu_open(hv, id, &cpuid[id], &vcpu->hv);
@@ -69,8 +75,11 @@ static void run(struct vcpu *vcpu)
     for (;;) {
         /* After an access the vCPU is half-way through an instruction: only the next run completes
          * it. So park only after a run that ended with nothing left to do. */
-        if (exit.kind == HV_EXIT_NONE && must_park(group) && !park(group))
-            return;
+        if (exit.kind == HV_EXIT_NONE) {
+            throttle_hold(vcpu);
+            if (must_park(group) && !park(group))
+                return;
+        }
         int rc = group->hv->ops->vcpu_run(vcpu->hv, &exit);
         if (rc) {
             exit.kind = HV_EXIT_FAILED;
@@ -144,6 +153,7 @@ void vcpu_group_pause(struct vcpu_group *group)
     __atomic_store_n(&group->pausing, true, __ATOMIC_RELEASE);
     for (unsigned id = 0; id < group->count; id++)
         group->hv->ops->vcpu_kick(group->vcpu[id].hv);
+    (void)pthread_cond_broadcast(&group->changed); /* whoever is held parks now */
     unsigned threads = 0;
     for (unsigned id = 0; id < group->count; id++)
         threads += group->vcpu[id].started;
@@ -156,6 +166,7 @@ void vcpu_group_fini(struct vcpu_group *group)
 {
     if (!group->hv)
         return;
+    throttle_stop(group);
     vcpu_group_pause(group);
     (void)pthread_mutex_lock(&group->lock);
     __atomic_store_n(&group->stopping, true, __ATOMIC_RELEASE);
@@ -167,6 +178,7 @@ void vcpu_group_fini(struct vcpu_group *group)
         group->hv->ops->vcpu_close(group->vcpu[id].hv);
     }
     (void)pthread_cond_destroy(&group->changed);
+    (void)pthread_cond_destroy(&group->throttle_wake);
     (void)pthread_mutex_destroy(&group->lock);
     *group = (struct vcpu_group){ 0 };
 }

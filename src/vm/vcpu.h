@@ -36,6 +36,8 @@ struct vcpu {
     struct hv_vcpu *hv;
     pthread_t thread;
     bool started;
+    uint64_t hold_until_ns; /* vm/throttle.h: 0 = not held; written with the group's lock */
+    uint64_t held_ns, held_since_ns; /* in sum; begin of the present hold or 0; with the lock */
 };
 
 struct vcpu_group {
@@ -49,6 +51,12 @@ struct vcpu_group {
     pthread_cond_t changed;
     bool pausing, stopping;
     unsigned parked;
+
+    /* vm/throttle.h: the slicing thread and, with the lock, what it is told. */
+    pthread_t throttle;
+    pthread_cond_t throttle_wake;
+    bool throttling, throttle_ending;
+    uint32_t hold_permille[HV_VCPUS_MAX];
 };
 
 /* Opens `count` vCPUs, each shown its entry of `cpuid` (an array of `count`). Nothing runs yet. */
@@ -63,6 +71,9 @@ void vcpu_group_resume(struct vcpu_group *group);
 
 /* Returns when every thread is parked. */
 void vcpu_group_pause(struct vcpu_group *group);
+
+/* On the vCPU's thread, between two runs with no access pending: waits as long as it is held. */
+void throttle_hold(struct vcpu *vcpu);
 
 /* Ends the threads and closes the vCPUs; for any group that vcpu_group_init() saw. */
 void vcpu_group_fini(struct vcpu_group *group);

@@ -127,6 +127,27 @@ static bool is_bandwidth(json_int_t bytes_per_s)
                                 bytes_per_s <= (json_int_t)BUCKET_RATE_MAX);
 }
 
+/* How the pages are to travel. NULL: taken into *ret; else what is wrong. */
+static const char *read_sending(json_int_t lanes, json_int_t bandwidth,
+                                json_int_t bandwidth_downtime, const char *compress,
+                                json_int_t delta_bytes, struct mover_request *ret)
+{
+    if (lanes < -1 || lanes > MOVE_LANES_MAX)
+        return "lanes: want 1 to 16, 0 for none, or -1 to have them chosen";
+    if (packing_mode_of(compress, &ret->packing))
+        return "compress: want auto, off, lz4 or zstd";
+    if (delta_bytes < 0 || delta_bytes > DELTA_CACHE_MAX)
+        return "delta_cache_bytes: want 0 for none, or up to 1 TiB";
+    if (!is_bandwidth(bandwidth) || (bandwidth_downtime != -1 && !is_bandwidth(bandwidth_downtime)))
+        return no_bandwidth;
+    ret->lanes = lanes < 0 ? MIGRATE_LANES_AUTO : (uint32_t)lanes;
+    ret->delta_bytes = (uint64_t)delta_bytes;
+    ret->bandwidth = ret->policy.bandwidth = (uint64_t)bandwidth;
+    ret->bandwidth_paused =
+        bandwidth_downtime < 0 ? MIGRATE_BANDWIDTH_SAME : (uint64_t)bandwidth_downtime;
+    return NULL;
+}
+
 static void vm_migrate_set(void *ctx, struct rpc_call *call, const json_t *params)
 {
     json_int_t bandwidth;
@@ -141,55 +162,73 @@ static void vm_migrate_set(void *ctx, struct rpc_call *call, const json_t *param
         rpc_reply(call, NULL);
 }
 
+/* The goal, as `policy` of vm.migrate says it. NULL: taken into *ret; else what is wrong. */
+static const char *read_goal(const char *policy, json_int_t max_downtime_ns, json_int_t max_time_ns,
+                             json_int_t rate_min, json_int_t rate_max, struct policy_limits *ret)
+{
+    ret->kind = policy_named(policy);
+    if (!ret->kind)
+        return "policy: want goal or clark05";
+    if (max_downtime_ns <= 0 || max_time_ns < 0)
+        return "max_downtime_ns must be positive, and max_time_ns not negative";
+    if (rate_min <= 0 || rate_max < rate_min)
+        return "rate_min_bytes_per_s must be positive and no more than rate_max_bytes_per_s";
+    ret->max_downtime_ns = (uint64_t)max_downtime_ns;
+    ret->max_time_ns = (uint64_t)max_time_ns;
+    ret->rate_min = (uint64_t)rate_min;
+    ret->rate_max = (uint64_t)rate_max;
+    return NULL;
+}
+
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
-    const char *to, *mode = "pre-copy", *compress = "auto";
-    json_int_t max_downtime_ns = 300 * 1000000, stall_limit_ns = 10ll * 1000000000, lanes = -1;
+    const char *to, *mode = "auto", *policy = "goal", *throttle = "allow", *compress = "auto";
+    struct mover_request request = { .kind = MOVER_MIGRATE, .policy = policy_limits_default() };
+    json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0, lanes = -1;
+    json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
+    json_int_t rate_min = (json_int_t)request.policy.rate_min;
+    json_int_t rate_max = (json_int_t)request.policy.rate_max;
     json_int_t bandwidth = 0, bandwidth_downtime = -1, delta_bytes = 0;
-    if (rpc_unpack(call, params, "{s:s, s?:s, s?:I, s?:I, s?:I, s?:I, s?:I, s?:s, s?:I}", "to", &to,
-                   "mode", &mode, "max_downtime_ns", &max_downtime_ns, "stall_limit_ns",
-                   &stall_limit_ns, "lanes", &lanes, "bandwidth_bytes_per_s", &bandwidth,
-                   "bandwidth_downtime_bytes_per_s", &bandwidth_downtime, "compress", &compress,
-                   "delta_cache_bytes", &delta_bytes))
+    int strict = 0, check = 0;
+    if (rpc_unpack(call, params,
+                   "{s:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b, s?:I, s?:I, "
+                   "s?:I, s?:s, s?:I}",
+                   "to", &to, "mode", &mode, "max_downtime_ns", &max_downtime_ns, "max_time_ns",
+                   &max_time_ns, "stall_limit_ns", &stall_limit_ns, "policy", &policy, "throttle",
+                   &throttle, "strict", &strict, "rate_min_bytes_per_s", &rate_min,
+                   "rate_max_bytes_per_s", &rate_max, "check", &check, "lanes", &lanes,
+                   "bandwidth_bytes_per_s", &bandwidth, "bandwidth_downtime_bytes_per_s",
+                   &bandwidth_downtime, "compress", &compress, "delta_cache_bytes", &delta_bytes))
         return;
-    struct mover_request request = { .kind = MOVER_MIGRATE };
-    if (strcmp(mode, "pre-copy") != 0 && strcmp(mode, "stop-copy") != 0) {
-        fail(call, EINVAL, "mode: want pre-copy or stop-copy");
-        return;
-    }
-    if (max_downtime_ns <= 0 || stall_limit_ns < (json_int_t)(100 * CLOCK_MSEC)) {
-        fail(call, EINVAL, "max_downtime_ns must be positive and stall_limit_ns at least 100 ms");
-        return;
-    }
-    if (lanes < -1 || lanes > MOVE_LANES_MAX) {
-        fail(call, EINVAL, "lanes: want 1 to 16, 0 for none, or -1 to have them chosen");
+    if (strcmp(mode, "auto") != 0 && strcmp(mode, "pre-copy") != 0 &&
+        strcmp(mode, "stop-copy") != 0) {
+        fail(call, EINVAL, "mode: want auto, pre-copy or stop-copy");
         return;
     }
-    if (packing_mode_of(compress, &request.packing)) {
-        fail(call, EINVAL, "compress: want auto, off, lz4 or zstd");
+    if (strcmp(throttle, "allow") != 0 && strcmp(throttle, "never") != 0) {
+        fail(call, EINVAL, "throttle: want allow or never");
         return;
     }
-    if (delta_bytes < 0 || delta_bytes > DELTA_CACHE_MAX) {
-        fail(call, EINVAL, "delta_cache_bytes: want 0 for none, or up to 1 TiB");
+    if (stall_limit_ns < (json_int_t)(100 * CLOCK_MSEC)) {
+        fail(call, EINVAL, "stall_limit_ns must be at least 100 ms");
         return;
     }
-    if (!is_bandwidth(bandwidth) ||
-        (bandwidth_downtime != -1 && !is_bandwidth(bandwidth_downtime))) {
-        fail(call, EINVAL, no_bandwidth);
+    const char *wrong =
+        read_goal(policy, max_downtime_ns, max_time_ns, rate_min, rate_max, &request.policy);
+    if (!wrong)
+        wrong = read_sending(lanes, bandwidth, bandwidth_downtime, compress, delta_bytes, &request);
+    if (!wrong && strlen(to) >= sizeof(request.target))
+        wrong = "to: too long for HOST:PORT";
+    if (wrong) {
+        fail(call, EINVAL, wrong);
         return;
     }
-    if (strlen(to) >= sizeof(request.target)) {
-        fail(call, EINVAL, "to: too long for HOST:PORT");
-        return;
-    }
+    request.policy.allow_throttle = strcmp(throttle, "allow") == 0;
+    request.policy.strict = strict;
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
-    request.delta_bytes = (uint64_t)delta_bytes;
-    request.bandwidth = (uint64_t)bandwidth;
-    request.bandwidth_paused =
-        bandwidth_downtime < 0 ? MIGRATE_BANDWIDTH_SAME : (uint64_t)bandwidth_downtime;
-    request.lanes = lanes < 0 ? MIGRATE_LANES_AUTO : (uint32_t)lanes;
-    request.max_downtime_ns = (uint64_t)max_downtime_ns;
+    if (check)
+        request.kind = MOVER_CHECK;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
     start(ctx, call, &request);
 }

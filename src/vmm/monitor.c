@@ -112,9 +112,12 @@ static void on_guest_end(struct loop_source *source, uint32_t events)
     struct monitor *monitor = CONTAINER_OF(source, struct monitor, ended);
     (void)loop_drain(source->fd);
     (void)pthread_mutex_lock(&monitor->end_lock);
-    bool failed = monitor->end == MACHINE_FAILED;
+    enum machine_end how = monitor->end;
     (void)pthread_mutex_unlock(&monitor->end_lock);
+    bool failed = how == MACHINE_FAILED;
     log_event(failed ? LOG_ERROR : LOG_INFO, "vm.end", "%s", monitor->end_why);
+    if (how != MACHINE_POWERED_OFF) /* a reset is how a guest ends that crashed */
+        monitor->keep |= RUNDIR_KEEP_LOGS;
     monitor_end(monitor, failed, monitor->end_why);
 }
 
@@ -259,6 +262,17 @@ static int start_moved(struct monitor *monitor, struct err *err)
     return mover_start(monitor, &request, err);
 }
 
+static void save_scrollback(struct monitor *monitor)
+{
+    int fd = openat(monitor->dir.dir_fd, RUNDIR_SCROLLBACK,
+                    O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int rc = fd < 0 ? -errno : console_save(monitor->console, fd);
+    if (rc)
+        log_event(LOG_WARN, "vm.end", "the console's last output could not be kept: %s",
+                  strerror(-rc));
+    fd_close(&fd);
+}
+
 static void teardown(struct monitor *monitor)
 {
     mover_shutdown(monitor);
@@ -268,8 +282,11 @@ static void teardown(struct monitor *monitor)
         rpc_server_close(monitor->rpc);
         rpc_server_unref(monitor->rpc);
     }
-    if (monitor->console)
+    if (monitor->console) {
+        if (monitor->keep & RUNDIR_KEEP_LOGS)
+            save_scrollback(monitor);
         console_free(monitor->console);
+    }
     loop_remove(&monitor->signals);
     loop_remove(&monitor->ended);
     fd_close(&monitor->signal_fd);
@@ -277,7 +294,7 @@ static void teardown(struct monitor *monitor)
     loop_fini(&monitor->loop);
     json_decref(monitor->last_bill);
     json_decref(monitor->last_progress);
-    rundir_release(&monitor->dir, monitor->keep_record);
+    rundir_release(&monitor->dir, monitor->keep);
     meter_fini(&monitor->meter);
     (void)pthread_mutex_destroy(&monitor->pause_lock);
     (void)pthread_mutex_destroy(&monitor->end_lock);

@@ -72,8 +72,8 @@ struct monitor {
     enum machine_end end;
     char end_why[200];
     int exit_status;
-    bool ending;      /* exit_status stands */
-    bool keep_record; /* a source may still ask for it */
+    bool ending;   /* exit_status stands */
+    unsigned keep; /* enum rundir_keep: the record, for a source that may still ask for it */
 };
 
 const char *monitor_state_name(enum monitor_state state);

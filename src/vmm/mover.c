@@ -5,6 +5,7 @@
 #include "ctl/ready.h"
 #include "ctl/reason.h"
 #include "move/checkpoint.h"
+#include "move/dryrun.h"
 #include "move/migrate.h"
 #include "move/receive.h"
 #include "vmm/records.h"
@@ -43,6 +44,7 @@ struct mover {
     int rc;
     struct err err;
     struct bill bill;
+    json_t *checked; /* MOVER_CHECK: the report */
     enum migrate_outcome outcome;
     bool settled; /* MOVER_RECEIVE: the source knows that the guest is here */
 };
@@ -190,7 +192,7 @@ static void note_arrival(void *arg)
 {
     struct mover *mover = arg;
     struct monitor *monitor = mover->monitor;
-    monitor->keep_record = true; /* until the source has settled */
+    monitor->keep |= RUNDIR_KEEP_RECORD; /* until the source has settled */
     monitor->user_paused = monitor->machine->pauses > 0;
     monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, "arrived");
 }
@@ -242,10 +244,18 @@ static void run(struct mover *mover)
                                            .delta_bytes = request->delta_bytes,
                                            .bandwidth = &mover->bandwidth,
                                            .bandwidth_paused = request->bandwidth_paused,
-                                           .max_downtime_ns = request->max_downtime_ns,
+                                           .policy = request->policy,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
         mover->rc = migrate_run(&mover->env, &migrate, &mover->bill, &mover->outcome, &mover->err);
+        break;
+    }
+    case MOVER_CHECK: {
+        struct migrate_request check = { .target = request->target,
+                                         .mode = request->mode,
+                                         .policy = request->policy,
+                                         .stall_limit_ns = request->stall_limit_ns };
+        mover->rc = dryrun_run(&mover->env, &check, &mover->checked, &mover->err);
         break;
     }
     case MOVER_CHECKPOINT:
@@ -340,13 +350,22 @@ static void arrived(struct monitor *monitor, struct mover *mover)
             log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
         came_to_rest(monitor);
     } else {
-        monitor->keep_record = !mover->settled;
+        if (mover->settled)
+            monitor->keep &= ~(unsigned)RUNDIR_KEEP_RECORD;
+        else
+            monitor->keep |= RUNDIR_KEEP_RECORD;
     }
 }
 
 static void act_on_result(struct monitor *monitor, struct mover *mover)
 {
     json_t *bill = NULL;
+    if (mover->request.kind == MOVER_CHECK) {
+        json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
+        rpc_post_event(monitor->rpc, "move.checked",
+                       json_pack("{s:o?, s:o?}", "error", reason, "report", mover->checked));
+        return;
+    }
     if (mover->request.kind != MOVER_RECEIVE) {
         bill = bill_json(&mover->bill);
         json_decref(monitor->last_bill);
@@ -367,6 +386,8 @@ static void act_on_result(struct monitor *monitor, struct mover *mover)
         } else {
             came_to_rest(monitor);
         }
+        break;
+    case MOVER_CHECK:
         break;
     case MOVER_CHECKPOINT:
         came_to_rest(monitor);
@@ -514,6 +535,7 @@ void mover_shutdown(struct monitor *monitor)
     loop_remove(&monitor->mover_done);
     monitor->mover = NULL;
     if (mover->outcome == MIGRATE_LEFT_UNCERTAIN)
-        monitor->keep_record = true; /* all that is left of the guest here, and it must be found */
+        monitor->keep |=
+            RUNDIR_KEEP_RECORD; /* all that is left of the guest here, and it must be found */
     mover_free(mover);
 }

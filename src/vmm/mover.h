@@ -12,10 +12,12 @@
 #pragma once
 #include "move/move.h"
 #include "move/packing.h"
+#include "move/policy.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
     MOVER_MIGRATE = 1,
+    MOVER_CHECK, /* would a migration do? Same parameters */
     MOVER_CHECKPOINT,
     MOVER_RECEIVE,
     MOVER_RESTORE,
@@ -30,7 +32,8 @@ struct mover_request {
     uint64_t bandwidth, bandwidth_paused;
     enum packing_mode packing; /* migrate */
     uint64_t delta_bytes;      /* migrate */
-    uint64_t max_downtime_ns, stall_limit_ns;
+    struct policy_limits policy;
+    uint64_t stall_limit_ns;
     char file[4096]; /* checkpoint, restore: path */
 };
 

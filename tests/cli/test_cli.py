@@ -131,7 +131,7 @@ def test_bash_completion():
     expect(complete(host, "--runtime-dir", "/x", "mi") == ["migrate"], "after --runtime-dir")
     expect(complete(host, "info", "web") == ["web1", "web2"], "names of VMs")
     expect(complete(host, "info", "--j") == ["--json"], "options")
-    expect(complete(host, "migrate", "web1", "h:1", "--mode", "") == ["pre-copy", "stop-copy"], "choices")
+    expect(complete(host, "migrate", "web1", "h:1", "--mode", "") == ["auto", "pre-copy", "stop-copy"], "choices")
     expect(complete(host, "migrate", "web1", "") == [], "nothing to offer for an address")
     expect("--fake" not in complete(host, "run", "--"), "hidden options stay hidden")
     expect("vmm" not in complete(host, "v"), "hidden commands stay hidden")

@@ -69,7 +69,7 @@ static void send_round(struct page_maker *maker, struct link *link, bool first)
     const uint8_t *bytes;
     size_t len;
     struct err err;
-    page_source_begin(maker->source, first);
+    page_source_begin(maker->source, first, NULL);
     page_maker_begin(maker, 0);
     while (page_maker_fill(maker, &bytes, &len) == 0 && len > 0)
         assert_int_equal(link_send(link, bytes, len, &err), 0);
@@ -248,7 +248,7 @@ static void damaged_page_is_refused(void **unused)
     page_source_init(&source, &from, &dirty);
     assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
-    page_source_begin(&source, true);
+    page_source_begin(&source, true, NULL);
     page_maker_begin(&maker, 0);
     assert_int_equal(page_maker_fill(&maker, &bytes, &len), 0);
 

@@ -95,8 +95,8 @@ def compile_words(build, path):
     sys.exit(f"mutants: {path} is not built")
 
 
-def link_words(build):
-    commands = run(["ninja", "-t", "commands", "tests/sim/sim"], build).stdout.strip().splitlines()
+def link_words(build, program):
+    commands = run(["ninja", "-t", "commands", program], build).stdout.strip().splitlines()
     return shlex.split(commands[-1])
 
 
@@ -119,7 +119,7 @@ def without_deps(words):
     return out
 
 
-def survives(build, source, mutant, scratch):
+def survives(build, source, mutant, scratch, program="tests/sim/sim"):
     name, file, old, new = mutant
     path = os.path.join(source, "src/move", file)
     with open(path) as f:
@@ -135,7 +135,7 @@ def survives(build, source, mutant, scratch):
     if done.returncode:
         return "it does not compile:\n" + done.stdout
     # Before the archives, so that its symbols are the ones taken.
-    words = replaced(link_words(build), "-o", binary)
+    words = replaced(link_words(build, program), "-o", binary)
     at = words.index("-o") + 2
     done = run(words[:at] + [obj] + words[at:], build)
     if done.returncode:
@@ -143,10 +143,10 @@ def survives(build, source, mutant, scratch):
     try:
         done = subprocess.run([binary], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100)
     except subprocess.TimeoutExpired:
-        return "sim hangs"
+        return f"{program} hangs"
     if done.returncode == 0:
-        return "sim does not notice"
-    line = next((l for l in done.stdout.splitlines() if l.startswith("BROKEN")), done.stdout[-200:].strip())
+        return f"{program} does not notice"
+    line = next((l for l in done.stdout.splitlines() if l.startswith(("BROKEN", "# ", "[  ERROR"))), done.stdout[-200:].strip())
     print(f"killed    {name}: {line}")
     return None
 

@@ -279,6 +279,9 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_SEND_ROUND:
         send_round(w, action);
         break;
+    case ACTION_THROTTLE:
+        CHECK(w, w->source_runs, "a guest that stands still is to be slowed");
+        break;
     case ACTION_PAUSE_GUEST:
         w->source_runs = false;
         work(w, SIDE_SOURCE)->source.kind = SOURCE_PAUSED;

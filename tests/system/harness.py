@@ -331,7 +331,8 @@ class Control:
 HEADER_BYTES = 40   # of a stream: docs/stream.md
 SECTION_BYTES = 24
 MESSAGES = ["hello", "verdict", "reserve", "reserved", "round", "round-done", "round-ack", "state-done", "prepared",
-            "commit", "committed", "activated", "abort", "resolve", "status", "settled", "lane"]  # from type 64 on
+            "commit", "committed", "activated", "abort", "resolve", "status", "settled", "facts", "probe",
+            "lane"]  # from type 64 on
 PAGES = 4
 
 
@@ -402,7 +403,7 @@ class Relay:
                 head = self.take(a, SECTION_BYTES)
                 kind, length = struct.unpack_from("<H6xI", head)
                 section = head + self.take(a, length)
-                name = "pages" if kind == PAGES else MESSAGES[kind - 64] if 64 <= kind < 80 else str(kind)
+                name = "pages" if kind == PAGES else MESSAGES[kind - 64] if 64 <= kind < 64 + len(MESSAGES) else str(kind)
                 order = self.at(direction, name, seen.get(name, 0))
                 seen[name] = seen.get(name, 0) + 1
                 if order == "flip":

@@ -7,6 +7,7 @@ and in the end the guest switches itself off content.
 """
 import os
 import re
+import struct
 
 from harness import Host, Transcript, check, need_kvm, run_tests, wait_for
 
@@ -131,6 +132,30 @@ def writer_goes_on_after_a_checkpoint():
         vm.stop()
 
 
+def crashed_guest_leaves_its_last_words():
+    """One that triple-faults ends; what it and its monitor last said stays, until the name is used again."""
+    note = struct.pack("<III4sI", 4, 4, 18, b"Xen", 0x100000)     # PVH: where it is entered
+    # "bye" to the serial port, then an invalid instruction, and no table of handlers for it.
+    code = b"".join(b"\xb0" + bytes([c]) + b"\x66\xba\xf8\x03\xee" for c in b"bye\n") + b"\x0f\x0b"
+    parts = [(1, 176 + len(note), code, 0x100000), (4, 176, note, 0)]
+    image = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x100000, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    for kind, offset, content, address in parts:
+        image += struct.pack("<IIQQQQQQ", kind, 5, offset, address, address, len(content), len(content), 4)
+    with Host() as host:
+        kernel = os.path.join(host.base, ".crash.elf")
+        with open(kernel, "wb") as file:
+            file.write(image + note + code)
+        done = host.run("run", "--name", "crash", "--memory", "64M", "--kernel", kernel, check=False)
+        check("crash/log" in done.stderr and done.stdout == "bye\n", f"{done.stdout!r}, {done.stderr!r}")
+        check(host.json("ps")[0]["state"] == "dead", "a crashed VM is listed as dead")
+        left = os.path.join(host.base, "crash")
+        check(sorted(os.listdir(left)) == ["console.log", "lock", "log"], str(os.listdir(left)))
+        check(open(os.path.join(left, "console.log")).read() == "bye\n", "the console's last words")
+        check("triple fault" in open(os.path.join(left, "log")).read(), "the log says why")
+        host.run("kill", "crash")
+        check(host.is_empty(), "kill left something")
+
+
 def paused_guest_stays_paused():
     """A move keeps the user's pause; resume lets the guest go on at the other side."""
     with Host() as a, Host() as b:
@@ -188,4 +213,5 @@ if __name__ == "__main__":
         ("a checkpoint of a running guest", writer_goes_on_after_a_checkpoint),
         ("typed, not yet read", typed_bytes_move),
         ("a paused guest", paused_guest_stays_paused),
+        ("a crashed guest", crashed_guest_leaves_its_last_words),
     ])

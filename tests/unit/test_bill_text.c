@@ -53,6 +53,17 @@ static void fill(struct bill *bill, unsigned scale, const char *name)
                                                .bytes = big,
                                                .duration_ns = big >> 10,
                                                .paused = i == 199 });
+    for (unsigned i = 0; i < 200; i++)
+        bill_decision(bill, "clark05",
+                      &(struct bill_decision){ .round = big + i,
+                                               .what = "switch",
+                                               .why = "released",
+                                               .left_pages = big,
+                                               .link_bytes_per_s = big,
+                                               .dirty_pages_per_s = big,
+                                               .predicted_ns = big,
+                                               .asked_ns = big });
+    bill_held(bill, 1, big);
     for (unsigned i = 0; i < BILL_BYTES_MAX; i++)
         bill_bytes(bill, (enum bill_bytes_kind)i, big >> i);
     for (unsigned i = 0; i < BILL_PAGES_MAX; i++)

@@ -174,7 +174,7 @@ static void bad_lines(void **state)
         { "migrate", { "a", "h" }, "'h' is no address" },
         { "migrate",
           { "a", "h:1", "--mode", "copy" },
-          "--mode: 'copy': want one of pre-copy|stop-copy" },
+          "--mode: 'copy': want one of auto|pre-copy|stop-copy" },
         { "migrate", { "a", "h:1", "--mode", "" }, "--mode: ''" },
         { "migrate", { "a", "h:1", "--mode", "pre-copy|stop-copy" }, "want one of" },
         { "migrate", { "a", "h:1", "--max-downtime", "0" }, "want at least 1ns" },

@@ -55,7 +55,7 @@ static int teardown(void **state)
     (void)state;
     console_free(t.console);
     loop_fini(&t.loop);
-    rundir_release(&t.dir, false);
+    rundir_release(&t.dir, RUNDIR_KEEP_NOTHING);
     char command[128];
     (void)snprintf(command, sizeof(command), "rm -rf '%s'", t.root);
     return system(command);

@@ -88,7 +88,7 @@ static void test_the_dead_stay_dead(void **state)
     assert_int_equal(records_write(&dir, RECORD_HANDED, NULL, NULL, "elsewhere:1", &err), 0);
     assert_int_equal(ask(first), KNOWS_DIED);
     assert_int_equal(ask(second), KNOWS_COMMITTED);
-    rundir_release(&dir, false);
+    rundir_release(&dir, RUNDIR_KEEP_NOTHING);
     assert_int_equal(ask(first), KNOWS_NOTHING);
 }
 

@@ -93,7 +93,7 @@ static int teardown(void **state)
         rpc_server_unref(t.server);
     }
     loop_fini(&t.loop);
-    rundir_release(&t.dir, false);
+    rundir_release(&t.dir, RUNDIR_KEEP_NOTHING);
     char command[128];
     (void)snprintf(command, sizeof(command), "rm -rf '%s'", t.root);
     return system(command);

@@ -100,7 +100,7 @@ static void claim_and_release(void **state)
     assert_int_equal(list[0].pid, getpid());
     free(list);
 
-    rundir_release(&dir, false);
+    rundir_release(&dir, RUNDIR_KEEP_NOTHING);
     assert_false(exists("a"));
     assert_int_equal(rundir_list(base, &list, &count, &err), 0);
     assert_int_equal(count, 0);
@@ -150,7 +150,7 @@ static void claim_after_death(void **state)
     assert_string_equal(json_string_value(json_object_get(record, "state")), "running");
     json_decref(record);
 
-    rundir_release(&dir, true);
+    rundir_release(&dir, RUNDIR_KEEP_RECORD);
     assert_true(exists("a/owner.json"));
     assert_int_equal(rundir_reclaim(base, "a", &err), 0);
     assert_false(exists("a"));
@@ -184,7 +184,7 @@ static void rename_takes_what_is_dead(void **state)
     (void)close(client);
     (void)close(listener);
     rundir_close(&other);
-    rundir_release(&dir, false);
+    rundir_release(&dir, RUNDIR_KEEP_NOTHING);
 }
 
 static void damaged_records(void **state)
@@ -201,7 +201,7 @@ static void damaged_records(void **state)
         touch("a/owner.json", bad[i]);
         assert_int_equal(rundir_owner_read(&dir, &record, &err), -EBADMSG);
     }
-    rundir_release(&dir, false);
+    rundir_release(&dir, RUNDIR_KEEP_NOTHING);
 }
 
 static void long_paths(void **state)
@@ -223,7 +223,7 @@ static void long_paths(void **state)
     (void)close(client);
     (void)close(listener);
     rundir_close(&open_dir);
-    rundir_release(&dir, false);
+    rundir_release(&dir, RUNDIR_KEEP_NOTHING);
 
     char given[2000];
     memset(given, 'x', sizeof(given) - 1);
