@@ -385,6 +385,8 @@ struct result {
 /* How the moves to come send their pages. */
 static enum packing_mode packing_of_next = PACKING_MODE_OFF;
 static uint64_t delta_of_next;
+/* Short, so that silence is soon noticed; where nothing is to fail, long enough for a busy machine. */
+static uint64_t stall_of_next = 300 * CLOCK_MSEC;
 
 /* One whole move with one fault; checks what must hold whatever happened. */
 static struct result move_with(struct relay relay, const char *mode, int source_record_fails,
@@ -421,7 +423,7 @@ static struct result move_with(struct relay relay, const char *mode, int source_
                                        .bandwidth = &no_limit,
                                        .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
                                        .policy = policy_limits_default(),
-                                       .stall_limit_ns = 300 * CLOCK_MSEC };
+                                       .stall_limit_ns = stall_of_next };
     result.source_rc =
         migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
@@ -475,12 +477,14 @@ static void moves_whole(void **unused)
 {
     static const uint32_t lanes[] = { 0, 1, 2, 4, MOVE_LANES_MAX, MIGRATE_LANES_AUTO };
     (void)unused;
+    stall_of_next = 10 * CLOCK_SECOND;
     for (unsigned i = 0; i < 2 * ARRAY_LEN(lanes); i++) {
         struct result r = move_with((struct relay){ .fault = FAULT_NONE },
                                     i % 2 ? "stop-copy" : "pre-copy", 0, 0, false, lanes[i / 2]);
         assert_int_equal(r.outcome, MIGRATE_MOVED);
         assert_int_equal(r.target_rc, 0);
     }
+    stall_of_next = 300 * CLOCK_MSEC;
 }
 
 /* Faults at places spread over the whole conversation, denser at its ends, where the messages are. */
@@ -558,6 +562,7 @@ static void silence_with_lanes(void **unused)
 static void classes(void **unused)
 {
     (void)unused;
+    stall_of_next = 10 * CLOCK_SECOND;
     for (unsigned i = 0; i < 16; i++) {
         packing_of_next = (enum packing_mode)(i % 4);
         delta_of_next = i & 4 ? 8 * MIB : 0;
@@ -565,6 +570,7 @@ static void classes(void **unused)
                                     i & 8 ? 2 : 0);
         assert_int_equal(r.outcome, MIGRATE_MOVED);
     }
+    stall_of_next = 300 * CLOCK_MSEC;
     packing_of_next = PACKING_MODE_LZ4;
     delta_of_next = MIB;
     fault_everywhere(FAULT_FLIP, "pre-copy", 9, 2, 1);
