@@ -492,7 +492,9 @@ static void fault_everywhere(enum fault fault, const char *mode, unsigned steps,
                              unsigned victim)
 {
     struct relay none = { .fault = FAULT_NONE, .victim = victim };
+    stall_of_next = 10 * CLOCK_SECOND;
     struct result whole = move_with(none, mode, 0, 0, false, lanes);
+    stall_of_next = 300 * CLOCK_MSEC;
     unsigned moved = 0, stayed = 0;
     assert_int_equal(whole.outcome, MIGRATE_MOVED);
     for (int to_source = 0; to_source < 2; to_source++) {
