@@ -84,7 +84,8 @@ class Godwit:
         # The owner record is made durable within the downtime. Debian keeps /run, where it is by default, in
         # memory; a machine that does not would measure its disk here.
         self.runtime_dir = tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm")
-        self.program = [program, "--runtime-dir", self.runtime_dir]
+        self.config_dir = tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm")
+        self.program = [program, "--runtime-dir", self.runtime_dir, "--config-dir", self.config_dir]
         self.kernel, self.cmdline = kernel, cmdline
         self.memory_bytes = memory_bytes
         Godwit.count += 1
@@ -104,7 +105,8 @@ class Godwit:
                            stderr=subprocess.DEVNULL, timeout=TIMEOUT_S, check=False)
         for monitor in self.watched:
             monitor.wait_end()
-        shutil.rmtree(self.runtime_dir, ignore_errors=True)
+        for directory in self.runtime_dir, self.config_dir:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _call(self, *args):
         done = subprocess.run([*self.program, *args], capture_output=True, text=True,

@@ -84,7 +84,8 @@ class NetnsHost:
             subprocess.run(["ip", "-n", self.netns, *argv], check=True)
 
     def _argv(self, argv):
-        argv = [argv[0], "--runtime-dir", self.runtime_dir, *argv[1:]] if argv[0] == self.godwit else argv
+        if argv[0] == self.godwit:  # a host of its own has a key of its own
+            argv = [argv[0], "--runtime-dir", self.runtime_dir, "--config-dir", self.runtime_dir + "-config", *argv[1:]]
         return ["ip", "netns", "exec", self.netns, *argv]
 
     def run(self, argv, timeout=60):

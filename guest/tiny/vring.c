@@ -8,9 +8,12 @@
  *   blk (device id 2): slot n walks over the blocks n, n + SLOTS, ...: it reads one, compares it
  *   with what was written there last (or read there first), and writes new contents unless the disk
  *   is read-only.
+ *   balloon (device id 5): slot n walks over runs of free memory in the same way. One that is in use
+ *   must hold what was written there; it is zeroed, reported free, and left alone for a lap. One that
+ *   is free must be zero, whatever it held before and wherever the guest is now; it is used again.
  *
  * Parameters: mmio = address of the device's registers; blocks = how many 4 KiB blocks of the disk
- * to use (256, at most what there is).
+ * or 64 KiB runs of memory to use (256, at most what there is).
  */
 #include "tiny.h"
 
@@ -36,12 +39,16 @@ enum {
     MAGIC = 0x74726976,
     ID_BLK = 2,
     ID_RNG = 4,
+    ID_BALLOON = 5,
     STATUS_ACKNOWLEDGE = 1,
     STATUS_DRIVER = 2,
     STATUS_DRIVER_OK = 4,
     STATUS_FEATURES_OK = 8,
     STATUS_NEEDS_RESET = 0x40,
     FEATURE_BLK_RO = 1 << 5,
+    FEATURE_PAGE_POISON = 1 << 4, /* what free pages hold is told: the register's 0, so zeroes */
+    FEATURE_REPORTING = 1 << 5,
+    REPORTING_QUEUE = 2,        /* without a statistics queue */
     FEATURE_VERSION_1 = 1 << 0, /* bit 32: the first of the second word */
     DESC_NEXT = 1,
     DESC_WRITE = 2, /* by the device */
@@ -55,6 +62,7 @@ enum {
     SLOTS = 8,
     BLOCKS_MAX = 4096,
     RNG_BYTES = 256,
+    RUN_PAGES = 16,
     OK_INTERVAL_MS = 1000,
     LOST_MS = 10000, /* a request not done after so long, and ... */
     LOST_POLLS = 1000000,
@@ -93,12 +101,12 @@ struct slot {
 
 static struct slot slots[SLOTS];
 static uint64_t data[SLOTS][TINY_PAGE_WORDS] __attribute__((aligned(4096)));
-/* Hash of what a block holds; 0 = not known yet. */
+/* Hash of what a block holds, 0 = not known yet; of a run, the number its contents are made of, 0 = free. */
 static uint64_t known[BLOCKS_MAX];
 
 struct vring {
     volatile uint32_t *mmio;
-    uint32_t id;
+    uint32_t id, queue;
     bool read_only;
     uint64_t blocks, generation;
     uint16_t used_seen;
@@ -129,8 +137,8 @@ static void device_start(struct vring *v)
     if (reg_read(v, REG_MAGIC) != MAGIC || reg_read(v, REG_VERSION) != 2)
         tiny_bad("no virtio-mmio device of version 2 at 0x%x", (uint64_t)v->mmio);
     v->id = reg_read(v, REG_DEVICE_ID);
-    if (v->id != ID_BLK && v->id != ID_RNG)
-        tiny_bad("device id %u is neither blk nor rng", (uint64_t)v->id);
+    if (v->id != ID_BLK && v->id != ID_RNG && v->id != ID_BALLOON)
+        tiny_bad("device id %u is neither blk nor rng nor balloon", (uint64_t)v->id);
     reg_write(v, REG_STATUS, 0);
     while (reg_read(v, REG_STATUS))
         ;
@@ -141,8 +149,13 @@ static void device_start(struct vring *v)
     if (!(reg_read(v, REG_DEVICE_FEATURES) & FEATURE_VERSION_1))
         tiny_bad("device without VERSION_1");
     reg_write(v, REG_DEVICE_FEATURES_SEL, 0);
-    uint32_t features = v->id == ID_BLK ? reg_read(v, REG_DEVICE_FEATURES) & FEATURE_BLK_RO : 0;
-    v->read_only = features;
+    uint32_t wanted = v->id == ID_BLK       ? FEATURE_BLK_RO
+                      : v->id == ID_BALLOON ? FEATURE_PAGE_POISON | FEATURE_REPORTING
+                                            : 0;
+    uint32_t features = reg_read(v, REG_DEVICE_FEATURES) & wanted;
+    v->read_only = v->id == ID_BLK && features;
+    if (v->id == ID_BALLOON && features != wanted)
+        tiny_bad("balloon without reporting");
     reg_write(v, REG_DRIVER_FEATURES_SEL, 0);
     reg_write(v, REG_DRIVER_FEATURES, features);
     reg_write(v, REG_DRIVER_FEATURES_SEL, 1);
@@ -152,7 +165,8 @@ static void device_start(struct vring *v)
     if (!(reg_read(v, REG_STATUS) & STATUS_FEATURES_OK))
         tiny_bad("features refused");
 
-    reg_write(v, REG_QUEUE_SEL, 0);
+    v->queue = v->id == ID_BALLOON ? REPORTING_QUEUE : 0;
+    reg_write(v, REG_QUEUE_SEL, v->queue);
     if (reg_read(v, REG_QUEUE_NUM_MAX) < QUEUE_SIZE)
         tiny_bad("queue too small");
     reg_write(v, REG_QUEUE_NUM, QUEUE_SIZE);
@@ -169,6 +183,10 @@ static void device_start(struct vring *v)
             v->blocks = sectors / SECTORS_PER_BLOCK;
         if (v->blocks < SLOTS || v->blocks > BLOCKS_MAX)
             tiny_bad("%u blocks cannot be used", v->blocks);
+    } else if (v->id == ID_BALLOON) {
+        v->blocks = tiny_arg("blocks", 256);
+        if (v->blocks < 2 * SLOTS || v->blocks > BLOCKS_MAX || v->blocks > tiny_pages() / RUN_PAGES)
+            tiny_bad("%u runs cannot be used", v->blocks);
     }
 }
 
@@ -188,7 +206,7 @@ static void submit(struct vring *v, unsigned n)
     queue.avail.idx++;
     __atomic_thread_fence(__ATOMIC_SEQ_CST); /* idx first, then flags: 2.7.13.4.1 */
     if (!(queue.used.flags & USED_NO_NOTIFY))
-        reg_write(v, REG_QUEUE_NOTIFY, 0);
+        reg_write(v, REG_QUEUE_NOTIFY, v->queue);
 }
 
 static uint64_t hash_of(const uint64_t *words, unsigned count)
@@ -286,6 +304,73 @@ static void blk_done(struct vring *v, unsigned n, uint32_t len)
         blk_submit(v, n, BLK_OUT);
 }
 
+static uint64_t run_word(uint64_t run, unsigned page, unsigned i)
+{
+    return known[run] ? tiny_mix(known[run] << 32 ^ run << 16 ^ page << 9 ^ i) : 0;
+}
+
+static void run_check(uint64_t run)
+{
+    for (unsigned page = 0; page < RUN_PAGES; page++) {
+        const volatile uint64_t *words = tiny_page(run * RUN_PAGES + page);
+        for (unsigned i = 0; i < TINY_PAGE_WORDS; i++)
+            if (words[i] != run_word(run, page, i))
+                tiny_bad("run %u, %s: page %u, word %u is 0x%x", run,
+                         known[run] ? "in use" : "free", (uint64_t)page, (uint64_t)i, words[i]);
+    }
+}
+
+static void run_fill(uint64_t run, uint64_t with)
+{
+    known[run] = with;
+    for (unsigned page = 0; page < RUN_PAGES; page++) {
+        uint64_t *words = tiny_page(run * RUN_PAGES + page);
+        for (unsigned i = 0; i < TINY_PAGE_WORDS; i++)
+            words[i] = run_word(run, page, i);
+    }
+}
+
+/* Uses free runs again up to the next one that is in use, and reports that one. */
+static void balloon_submit(struct vring *v, unsigned n)
+{
+    struct slot *s = &slots[n];
+    for (;;) {
+        s->block += SLOTS;
+        if (s->block >= v->blocks) {
+            s->block = n;
+            v->generation += n == 0;
+        }
+        run_check(s->block);
+        if (known[s->block])
+            break;
+        run_fill(s->block, v->requests + 1);
+    }
+    run_fill(s->block, 0);
+    desc_set(3 * n, tiny_page(s->block * RUN_PAGES), RUN_PAGES * TINY_PAGE_BYTES, DESC_WRITE);
+    submit(v, n);
+}
+
+static void balloon_done(struct vring *v, unsigned n, uint32_t len)
+{
+    if (len)
+        tiny_bad("run %u: %u bytes written by a report", slots[n].block, (uint64_t)len);
+    slots[n].finished = v->finishing;
+    if (!slots[n].finished) {
+        balloon_submit(v, n);
+        return;
+    }
+    for (uint64_t run = n; run < v->blocks; run += SLOTS)
+        run_check(run);
+}
+
+/* Every second run of a slot is in use. */
+static void balloon_start(struct vring *v)
+{
+    for (uint64_t run = 0; run < v->blocks; run++)
+        if (run / SLOTS % 2)
+            run_fill(run, 1);
+}
+
 static void lost_check(struct vring *v)
 {
     if (++v->polls < LOST_POLLS || tiny_tsc() - v->done_tsc < LOST_MS * tiny_tsc_ms)
@@ -311,7 +396,9 @@ static void poll(struct vring *v)
     v->requests++;
     v->polls = 0;
     v->done_tsc = tiny_tsc();
-    if (v->id == ID_RNG)
+    if (v->id == ID_BALLOON)
+        balloon_done(v, id / 3, len);
+    else if (v->id == ID_RNG)
         rng_done(v, id / 3, len);
     else
         blk_done(v, id / 3, len);
@@ -319,9 +406,13 @@ static void poll(struct vring *v)
 
 static void start_all(struct vring *v)
 {
+    if (v->id == ID_BALLOON)
+        balloon_start(v);
     for (unsigned n = 0; n < SLOTS; n++) {
         slots[n].block = n;
-        if (v->id == ID_RNG)
+        if (v->id == ID_BALLOON)
+            balloon_submit(v, n);
+        else if (v->id == ID_RNG)
             rng_submit(v, n);
         else
             blk_submit(v, n, BLK_IN);

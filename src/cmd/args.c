@@ -11,6 +11,11 @@ const struct cmd_option cmd_common_options[] = {
       .value = "DIR",
       .help = "where the VMs of this host are; $XDG_RUNTIME_DIR/godwit, for root /run/godwit, if "
               "not given" },
+    { .name = "config-dir",
+      .kind = CMD_DIR,
+      .value = "DIR",
+      .help = "where this host's key, the peers it trusts and godwit.conf are; "
+              "$XDG_CONFIG_HOME/godwit, for root /etc/godwit, if not given" },
     { .name = "help", .kind = CMD_FLAG, .help = "print how to use the command" },
     { 0 },
 };
@@ -184,7 +189,7 @@ static int check_required(const struct cmd_args *args, struct err *err)
 }
 
 int cmd_args_read(struct cmd_args *args, const struct command *command, int argc, char **argv,
-                  const char *runtime_dir, struct err *err)
+                  const struct cmd_globals *globals, struct err *err)
 {
     const struct cmd_option *argument = command->arguments;
     bool only_arguments = false;
@@ -215,9 +220,10 @@ int cmd_args_read(struct cmd_args *args, const struct command *command, int argc
     }
     if (cmd_flag(args, "help"))
         return 0;
-    const char *base = cmd_text(args, "runtime-dir");
+    const char *base = cmd_text(args, "runtime-dir"), *config_dir = cmd_text(args, "config-dir");
+    args->config_dir = config_dir ? config_dir : globals->config_dir;
     int rc = check_required(args, err);
-    return rc ? rc : rundir_base(base ? base : runtime_dir, args->base, err);
+    return rc ? rc : rundir_base(base ? base : globals->runtime_dir, args->base, err);
 }
 
 /* ------------------------------------------------------------------------------------- looking

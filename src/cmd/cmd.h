@@ -80,14 +80,14 @@ struct command {
 
 /* One file each. */
 extern const struct command cmd_run, cmd_ps, cmd_info, cmd_console, cmd_pause, cmd_resume, cmd_stop,
-    cmd_kill, cmd_migrate, cmd_receive, cmd_checkpoint, cmd_restore, cmd_resolve, cmd_bill,
-    cmd_dump, cmd_check, cmd_completion, cmd_man, cmd_vmm;
+    cmd_kill, cmd_balloon, cmd_migrate, cmd_receive, cmd_checkpoint, cmd_restore, cmd_resolve,
+    cmd_bill, cmd_agent, cmd_wws, cmd_dump, cmd_check, cmd_trust, cmd_completion, cmd_man, cmd_vmm;
 
 /* All of them, in the order of the help (table.c); NULL ends the list. */
 extern const struct command *const cmd_table[];
 const struct command *cmd_find(const char *name);
 
-/* Options every command takes: --runtime-dir, --help. */
+/* Options every command takes: --runtime-dir, --config-dir, --help. */
 extern const struct cmd_option cmd_common_options[];
 
 /* ---------------------------------------------------------------- what a command is given
@@ -106,12 +106,17 @@ struct cmd_args {
     struct cmd_value value[CMD_VALUES_MAX]; /* options and arguments as given */
     unsigned count;
     char base[RUNDIR_BASE_MAX]; /* where the VMs are: rundir_base() */
+    const char *config_dir;     /* as given, for confdir_path(); NULL = the usual one */
 };
 
-/* Reads what follows the command's name (argv[0..argc)), checking every value. `runtime_dir`: one
- * given before the command's name, or NULL. */
+/* The options every command takes, given before the command's name; NULL = not. */
+struct cmd_globals {
+    const char *runtime_dir, *config_dir;
+};
+
+/* Reads what follows the command's name (argv[0..argc)), checking every value. */
 int cmd_args_read(struct cmd_args *args, const struct command *command, int argc, char **argv,
-                  const char *runtime_dir, struct err *err) MUST_CHECK;
+                  const struct cmd_globals *globals, struct err *err) MUST_CHECK;
 
 /* Options without dashes and arguments by their names. Text: NULL when there is neither value nor
  * fallback. Number: of what has a fallback or is required, or 0. */

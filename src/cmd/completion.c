@@ -79,28 +79,29 @@ static void bash(void)
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden)
             (void)printf("%s ", (*command)->name);
-    (void)puts("help' -- \"$cur\")); }\n"
-               "_godwit() {\n"
-               "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} "
-               "command= options= word i\n"
-               "    local -a arguments=()\n"
-               "    local given=0\n"
-               "    COMPREPLY=()\n"
-               "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
-               "        word=${COMP_WORDS[i]}\n"
-               "        if [[ -z $command ]]; then\n"
-               "            if [[ $word == --runtime-dir ]]; then ((i++))\n"
-               "            elif [[ $word != -* ]]; then command=$word; fi\n"
-               "        elif [[ $word != -* && ${COMP_WORDS[i-1]} != --* ]]; then ((given++)); "
-               "fi\n"
-               "    done\n"
-               "    if [[ -z $command ]]; then\n"
-               "        case $prev in --runtime-dir) _godwit_dir; return;; esac\n"
-               "        if [[ $cur == -* ]]; then _godwit_words --runtime-dir --help --version\n"
-               "        else _godwit_command; fi\n"
-               "        return\n"
-               "    fi\n"
-               "    case $command:$prev in");
+    (void)puts(
+        "help' -- \"$cur\")); }\n"
+        "_godwit() {\n"
+        "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} "
+        "command= options= word i\n"
+        "    local -a arguments=()\n"
+        "    local given=0\n"
+        "    COMPREPLY=()\n"
+        "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
+        "        word=${COMP_WORDS[i]}\n"
+        "        if [[ -z $command ]]; then\n"
+        "            if [[ $word == --@(runtime|config)-dir ]]; then ((i++))\n"
+        "            elif [[ $word != -* ]]; then command=$word; fi\n"
+        "        elif [[ $word != -* && ${COMP_WORDS[i-1]} != --* ]]; then ((given++)); "
+        "fi\n"
+        "    done\n"
+        "    if [[ -z $command ]]; then\n"
+        "        case $prev in --runtime-dir|--config-dir) _godwit_dir; return;; esac\n"
+        "        if [[ $cur == -* ]]; then _godwit_words --runtime-dir --config-dir --help --version\n"
+        "        else _godwit_command; fi\n"
+        "        return\n"
+        "    fi\n"
+        "    case $command:$prev in");
     for (const struct command *const *command = cmd_table; *command; command++)
         for (const struct cmd_option *option = (*command)->options; option && option->name;
              option++)
@@ -195,15 +196,18 @@ static void zsh(void)
             zsh_text((*command)->summary);
             (void)puts("'");
         }
-    (void)puts("    )\n    _describe command commands\n}\n"
-               "_godwit() {\n"
-               "    local context state line\n"
-               "    _arguments -C '--runtime-dir[where the VMs of this host are]:DIR:_files -/' "
-               "\\\n"
-               "        '--version[print the version]' '--help[print how to use godwit]' \\\n"
-               "        '1:command:_godwit_command' '*::argument:->argument'\n"
-               "    [[ $state == argument ]] || return\n"
-               "    case $line[1] in");
+    (void)puts(
+        "    )\n    _describe command commands\n}\n"
+        "_godwit() {\n"
+        "    local context state line\n"
+        "    _arguments -C '--runtime-dir[where the VMs of this host are]:DIR:_files -/' "
+        "\\\n"
+        "        '--config-dir[where the key, the trusted peers and godwit.conf are]:DIR:_files -/' "
+        "\\\n"
+        "        '--version[print the version]' '--help[print how to use godwit]' \\\n"
+        "        '1:command:_godwit_command' '*::argument:->argument'\n"
+        "    [[ $state == argument ]] || return\n"
+        "    case $line[1] in");
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden)
             zsh_command(*command);

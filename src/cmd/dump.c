@@ -3,9 +3,11 @@
 #include "cost/bill.h"
 #include "dev/button.h"
 #include "dev/serial.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "kvm/hv_state.h"
 #include "move/message.h"
 #include "state/pages.h"
@@ -26,7 +28,9 @@ static const struct dump_schema state_sections[] = {
     { SECTION_VIRTIO_NET, &virtio_net_state_schema },
     { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
     { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
     { SECTION_BUTTON, &button_state_schema },
+    { SECTION_VIRTIO_VSOCK, &virtio_vsock_state_schema },
 };
 
 /* All sections whose body is one object: of the state, and the messages of a recorded move. */

@@ -42,6 +42,20 @@ static void print_device(const json_t *device, const json_t *places)
     line("device", text);
 }
 
+static void print_balloon(const json_t *balloon)
+{
+    char text[128];
+    if (!balloon)
+        return;
+    (void)snprintf(text, sizeof(text), "%s of %s%s",
+                   show_bytes(number_of(balloon, "actual_bytes")).text,
+                   show_bytes(number_of(balloon, "target_bytes")).text,
+                   json_is_true(json_object_get(balloon, "free_page_reporting"))
+                       ? ", free pages are reported"
+                       : "");
+    line("balloon", text);
+}
+
 static void print_facts(const json_t *facts)
 {
     const json_t *config = json_object_get(facts, "config"),
@@ -62,6 +76,7 @@ static void print_facts(const json_t *facts)
     line("processors", number);
     line("memory", show_bytes(number_of(machine, "memory_bytes")).text);
     line("resident", show_bytes(number_of(facts, "resident_bytes")).text);
+    print_balloon(json_object_get(facts, "balloon"));
     line("hypervisor", text_of(facts, "hypervisor"));
     line("kernel", text_of(host, "kernel"));
     line("initrd", text_of(host, "initrd"));

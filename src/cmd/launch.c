@@ -3,7 +3,9 @@
 #include "base/fd.h"
 #include "cmd/attach.h"
 #include "cmd/device.h"
+#include "cmd/parse.h"
 #include "ctl/ready.h"
+#include "trust/confdir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -26,9 +28,34 @@ struct child {
 
 json_t *launch_options(const struct cmd_args *args, const char *start, const char *name)
 {
-    return json_pack("{s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base, "name",
-                     name ? name : "", "fake", cmd_flag(args, "fake"), "begun_ns",
-                     (json_int_t)clock_now_ns());
+    char config_dir[CONFDIR_MAX];
+    /* Without one the VM runs, and says what is missing when it is to move. */
+    if (confdir_path(args->config_dir, config_dir, NULL))
+        config_dir[0] = '\0';
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base,
+                     "config_dir", config_dir, "name", name ? name : "", "fake",
+                     cmd_flag(args, "fake"), "begun_ns", (json_int_t)clock_now_ns());
+}
+
+int launch_self_migrate(const struct cmd_args *args, json_t *options, struct err *err)
+{
+    const char *text;
+    json_t *list = json_array();
+    int rc = 0;
+
+    for (unsigned at = 0; !rc && (text = cmd_next(args, "self-migrate", &at));) {
+        char host[PARSE_HOST_MAX];
+        uint16_t port;
+        if (strlen(text) >= sizeof(((struct vmm_options *)NULL)->self_migrate[0]) ||
+            json_array_size(list) >= VMM_SELF_MIGRATE_MAX)
+            rc = err_set(err, ERR_CALLER, E2BIG, "too long, or more than %d", VMM_SELF_MIGRATE_MAX);
+        else if (strcmp(text, "any") != 0)
+            rc = parse_address(text, host, &port, err);
+        if (!rc && json_array_append_new(list, json_string(text)))
+            rc = err_set(err, ERR_CALLER, EINVAL, "no UTF-8 text");
+    }
+    (void)json_object_set_new(options, "self_migrate", list);
+    return rc ? err_wrap(err, rc, "--self-migrate") : 0;
 }
 
 static int add_places(const struct cmd_args *args, const char *option, bool is_disk, json_t *places,
@@ -299,6 +326,19 @@ static int read_places(const json_t *list, struct vmm_options *options, struct e
     return 0;
 }
 
+static int read_self_migrate(const json_t *list, struct vmm_options *options, struct err *err)
+{
+    size_t count = json_array_size(list);
+    for (size_t i = 0; i < count; i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        if (i == VMM_SELF_MIGRATE_MAX || !text || strlen(text) >= sizeof(options->self_migrate[i]))
+            return err_set(err, ERR_CALLER, EINVAL, "self_migrate %zu is no address", i);
+        memcpy(options->self_migrate[i], text, strlen(text) + 1);
+    }
+    options->self_migrate_count = (unsigned)count;
+    return 0;
+}
+
 static int copy_text(char *to, size_t size, const char *from, const char *what, struct err *err)
 {
     if (strlen(from) >= size)
@@ -313,16 +353,17 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
         [VMM_BOOT] = "boot", [VMM_RECEIVE] = "receive", [VMM_RESTORE] = "restore"
     };
     json_error_t where;
-    const char *start, *base, *name, *file = "";
-    json_t *config = NULL, *places = NULL;
-    int paused = 0, once = 0, fake = 0;
+    const char *start, *base, *config_dir, *name, *file = "";
+    json_t *config = NULL, *places = NULL, *self_migrate = NULL;
+    int paused = 0, once = 0, fake = 0, insecure = 0;
     json_int_t begun_ns = 0;
 
     if (json_unpack_ex(json, &where, JSON_STRICT,
-                       "{s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:o, s?:b, s?:I}", "start", &start,
-                       "runtime_dir", &base, "name", &name, "config", &config, "file", &file,
-                       "paused", &paused, "once", &once, "places", &places, "fake", &fake,
-                       "begun_ns", &begun_ns))
+                       "{s:s, s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:b, s?:o, s?:o, s?:b, s?:I}",
+                       "start", &start, "runtime_dir", &base, "config_dir", &config_dir, "name",
+                       &name, "config", &config, "file", &file, "paused", &paused, "once", &once,
+                       "insecure", &insecure, "places", &places, "self_migrate", &self_migrate,
+                       "fake", &fake, "begun_ns", &begun_ns))
         return err_set(err, ERR_CALLER, EINVAL, "options: %s", where.text);
     for (unsigned i = 1; i < VMM_START_MAX; i++)
         if (strcmp(start, starts[i]) == 0)
@@ -331,15 +372,21 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
         return err_set(err, ERR_CALLER, EINVAL, "options: unknown start '%.40s'", start);
     options->paused = paused;
     options->once = once;
+    options->insecure = insecure;
     options->fake = fake;
     options->begun_ns = (uint64_t)begun_ns;
     int rc = copy_text(options->base, sizeof(options->base), base, "runtime_dir", err);
+    if (!rc)
+        rc = copy_text(options->config_dir, sizeof(options->config_dir), config_dir, "config_dir",
+                       err);
     if (!rc)
         rc = copy_text(options->name, sizeof(options->name), name, "name", err);
     if (!rc)
         rc = copy_text(options->file, sizeof(options->file), file, "file", err);
     if (!rc)
         rc = read_places(places, options, err);
+    if (!rc)
+        rc = read_self_migrate(self_migrate, options, err);
     if (!rc && options->start == VMM_BOOT)
         rc = config_from_json(config, &options->machine, &options->host, err);
     return rc;

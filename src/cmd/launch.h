@@ -6,9 +6,12 @@
  * (ctl/ready.h). Until it has, a signal to this process ends both; after a failure nothing of it is
  * left.
  *
- *     {"start": "boot" | "receive" | "restore", "runtime_dir": BASE, "name": NAME,
+ *     {"start": "boot" | "receive" | "restore", "runtime_dir": BASE, "config_dir": DIR,
+ *      "name": NAME,
  *      "config": {...},                                config_to_json(), to boot
- *      "file": PATH, "paused": BOOL, "once": BOOL, "places": [{"id": ID, "where": PATH or TAP}],
+ *      "self_migrate": [HOST:PORT or "any"],
+ *      "file": PATH, "paused": BOOL, "once": BOOL, "insecure": BOOL,
+ *      "places": [{"id": ID, "where": PATH or TAP}],
  *      "fake": BOOL, "begun_ns": NS}
  */
 #pragma once
@@ -33,6 +36,8 @@ struct launch {
       .help = "print what was started as JSON; goes with --detach" },                              \
     { .name = "escape", .kind = CMD_TEXT, .value = "^C", .fallback = "^]",                         \
       .help = "the control character that detaches from the console, or none" },                   \
+    { .name = "self-migrate", .kind = CMD_TEXT, .flags = CMD_REPEATED, .value = "HOST:PORT",        \
+      .help = "allow the guest to move itself there by its agent, or anywhere with any" },         \
     { .name = "fake", .kind = CMD_FLAG, .flags = CMD_HIDDEN, .help = "no guest, for tests" }
 
 /* --disk and --net of a machine that arrives. */
@@ -43,8 +48,10 @@ struct launch {
       .help = "the tap of this host that the machine's network card ID is joined to" }
 /* clang-format on */
 
-/* A new object with what all starts have. */
+/* A new object with what all starts have; launch_self_migrate() reads one option into it. */
 json_t *launch_options(const struct cmd_args *args, const char *start, const char *name);
+
+int launch_self_migrate(const struct cmd_args *args, json_t *options, struct err *err) MUST_CHECK;
 
 /* Reads --disk and --net into options["places"]. */
 int launch_places(const struct cmd_args *args, json_t *options, struct err *err) MUST_CHECK;

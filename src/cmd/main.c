@@ -28,7 +28,7 @@ static int help(int argc, char **argv)
 }
 
 static int run_command(const struct command *command, int argc, char **argv,
-                       const char *runtime_dir)
+                       const struct cmd_globals *globals)
 {
     struct err err = { 0 };
     struct cmd_args *args = malloc(sizeof(*args));
@@ -37,7 +37,7 @@ static int run_command(const struct command *command, int argc, char **argv,
         return CMD_FAILED;
     }
     int status;
-    if (cmd_args_read(args, command, argc, argv, runtime_dir, &err)) {
+    if (cmd_args_read(args, command, argc, argv, globals, &err)) {
         status = cmd_fail(args, &err);
     } else if (cmd_flag(args, "help")) {
         cmd_usage(command, stdout);
@@ -47,6 +47,18 @@ static int run_command(const struct command *command, int argc, char **argv,
     }
     free(args);
     return status;
+}
+
+/* "--NAME VALUE" or "--NAME=VALUE" at argv[*at], which is moved to its last word; NULL: it is not. */
+static const char *global_option(const char *name, int argc, char **argv, int *at)
+{
+    const char *word = argv[*at] + 2;
+    size_t len = strlen(name);
+    if (argv[*at][1] != '-' || strncmp(word, name, len) != 0)
+        return NULL;
+    if (word[len] == '=')
+        return word + len + 1;
+    return word[len] == '\0' && *at + 1 < argc ? argv[++*at] : NULL;
 }
 
 /* A closed standard descriptor would be given to the next file opened, and printed into. */
@@ -59,7 +71,8 @@ static void open_standard_descriptors(void)
 
 int main(int argc, char **argv)
 {
-    const char *runtime_dir = NULL;
+    struct cmd_globals globals = { 0 };
+    const char *value;
     int at = 1;
 
     open_standard_descriptors();
@@ -71,10 +84,10 @@ int main(int argc, char **argv)
         }
         if (strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0)
             return help(0, NULL);
-        if (strncmp(argv[at], "--runtime-dir=", 14) == 0)
-            runtime_dir = argv[at] + 14;
-        else if (strcmp(argv[at], "--runtime-dir") == 0 && at + 1 < argc)
-            runtime_dir = argv[++at];
+        if ((value = global_option("runtime-dir", argc, argv, &at)))
+            globals.runtime_dir = value;
+        else if ((value = global_option("config-dir", argc, argv, &at)))
+            globals.config_dir = value;
         else
             return usage_error("unknown option", argv[at]);
     }
@@ -87,5 +100,5 @@ int main(int argc, char **argv)
     const struct command *command = cmd_find(argv[at]);
     if (!command)
         return usage_error("no command", argv[at]);
-    return run_command(command, argc - at - 1, argv + at + 1, runtime_dir);
+    return run_command(command, argc - at - 1, argv + at + 1, &globals);
 }

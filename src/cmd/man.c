@@ -193,6 +193,15 @@ static void put_main_page(FILE *out)
                 ".Pa lock\n"
                 "and\n"
                 ".Pa log .\n"
+                ".It Pa /etc/godwit/\n"
+                "The configuration directory, for root; for others it is\n"
+                ".Pa $XDG_CONFIG_HOME/godwit/ .\n"
+                "It holds this host's key\n"
+                ".Pa host_key ,\n"
+                "the peers it trusts,\n"
+                ".Pa trusted ,\n"
+                "and\n"
+                ".Pa godwit.conf .\n"
                 ".El\n",
                 out);
     put_statuses(out, NULL);

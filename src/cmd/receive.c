@@ -1,6 +1,7 @@
 #include "base/fd.h"
 #include "cmd/launch.h"
 #include "cmd/parse.h"
+#include "trust/trust.h"
 
 #include <errno.h>
 #include <netdb.h>
@@ -54,6 +55,29 @@ static void show_address(int fd, char *text, size_t size)
     (void)snprintf(text, size, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 }
 
+/* What would make the monitor fail at once is said here: a key that cannot be used, or a plain listener where
+ * none is allowed. */
+static int check_trust(const struct cmd_args *args, int listen_fd, struct err *err)
+{
+    struct sockaddr_storage at;
+    socklen_t len = sizeof(at);
+    char dir[CONFDIR_MAX];
+    struct trust *trust;
+    bool insecure = cmd_flag(args, "insecure");
+
+    int rc = confdir_path(args->config_dir, dir, err);
+    if (!rc)
+        rc = trust_open(dir, insecure, &trust, err);
+    if (rc)
+        return rc;
+    if (insecure && getsockname(listen_fd, (struct sockaddr *)&at, &len) < 0)
+        rc = err_errno(err, ERR_HOST, errno, "the listening socket");
+    else if (insecure)
+        rc = trust_check_plain(trust, (struct sockaddr *)&at, err);
+    trust_close(trust);
+    return rc;
+}
+
 static int receive(struct cmd_args *args)
 {
     struct err err = { 0 };
@@ -63,14 +87,25 @@ static int receive(struct cmd_args *args)
 
     json_t *options = launch_options(args, "receive", name);
     int rc = launch_places(args, options, &err);
+    if (!rc)
+        rc = launch_self_migrate(args, options, &err);
     if (!rc) {
         rc = listen_on(cmd_text(args, "listen"), &listen_fd, &err);
         if (rc)
             (void)err_wrap(&err, rc, "--listen");
     }
+    if (!rc)
+        rc = check_trust(args, listen_fd, &err);
     if (rc) {
         json_decref(options);
         return cmd_fail(args, &err);
+    }
+    if (cmd_flag(args, "insecure")) {
+        cmd_note(args,
+                 "WARNING: --insecure: whoever reaches %s can send a guest, and whoever is "
+                 "between can read and change it",
+                 cmd_text(args, "listen"));
+        (void)json_object_set_new(options, "insecure", json_true());
     }
     if (cmd_flag(args, "once"))
         (void)json_object_set_new(options, "once", json_true());
@@ -95,8 +130,8 @@ const struct command cmd_receive = {
         "migrate'. Before anything is promised to the other side, it checks that this host can "
         "run the machine: processor features, memory, the places of its disks and network cards, "
         "and its name. The guest's console follows as with 'godwit run'.\n\n"
-        "The stream is neither encrypted nor authenticated: listen only on a network that is "
-        "trusted.",
+        "The stream is encrypted, and only peers whose key this host trusts can send anything: see "
+        "'godwit trust'. One that was refused shows in the log, with what to type to accept it.",
     .example = "  godwit receive --listen 10.0.0.2:7000 --disk root=/srv/web1.raw --net lan=tap0 "
                "--detach\n",
     .options =
@@ -114,6 +149,10 @@ const struct command cmd_receive = {
             { .name = "once",
               .kind = CMD_FLAG,
               .help = "end after a move that failed, instead of waiting for the next" },
+            { .name = "insecure",
+              .kind = CMD_FLAG,
+              .help = "neither encrypt nor ask who comes; the source must be told too, and beyond "
+                      "loopback godwit.conf must allow it twice" },
             LAUNCH_OPTIONS,
             { 0 } },
     .status_ok =

@@ -12,6 +12,8 @@ static int restore(struct cmd_args *args)
     json_t *options = launch_options(args, "restore", name);
     int rc = launch_places(args, options, &err);
     if (!rc)
+        rc = launch_self_migrate(args, options, &err);
+    if (!rc)
         rc = parse_path(file, path, sizeof(path), &err);
     if (!rc && json_object_set_new(options, "file", json_string(path)))
         rc = err_set(&err, ERR_CALLER, EINVAL, "'%.80s' is no UTF-8 text", file);

@@ -1,6 +1,7 @@
 #include "cmd/device.h"
 #include "cmd/launch.h"
 #include "cmd/parse.h"
+#include "dev/virtio_vsock.h"
 #include "vm/config.h"
 
 #include <errno.h>
@@ -54,12 +55,25 @@ static int add_devices(const struct cmd_args *args, struct plan *plan, struct er
         if (rc)
             return err_wrap(err, rc, "--net");
     }
-    if (cmd_flag(args, "no-rng"))
-        return 0;
-    device = add(plan, &host, err);
-    if (!device)
-        return -E2BIG;
-    *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    if (!cmd_flag(args, "no-rng")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    }
+    if (!cmd_flag(args, "no-balloon")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_BALLOON, .id = "balloon0" };
+    }
+    if (cmd_text(args, "vsock")) {
+        device = add(plan, &host, err);
+        if (!device)
+            return -E2BIG;
+        *device = (struct config_device){ .kind = CONFIG_VSOCK, .id = "vsock0" };
+        plan->machine.vsock_cid = (uint32_t)cmd_number(args, "vsock");
+    }
     return 0;
 }
 
@@ -103,6 +117,10 @@ static int run(struct cmd_args *args)
 
     json_t *options = launch_options(args, "boot", name);
     (void)json_object_set_new(options, "config", config);
+    if (launch_self_migrate(args, options, &err)) {
+        json_decref(options);
+        return cmd_fail(args, &err);
+    }
     int status =
         launch(args, &(struct launch){
                          .title = name, .options = options, .listen_fd = -1, .what = "runs" });
@@ -120,7 +138,9 @@ const struct command cmd_run = {
         "The kernel is a bzImage, as distributions ship it, or an ELF file with a PVH entry. "
         "Disks are raw files or block devices, network cards are joined to tap interfaces that "
         "exist already. The guest finds devices in the order disks, cards, random number "
-        "generator, each kind in the order given.\n\n"
+        "generator, balloon, vsock, each kind in the order given.\n\n"
+        "A guest that drives its balloon reports the pages it does not use: they take no memory of "
+        "the host, and do not travel when it moves. See 'godwit balloon'.\n\n"
         "What is wrong with the options, the kernel, a disk or a tap is said in one line, and "
         "nothing is left running.",
     .example =
@@ -176,6 +196,16 @@ const struct command cmd_run = {
               .help = "a network card named ID on the tap TAP; its address depends on NAME and "
                       "ID if none is given" },
             { .name = "no-rng", .kind = CMD_FLAG, .help = "no random number generator" },
+            { .name = "no-balloon",
+              .kind = CMD_FLAG,
+              .help = "no memory balloon, and no reporting of free pages" },
+            { .name = "vsock",
+              .kind = CMD_COUNT,
+              .value = "CID",
+              .min = VSOCK_CID_GUEST_MIN,
+              .max = VSOCK_CID_GUEST_MAX,
+              .help = "a vsock device with this address, from 3 (no two VMs of a host need to "
+                      "differ); without it there is none, and no guest agent" },
             LAUNCH_OPTIONS,
             { 0 } },
     .status_ok =

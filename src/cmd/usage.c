@@ -93,9 +93,10 @@ void cmd_usage(const struct command *command, FILE *out)
 
 void cmd_usage_all(FILE *out)
 {
-    (void)fputs("usage: godwit [--runtime-dir DIR] COMMAND [ARGUMENT]... [OPTION]...\n"
-                "\nVirtual machines that move while they run.\n\ncommands:\n",
-                out);
+    (void)fputs(
+        "usage: godwit [--runtime-dir DIR] [--config-dir DIR] COMMAND [ARGUMENT]... [OPTION]...\n"
+        "\nVirtual machines that move while they run.\n\ncommands:\n",
+        out);
     for (const struct command *const *command = cmd_table; *command; command++)
         if (!(*command)->hidden)
             print_item(out, (*command)->name, (*command)->summary);

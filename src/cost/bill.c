@@ -100,6 +100,7 @@ static void merge_middle(struct bill *bill)
     into->paused &= from->paused;
     add(&into->pages_data, from->pages_data);
     add(&into->pages_zero, from->pages_zero);
+    add(&into->pages_free, from->pages_free);
     add(&into->pages_dirtied, from->pages_dirtied);
     add(&into->bytes, from->bytes);
     add(&into->duration_ns, from->duration_ns);
@@ -176,6 +177,29 @@ void bill_limit(struct bill *bill, uint64_t bytes_per_s)
         bill->limit_bytes_per_s = bytes_per_s;
 }
 
+void bill_link(struct bill *bill, const struct bill_link *link)
+{
+    bill->has_link = true;
+    bill->link = *link;
+}
+
+void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes)
+{
+    add(&bill->wire_sent_bytes, sent_bytes);
+    add(&bill->wire_received_bytes, received_bytes);
+}
+
+void bill_pages_freed_later(struct bill *bill, uint64_t pages)
+{
+    add(&bill->pages_freed_later, pages);
+}
+
+void bill_faults_set(struct bill *bill, const struct bill_faults *faults)
+{
+    bill->faults = *faults;
+    bill->has_faults = true;
+}
+
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side)
 {
     ASSERT((unsigned)place < BILL_PLACE_MAX);
@@ -186,6 +210,12 @@ void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_s
     }
     bill->has_side[place] = true;
     bill->side[place] = *side;
+}
+
+void bill_agent(struct bill *bill, const struct bill_agent *agent)
+{
+    bill->has_agent = true;
+    bill->agent = *agent;
 }
 
 void bill_fail(struct bill *bill, const struct err *err)

@@ -33,7 +33,7 @@
 
 enum bill_kind { BILL_MIGRATE, BILL_CHECKPOINT, BILL_RESTORE, BILL_KIND_MAX };
 
-/* Clark's six. A checkpoint or restore uses the same ones; one it does not need lasts 0 ns. */
+/* Clark's six, and one that post-copy needs. A checkpoint or restore uses the same ones; one it does not need lasts 0 ns. */
 enum bill_stage {
     BILL_PRE_MIGRATION, /* finding and checking the target */
     BILL_RESERVATION,   /* the target promises its resources */
@@ -41,6 +41,7 @@ enum bill_stage {
     BILL_STOP_AND_COPY, /* the guest stands still: last pages, device state */
     BILL_COMMITMENT,    /* ownership passes */
     BILL_ACTIVATION,    /* the guest runs again; announcing, cleaning up */
+    BILL_PULLING,       /* post-copy: the guest runs, and the rest of its memory follows */
     BILL_STAGE_MAX
 };
 
@@ -48,6 +49,7 @@ enum bill_stage {
  * except what bill_downtime_other() takes out of BILL_TRANSFER. */
 enum bill_part {
     BILL_PAUSE,        /* from the order to stop until the last vCPU and device stand still */
+    BILL_DISK_SYNC,    /* making durable what the guest wrote to its disks */
     BILL_LAST_PAGES,   /* finding the last dirty pages and handing them to the kernel to send */
     BILL_DEVICE_STATE, /* reading the state of vCPUs and devices out, encoding, handing over */
     BILL_TRANSFER,     /* waiting for the other side, less what it says its own work took */
@@ -70,6 +72,7 @@ enum bill_bytes_kind {
  * pass never came to (a failed move) is the remainder, `not_reached`. */
 enum bill_page_class {
     BILL_PAGES_NEVER_TOUCHED, /* holes of the memory file: not looked at */
+    BILL_PAGES_FREE,          /* the same, given back by the guest itself */
     BILL_PAGES_ZERO,
     BILL_PAGES_DATA,
     BILL_PAGES_MAX
@@ -133,13 +136,45 @@ enum bill_group {
     F(T, u64, resume_ns)
 SCHEMA_STRUCT(bill_side, BILL_SIDE);
 
+/* What the agent inside the guest did before the last round. Its own words, but for the time. */
+struct bill_agent {
+    bool present;              /* it answered */
+    uint64_t page_cache_bytes; /* given back */
+    uint64_t slowed;           /* control groups frozen and tasks made idle */
+    uint64_t ns;               /* that asking it took, of the stage pre-copy */
+    char failure[64];          /* why it did nothing; empty = it did */
+};
+
 struct bill_round {
     uint64_t first, last;            /* number, from 1; they differ only where rounds were merged */
     bool paused;                     /* sent while the guest stood still */
     uint64_t pages_data, pages_zero; /* sent in it */
-    uint64_t pages_dirtied;          /* written by the guest while it lasted; found when it ended */
-    uint64_t bytes;                  /* of the stream, all kinds */
+    uint64_t pages_free;    /* met in it, given back by the guest: their contents did not travel */
+    uint64_t pages_dirtied; /* written by the guest while it lasted; found when it ended */
+    uint64_t bytes;         /* of the stream, all kinds */
     uint64_t duration_ns;
+};
+
+/* Post-copy: what the guest waited for. Of the target but for answered and late, and its own account of itself. */
+#define BILL_FAULT_BUCKETS 32
+struct bill_faults {
+    bool known;              /* the target has said it: else only the next two are */
+    uint64_t answered, late; /* requests; late: the page was on its way already */
+    uint64_t absent;         /* pages missing when the guest began to run there */
+    uint64_t missing;        /* pages that never came: the guest ended first */
+    uint64_t count;          /* accesses that waited for the source */
+    uint64_t requested, pushed, duplicates, interrupted, stranded_ns;
+    uint64_t p50_ns, p90_ns, p99_ns, max_ns;
+    uint64_t bucket[BILL_FAULT_BUCKETS]; /* bucket i: waits of [2^i, 2^(i+1)) ns */
+};
+
+/* How the bytes travelled; of the last connection, if there were several. */
+struct bill_link {
+    bool encrypted;                     /* the rest is for encrypted ones */
+    char cipher[40];                    /* as TLS names it */
+    char peer[52];                      /* the fingerprint of the other side's key */
+    bool kernel_sends, kernel_receives; /* the kernel encrypts, decrypts */
+    uint64_t handshake_ns;
 };
 
 /* What a policy decided after a round, and the numbers it decided by. */
@@ -177,7 +212,7 @@ struct bill {
     uint64_t part_other_ns[BILL_PART_MAX]; /* what of that fits into this side's transfer */
 
     uint64_t bytes[BILL_BYTES_MAX];
-    uint64_t pages[BILL_PAGES_MAX], pages_sent_again;
+    uint64_t pages[BILL_PAGES_MAX], pages_sent_again, pages_freed_later;
     struct bill_saving saving[BILL_CLASS_MAX];
     unsigned lane_count; /* that carried pages */
     uint64_t lane_bytes[BILL_LANES_MAX];
@@ -186,11 +221,20 @@ struct bill {
     unsigned round_count;       /* in round[] */
     struct bill_round round[BILL_ROUNDS_MAX];
 
+    bool has_link;
+    struct bill_link link;
+    uint64_t wire_sent_bytes, wire_received_bytes; /* of encrypted connections, all together */
+
     char policy[16];         /* empty = none decides */
     uint64_t decisions;      /* all there were */
     unsigned decision_count; /* in decision[] */
     struct bill_decision decision[BILL_DECISIONS_MAX];
     uint64_t held_ns[BILL_VCPUS_MAX]; /* brownout: each vCPU was kept from running so long */
+    bool has_faults;                  /* it was post-copy */
+    struct bill_faults faults;
+
+    bool has_agent;
+    struct bill_agent agent;
 
     bool has_side[BILL_PLACE_MAX];
     struct bill_side side[BILL_PLACE_MAX];
@@ -200,7 +244,8 @@ struct bill {
     enum bill_owner owner;
 };
 
-/* Starts the clock, in stage pre-migration. `mode` is "pre-copy", "stop-copy" or "file". */
+/* Starts the clock, in stage pre-migration. `mode` is "auto", "pre-copy", "stop-copy", "post-copy" or
+ * "file". */
 void bill_begin(struct bill *bill, enum bill_kind kind, const char *mode, const char *name,
                 uint64_t now_ns);
 
@@ -235,9 +280,18 @@ void bill_decision(struct bill *bill, const char *policy, const struct bill_deci
 void bill_held(struct bill *bill, unsigned id, uint64_t ns);
 
 void bill_bytes(struct bill *bill, enum bill_bytes_kind kind, uint64_t bytes);
-/* Pages as the first pass finds them, and pages sent once more after it. */
+/* Pages as the first pass finds them, pages sent once more after it, and pages that would have been, had
+ * the guest not given them back. */
 void bill_pages(struct bill *bill, enum bill_page_class class, uint64_t pages);
 void bill_pages_again(struct bill *bill, uint64_t pages);
+void bill_pages_freed_later(struct bill *bill, uint64_t pages);
+
+/* It was handed over before its memory; what the guest waited for. */
+void bill_faults_set(struct bill *bill, const struct bill_faults *faults);
+
+/* A connection to the other side stands; and one ended that had so many bytes encrypted. */
+void bill_link(struct bill *bill, const struct bill_link *link);
+void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes);
 
 /* What a class of pages saved, and what CPU time telling and making it took. Adds up. */
 void bill_class(struct bill *bill, enum bill_class class, uint64_t pages, uint64_t saved_bytes,
@@ -249,6 +303,9 @@ void bill_limit(struct bill *bill, uint64_t bytes_per_s);
 
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);
+
+/* What the guest's agent did, if one was asked. */
+void bill_agent(struct bill *bill, const struct bill_agent *agent);
 
 /* It failed, for this reason, in the present stage; the first reason stands. ECANCELED = it was
  * told to stop. The time from here to bill_end() (cleaning up, resuming) still counts as that

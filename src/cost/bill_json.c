@@ -18,18 +18,19 @@ static const char *const kind_names[] = {
     [BILL_RESTORE] = "restore",
 };
 static const char *const stage_names[] = {
-    [BILL_PRE_MIGRATION] = "pre-migration", [BILL_RESERVATION] = "reservation",
-    [BILL_PRE_COPY] = "pre-copy",           [BILL_STOP_AND_COPY] = "stop-and-copy",
-    [BILL_COMMITMENT] = "commitment",       [BILL_ACTIVATION] = "activation",
+    [BILL_PRE_MIGRATION] = "pre-migration",
+    [BILL_RESERVATION] = "reservation",
+    [BILL_PRE_COPY] = "pre-copy",
+    [BILL_STOP_AND_COPY] = "stop-and-copy",
+    [BILL_COMMITMENT] = "commitment",
+    [BILL_ACTIVATION] = "activation",
+    [BILL_PULLING] = "pulling",
 };
 static const char *const part_names[] = {
-    [BILL_PAUSE] = "pause",
-    [BILL_LAST_PAGES] = "last-pages",
-    [BILL_DEVICE_STATE] = "device-state",
-    [BILL_TRANSFER] = "transfer",
-    [BILL_LOAD] = "load",
-    [BILL_COMMIT] = "commit",
-    [BILL_RESUME] = "resume",
+    [BILL_PAUSE] = "pause",           [BILL_DISK_SYNC] = "disk-sync",
+    [BILL_LAST_PAGES] = "last-pages", [BILL_DEVICE_STATE] = "device-state",
+    [BILL_TRANSFER] = "transfer",     [BILL_LOAD] = "load",
+    [BILL_COMMIT] = "commit",         [BILL_RESUME] = "resume",
 };
 static const char *const bytes_names[] = {
     [BILL_BYTES_PAGE_DATA] = "page_data",     [BILL_BYTES_REPEATED] = "repeated_pages",
@@ -38,6 +39,7 @@ static const char *const bytes_names[] = {
 };
 static const char *const page_names[] = {
     [BILL_PAGES_NEVER_TOUCHED] = "never_touched",
+    [BILL_PAGES_FREE] = "free",
     [BILL_PAGES_ZERO] = "zero",
     [BILL_PAGES_DATA] = "data",
 };
@@ -81,7 +83,7 @@ static const struct {
       "The start of a command-line client, and of the target's process before this side reached "
       "it." },
     { "stages",
-      "The same clock. A stage ends where the next begins, so the six add up to total_ns. Time "
+      "The same clock. A stage ends where the next begins, so they add up to total_ns. Time "
       "spent cleaning up after a failure belongs to the stage that failed.",
       "The other side's view: it changes stage when the message about it arrives." },
     { "downtime",
@@ -112,6 +114,18 @@ static const struct {
     { "lanes",
       "Bytes of the stream on each bulk connection, and the limit of all pages together as it last was.",
       "The control connection: it has the rest of bytes.total. TCP and IP headers." },
+    { "faults",
+      "The target's clock, for each page that an access of the guest (or of a device or KVM for it) "
+      "waited for: from the target's monitor reading the fault to the page in its place.",
+      "The time from the access to the fault's reading, and from the placing to the access going "
+      "on: some microseconds each, which the guest sees. A second access to a page that is waited "
+      "for already." },
+    { "agent",
+      "What the program inside the guest said it did before the last round: page cache it gave back "
+      "by the guest's own count, control groups it froze and tasks it made idle. ns is the time of "
+      "asking it, on this side's clock, within pre-copy.",
+      "The restoring, which comes after the bill: the monitor that has the guest then asks for it, "
+      "and says in its log and events what came of it." },
     { "monitors.cpu_ns",
       "CPU clock of each thread, over wall_ns. vcpu is the guest itself and its exits; other is "
       "the rest of the process, so the groups add up to the process.",
@@ -203,14 +217,14 @@ static json_t *rounds_json(const struct bill *bill)
     json_t *list = json_array();
     for (unsigned i = 0; i < bill->round_count; i++) {
         const struct bill_round *r = &bill->round[i];
-        json_t *round =
-            json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "first",
-                      integer(r->first), "last", integer(r->last), "paused", r->paused,
-                      "pages_data", integer(r->pages_data), "pages_zero", integer(r->pages_zero),
-                      "pages_dirtied", integer(r->pages_dirtied), "bytes", integer(r->bytes),
-                      "duration_ns", integer(r->duration_ns), "dirty_pages_per_s",
-                      per_second(r->pages_dirtied, r->duration_ns), "bytes_per_s",
-                      per_second(r->bytes, r->duration_ns));
+        json_t *round = json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                                  "first", integer(r->first), "last", integer(r->last), "paused",
+                                  r->paused, "pages_data", integer(r->pages_data), "pages_zero",
+                                  integer(r->pages_zero), "pages_free", integer(r->pages_free),
+                                  "pages_dirtied", integer(r->pages_dirtied), "bytes",
+                                  integer(r->bytes), "duration_ns", integer(r->duration_ns),
+                                  "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
+                                  "bytes_per_s", per_second(r->bytes, r->duration_ns));
         (void)json_array_append_new(list, round);
     }
     return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
@@ -268,6 +282,7 @@ static json_t *pages_json(const struct bill *bill)
         (void)json_object_set_new(json, page_names[i], integer(bill->pages[i]));
     (void)json_object_set_new(json, "not_reached", integer(total > seen ? total - seen : 0));
     (void)json_object_set_new(json, "sent_again", integer(bill->pages_sent_again));
+    (void)json_object_set_new(json, "freed_later", integer(bill->pages_freed_later));
     return json;
 }
 
@@ -293,6 +308,34 @@ static json_t *lanes_json(const struct bill *bill)
     return json_pack("{s:o, s:o}", "limit_bytes_per_s",
                      bill->limit_bytes_per_s ? integer(bill->limit_bytes_per_s) : json_null(),
                      "list", list);
+}
+
+static json_t *known(const struct bill_faults *f, uint64_t v)
+{
+    return f->known ? integer(v) : json_null();
+}
+
+static json_t *faults_json(const struct bill *bill)
+{
+    const struct bill_faults *f = &bill->faults;
+    if (!bill->has_faults)
+        return json_null();
+    json_t *list = json_array();
+    for (unsigned i = 0; i < BILL_FAULT_BUCKETS; i++)
+        if (f->bucket[i])
+            (void)json_array_append_new(list, json_pack("{s:o, s:o}", "from_ns",
+                                                        integer(UINT64_C(1) << i), "count",
+                                                        integer(f->bucket[i])));
+    json_t *waits = json_pack("{s:o, s:o, s:o, s:o, s:o}", "p50", known(f, f->p50_ns), "p90",
+                              known(f, f->p90_ns), "p99", known(f, f->p99_ns), "max",
+                              known(f, f->max_ns), "histogram", list);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "count",
+                     known(f, f->count), "wait_ns", waits, "pages_absent", known(f, f->absent),
+                     "pages_missing", known(f, f->missing), "pages_requested",
+                     known(f, f->requested), "pages_pushed", known(f, f->pushed), "duplicates",
+                     known(f, f->duplicates), "answered", integer(f->answered), "late",
+                     integer(f->late), "interrupted", known(f, f->interrupted), "stranded_ns",
+                     known(f, f->stranded_ns));
 }
 
 static json_t *cpu_json(const struct bill_side *side)
@@ -336,6 +379,24 @@ static json_t *side_json(const struct bill *bill, enum bill_place place)
                      m & BILL_MEASURED_TCP ? tcp_json(s) : json_null());
 }
 
+/* Who restores what the agent did: the monitor that has the guest now. */
+static const char *restored_by(const struct bill *bill)
+{
+    if (bill->owner == BILL_OWNER_SOURCE || bill->owner == BILL_OWNER_TARGET)
+        return owner_names[bill->owner];
+    return NULL;
+}
+
+static json_t *agent_json(const struct bill *bill)
+{
+    const struct bill_agent *a = &bill->agent;
+    if (!bill->has_agent)
+        return json_null();
+    return json_pack("{s:b, s:o, s:o, s:o, s:s?, s:o}", "present", a->present, "page_cache_bytes",
+                     integer(a->page_cache_bytes), "slowed", integer(a->slowed), "ns",
+                     integer(a->ns), "restored_by", restored_by(bill), "failure", text(a->failure));
+}
+
 static json_t *clocks_json(void)
 {
     json_t *json = json_object();
@@ -344,6 +405,19 @@ static json_t *clocks_json(void)
                                   json_pack("{s:s, s:s}", "covers", clocks[i].covers, "not",
                                             clocks[i].not ));
     return json;
+}
+
+static json_t *encryption_json(const struct bill *bill)
+{
+    const struct bill_link *link = &bill->link;
+    if (!bill->has_link || !link->encrypted)
+        return json_null();
+    return json_pack("{s:s, s:o, s:o, s:o, s:b, s:b, s:o, s:o}", "protocol", "TLS 1.3", "cipher",
+                     text(link->cipher), "peer", text(link->peer), "handshake_ns",
+                     integer(link->handshake_ns), "kernel_sends", link->kernel_sends,
+                     "kernel_receives", link->kernel_receives, "sent_bytes",
+                     integer(bill->wire_sent_bytes), "received_bytes",
+                     integer(bill->wire_received_bytes));
 }
 
 static const char *outcome(const struct bill *bill)
@@ -397,9 +471,13 @@ json_t *bill_json(const struct bill *bill)
         { "policy", policy_json(bill) },
         { "brownout", brownout_json(bill) },
         { "bytes", bytes_json(bill) },
+        { "encrypted", bill->has_link ? json_boolean(bill->link.encrypted) : json_null() },
+        { "encryption", encryption_json(bill) },
         { "pages", pages_json(bill) },
         { "classes", classes_json(bill) },
         { "lanes", lanes_json(bill) },
+        { "faults", faults_json(bill) },
+        { "agent", agent_json(bill) },
         { "monitors", monitors },
         { "clocks", clocks_json() },
     };

@@ -202,8 +202,9 @@ static void print_stages(const json_t *bill, FILE *out)
     size_t i;
     print_title(out, "Where the time went", show_duration(total).text);
     json_array_foreach (json_object_get(bill, "stages"), i, item)
-        print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text,
-                    num(item, "ns"), total);
+        if (num(item, "ns") || strcmp(str(item, "stage", "?"), "pulling") != 0)
+            print_share(out, str(item, "stage", "?"), show_duration(num(item, "ns")).text,
+                        num(item, "ns"), total);
 }
 
 /* As print_share(), with a shorter bar and what of it the other side's clock measured. */
@@ -334,10 +335,27 @@ static void print_bytes(const json_t *bill, FILE *out)
     }
 }
 
+/* Said loudly when it was not. */
+static void print_encryption(const json_t *bill, FILE *out)
+{
+    const json_t *how = json_object_get(bill, "encryption");
+    char cipher[64], peer[64];
+    if (json_is_false(json_object_get(bill, "encrypted")))
+        (void)fprintf(out, "  NOT ENCRYPTED, and nobody proved who they were (--insecure)\n");
+    if (!json_is_object(how))
+        return;
+    show_clean(cipher, sizeof(cipher), str(how, "cipher", "?"));
+    show_clean(peer, sizeof(peer), str(how, "peer", "?"));
+    (void)fprintf(out, "  encrypted: TLS 1.3, %s%s; %s to agree\n  the peer's key: %s\n", cipher,
+                  json_is_true(json_object_get(how, "kernel_sends")) ? " in the kernel" : "",
+                  show_duration(num(how, "handshake_ns")).text, peer);
+}
+
 static void print_pages(const json_t *bill, FILE *out)
 {
     static const char *const classes[][2] = {
         { "never_touched", "never touched" },
+        { "free", "given back by the guest" },
         { "zero", "zero" },
         { "data", "data" },
         { "not_reached", "not reached" },
@@ -349,7 +367,7 @@ static void print_pages(const json_t *bill, FILE *out)
     print_title(out, "The guest's pages", show_count(total).text);
     for (unsigned i = 0; i < ARRAY_LEN(classes); i++) {
         uint64_t n = num(pages, classes[i][0]);
-        if (n || i < 3)
+        if (n || strcmp(classes[i][0], "not_reached") != 0)
             print_share(out, classes[i][1], show_count(n).text, n, total);
     }
 }
@@ -394,6 +412,51 @@ static void print_lanes(const json_t *bill, FILE *out)
     for (size_t i = 0; i < count; i++)
         (void)fprintf(out, "  lane %-17zu %10s\n", i,
                       show_bytes(num(json_array_get(list, i), "bytes")).text);
+}
+
+static void print_faults(const json_t *bill, FILE *out)
+{
+    const json_t *faults = json_object_get(bill, "faults"), *waits;
+    if (!json_is_object(faults))
+        return;
+    waits = json_object_get(faults, "wait_ns");
+    print_title(out, "The guest waited for pages", show_count(num(faults, "count")).text);
+    if (json_is_null(json_object_get(faults, "count"))) {
+        (void)fprintf(out, "  the target never said\n");
+        return;
+    }
+    (void)fprintf(out, "  %-21s half within %s, 99%% within %s, the longest %s\n", "each wait",
+                  show_duration(num(waits, "p50")).text, show_duration(num(waits, "p99")).text,
+                  show_duration(num(waits, "max")).text);
+    (void)fprintf(out, "  %-21s %s missing at first; %s asked for, %s pushed, %s twice\n", "pages",
+                  show_count(num(faults, "pages_absent")).text,
+                  show_count(num(faults, "pages_requested")).text,
+                  show_count(num(faults, "pages_pushed")).text,
+                  show_count(num(faults, "duplicates")).text);
+    if (num(faults, "interrupted"))
+        (void)fprintf(out, "  %-21s %s times, for %s in all\n", "connection lost",
+                      show_count(num(faults, "interrupted")).text,
+                      show_duration(num(faults, "stranded_ns")).text);
+    if (num(faults, "pages_missing"))
+        (void)fprintf(out, "  %-21s %s pages never came: the guest ended first\n", "",
+                      show_count(num(faults, "pages_missing")).text);
+}
+
+static void print_agent(const json_t *bill, FILE *out)
+{
+    const json_t *agent = json_object_get(bill, "agent");
+    if (!json_is_object(agent))
+        return;
+    print_title(out, "The agent in the guest", show_duration(num(agent, "ns")).text);
+    if (json_is_string(json_object_get(agent, "failure"))) {
+        char clean[60];
+        show_clean(clean, sizeof(clean), str(agent, "failure", ""));
+        (void)fprintf(out, "  did nothing: %s\n", clean);
+        return;
+    }
+    (void)fprintf(out, "  %-21s %9s\n  %-21s %9s\n", "page cache given back",
+                  show_bytes(num(agent, "page_cache_bytes")).text, "writers slowed",
+                  show_count(num(agent, "slowed")).text);
 }
 
 enum unit { UNIT_NS, UNIT_BYTES, UNIT_COUNT, UNIT_US };
@@ -457,9 +520,12 @@ void bill_text(const json_t *bill, FILE *out)
     print_rounds(bill, out);
     print_policy(bill, out);
     print_bytes(bill, out);
+    print_encryption(bill, out);
     print_pages(bill, out);
     print_savings(bill, out);
     print_lanes(bill, out);
+    print_faults(bill, out);
+    print_agent(bill, out);
     print_monitors(bill, out);
     (void)fprintf(out,
                   "\nWhat each number covers, and what not, is in \"clocks\" of the JSON bill.\n");

@@ -196,6 +196,11 @@ void rpc_fail(struct rpc_call *call, const struct err *err)
     fail(call, RPC_FAILED, err);
 }
 
+bool rpc_call_abandoned(const struct rpc_call *call)
+{
+    return atomic_load(&call->abandoned);
+}
+
 int rpc_unpack(struct rpc_call *call, const json_t *params, const char *fmt, ...)
 {
     json_error_t reason;

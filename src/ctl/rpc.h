@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/loop.h"
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #define RPC_LINE_MAX (1u << 20)
@@ -55,6 +56,9 @@ void rpc_server_unref(struct rpc_server *server);
  * `data`. */
 void rpc_reply(struct rpc_call *call, json_t *result);
 void rpc_fail(struct rpc_call *call, const struct err *err);
+
+/* Whoever made the call has gone: its answer would be read by nobody. From any thread. */
+bool rpc_call_abandoned(const struct rpc_call *call);
 
 /* Reads params by a json_unpack() format ("{s:s, s?:I}"), refusing keys it does not name. On
  * -EINVAL the call has been failed with the reason: just return. Strings belong to `params`. */

@@ -65,8 +65,10 @@ void rpc_conn_free(struct rpc_conn *conn)
     server->conn_count--;
     if (conn->subscribed)
         server->subscribers--;
-    for (struct rpc_call *call = conn->calls; call; call = call->next)
+    for (struct rpc_call *call = conn->calls; call; call = call->next) {
         call->conn = NULL;
+        atomic_store(&call->abandoned, true);
+    }
     loop_remove(&conn->source);
     fd_close(&conn->fd);
     buf_free(&conn->in);

@@ -28,6 +28,7 @@ struct rpc_call {
     struct rpc_server *server; /* a reference */
     struct rpc_conn *conn;     /* loop's thread only; NULL: the client has gone */
     struct rpc_call *next;     /* in conn->calls */
+    _Atomic bool abandoned;    /* conn was cleared; any thread may look */
     json_t *id;                /* NULL: a notification, which gets no answer */
 };
 

@@ -67,6 +67,40 @@ int disk_open(const char *path, bool read_only, int *ret_fd, uint64_t *ret_secto
     return 0;
 }
 
+static int lock_byte(int fd, off_t byte, short type)
+{
+    struct flock lock = { .l_type = type, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1 };
+    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+        return 0;
+    return errno == EAGAIN || errno == EACCES ? -EBUSY : -ENOLCK;
+}
+
+int disk_lock(int fd, bool read_only, enum disk_lock how)
+{
+    const off_t use = 0, heir = 1;
+    const short type = read_only ? F_RDLCK : F_WRLCK;
+    int rc;
+
+    if (how == DISK_HAND_OVER) {
+        if (read_only)
+            return 0;
+        /* A machine that came by a move has the first byte only. When its source is still there with the
+         * second one, that keeps strangers out as well. */
+        rc = lock_byte(fd, heir, type);
+        return rc == -ENOLCK ? rc : lock_byte(fd, use, F_UNLCK);
+    }
+    if (how == DISK_TAKE_OVER)
+        return lock_byte(fd, use, type);
+    rc = lock_byte(fd, heir,
+                   type); /* first: who fails here never touches what a target is about to take */
+    if (rc)
+        return rc;
+    rc = lock_byte(fd, use, type);
+    if (rc)
+        (void)lock_byte(fd, heir, F_UNLCK);
+    return rc;
+}
+
 int disk_fingerprint(int fd, uint64_t sectors, uint64_t *ret)
 {
     uint8_t block[BLOCK_BYTES];

@@ -342,11 +342,25 @@ void virtio_mmio_read(struct dev *dev, uint64_t offset, void *data, unsigned len
     pthread_mutex_unlock(&vd->lock);
 }
 
+static void write_configuration(struct virtio_dev *vd, uint64_t offset, const void *data,
+                                unsigned len)
+{
+    if (!vd->vops->write_config || offset >= vd->config_bytes || len > vd->config_bytes - offset)
+        return;
+    pthread_mutex_lock(&vd->lock);
+    vd->vops->write_config(vd, offset, data, len);
+    pthread_mutex_unlock(&vd->lock);
+}
+
 void virtio_mmio_write(struct dev *dev, uint64_t offset, const void *data, unsigned len)
 {
     struct virtio_dev *vd = virtio_dev_of(dev);
-    if (offset >= VIRTIO_MMIO_CONFIG || len != 4)
-        return; /* no device here has writable configuration; registers are 32 bits wide */
+    if (offset >= VIRTIO_MMIO_CONFIG) {
+        write_configuration(vd, offset - VIRTIO_MMIO_CONFIG, data, len);
+        return;
+    }
+    if (len != 4)
+        return; /* registers are 32 bits wide */
     uint32_t value;
     memcpy(&value, data, 4);
     pthread_mutex_lock(&vd->lock);

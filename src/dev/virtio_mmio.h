@@ -23,7 +23,7 @@
 
 #define VIRTIO_MMIO_BYTES 0x200u
 #define VIRTIO_MMIO_NOTIFY VIRTIO_MMIO_QUEUE_NOTIFY
-#define VIRTIO_QUEUES_MAX 3
+#define VIRTIO_QUEUES_MAX 5
 
 /* Transport state; each device's schema holds one as `F(T, list, transport, virtio_state, 1)`. */
 #define VIRTIO_STATE(F, T)     \
@@ -55,6 +55,9 @@ struct virtio_ops {
     void (*run)(struct virtio_dev *vd, bool running);
     /* The driver reset the device: forget what belongs to it. May be NULL. */
     void (*stop)(struct virtio_dev *vd);
+    /* The driver writes [offset, offset+len) of the configuration space, all within it. NULL: it is
+     * read-only. */
+    void (*write_config)(struct virtio_dev *vd, uint64_t offset, const void *data, unsigned len);
 };
 
 struct virtio_dev {

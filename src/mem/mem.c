@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -18,9 +19,12 @@ int mem_init(struct mem *mem, uint64_t bytes, struct err *err)
                        "memory size %llu bytes is not a multiple of 2M between 64M and 1T",
                        (unsigned long long)bytes);
 
+    (void)pthread_mutex_init(&mem->discard_lock, NULL); /* cannot fail with default attributes */
+    mem->freed = calloc(bytes / PAGE_BYTES / 64, sizeof(*mem->freed));
     mem->memfd = memfd_create("guest-ram", MFD_CLOEXEC);
-    if (mem->memfd < 0 || ftruncate(mem->memfd, (off_t)bytes) < 0) {
-        int rc = err_errno(err, ERR_HOST, errno, "cannot create guest memory");
+    if (!mem->freed || mem->memfd < 0 || ftruncate(mem->memfd, (off_t)bytes) < 0) {
+        int rc =
+            err_errno(err, ERR_HOST, mem->freed ? errno : ENOMEM, "cannot create guest memory");
         mem_fini(mem);
         return rc;
     }
@@ -51,6 +55,10 @@ void mem_fini(struct mem *mem)
         (void)munmap(mem->host, mem->bytes);
     if (mem->memfd >= 0)
         (void)close(mem->memfd);
+    if (mem->freed)
+        (void)pthread_mutex_destroy(&mem->discard_lock);
+    free(mem->freed);
+    free(mem->kept);
     *mem = (struct mem){ .memfd = -1 };
 }
 

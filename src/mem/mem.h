@@ -14,6 +14,7 @@
 #include "base/compiler.h"
 #include "base/err.h"
 #include "base/gpa.h"
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -40,6 +41,11 @@ struct mem {
      * KVM's dirty log does not see these. NULL = nobody is tracking. */
     _Atomic(uint64_t) *_Atomic marks;
     atomic_uint markers; /* threads inside mem_mark() */
+
+    /* Of mem/discard.h: pages the guest gave back that may still be holes, one bit a page index; those to
+     * be given back once the hold ends (NULL = none holds), under the lock. */
+    _Atomic(uint64_t) *freed, *kept;
+    pthread_mutex_t discard_lock;
 };
 
 /* `bytes`: a multiple of 2 MiB within MEM_MIN_BYTES..MEM_MAX_BYTES (ERR_CALLER otherwise). */

@@ -74,6 +74,8 @@ int arrival_section(struct arrival *arrival, struct link *link, const struct sec
     case SECTION_VIRTIO_NET:
     case SECTION_VIRTIO_BLK:
     case SECTION_VIRTIO_RNG:
+    case SECTION_VIRTIO_BALLOON:
+    case SECTION_VIRTIO_VSOCK:
         if (!arrival->machine)
             return out_of_place(section, err);
         break;

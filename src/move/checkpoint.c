@@ -89,7 +89,8 @@ static int put_pages(struct writing *w, struct err *err)
     const struct page_count *n = &maker.count;
     w->end.data_pages = n->data;
     w->end.zero_pages = n->zero;
-    bill_pages(w->bill, BILL_PAGES_NEVER_TOUCHED, source.untouched);
+    bill_pages(w->bill, BILL_PAGES_NEVER_TOUCHED, source.untouched - source.untouched_free);
+    bill_pages(w->bill, BILL_PAGES_FREE, source.untouched_free);
     bill_pages(w->bill, BILL_PAGES_ZERO, n->zero);
     bill_pages(w->bill, BILL_PAGES_DATA, n->data);
     bill_bytes(w->bill, BILL_BYTES_PAGE_DATA, n->data * PAGE_BYTES);
@@ -97,6 +98,7 @@ static int put_pages(struct writing *w, struct err *err)
     struct bill_round round = { .paused = true,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,
+                                .pages_free = source.untouched_free,
                                 .bytes = n->bytes,
                                 .duration_ns = clock_now_ns() - began };
     bill_round(w->bill, &round);
@@ -251,7 +253,8 @@ static int create_when_known(struct arrival *arrival, const char *name, struct b
     bill_machine(bill, arrival->config.memory_bytes, arrival->config.vcpus);
     if (name[0])
         (void)snprintf(arrival->config.name, sizeof(arrival->config.name), "%s", name);
-    return arrival_create(arrival, err);
+    rc = arrival_create(arrival, err);
+    return rc ? rc : machine_lock_disks(arrival->machine, DISK_ALONE, err);
 }
 
 static int read_all(const struct move_env *env, struct arrival *arrival, struct link *link,

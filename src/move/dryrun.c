@@ -237,12 +237,12 @@ static json_t *predict(struct dryrun *c)
 
     limits.pause_ns += c->env->machine->config.vcpus * PAUSE_VCPU_NS;
     policy_guest_curve(&c->guest, c->sample_ns, c->sample_pages, SAMPLES);
-    struct policy_model model = { .guest = c->guest,
-                                  .path = { .bytes_per_s = limits.bandwidth ? MIN(c->bytes_per_s,
-                                                                                  limits.bandwidth)
-                                                                            : c->bytes_per_s,
-                                            .rtt_ns = c->rtt_ns,
-                                            .page_ns = MODEL_PAGE_NS } };
+    uint64_t link = limits.bandwidth ? limits.bandwidth : c->bytes_per_s;
+    link = MIN(link, c->bytes_per_s);
+    struct policy_model model = {
+        .guest = c->guest,
+        .path = { .bytes_per_s = link, .rtt_ns = c->rtt_ns, .page_ns = MODEL_PAGE_NS }
+    };
     struct policy_outcome o = policy_model_run(&model, &limits, MODEL_ROUNDS_MAX);
     bool ends = o.last.what == POLICY_STOP;
     bool met = ends && o.downtime_ns <= limits.max_downtime_ns &&
@@ -278,17 +278,28 @@ static json_t *report(struct dryrun *c)
                      c->probed ? guest_json(c) : json_null(), "predicted", predicted);
 }
 
+/* Connects. Who does not prove who it is can be reached all the same. */
+static int meet(struct dryrun *c, struct err *why)
+{
+    int rc = wire_connect(&c->wire, c->env->trust, c->env->insecure, c->request->target, why);
+    bool reached = !rc || rc == -EKEYREJECTED || rc == -EPROTO || rc == -EPERM;
+    add_fact(c, reached, "port", reached ? "a connection could be made" : why->text);
+    if (reached)
+        add_fact(c, !rc, "identity",
+                 rc                 ? why->text
+                 : c->env->insecure ? "not asked for: --insecure"
+                                    : "each side trusts the other's key");
+    return rc;
+}
+
 /* Whatever the other side does wrong is a fact, and no failure of the check. */
 static int talk(struct dryrun *c, struct err *err)
 {
     struct err why = { 0 };
     c->wire.link.cancel_fd = c->env->cancel_fd;
     c->wire.link.stall_limit_ns = c->request->stall_limit_ns;
-    int rc = link_connect(&c->wire.link, c->request->target, &why);
-    if (rc) {
-        add_fact(c, false, "port", why.text);
-    } else {
-        add_fact(c, true, "port", "a connection could be made");
+    int rc = meet(c, &why);
+    if (!rc) {
         rc = ask(c, &why);
         if (rc)
             add_fact(c, false, "target", why.text);

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "move/dryrun.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,8 +82,9 @@ static int answer(struct wire *wire, const struct fit_report *report, struct err
         return rc;
     memset(message, 0, sizeof(*message));
     message->type = MESSAGE_FACTS;
+    static_assert(FIT_FACTS_MAX <= MOVE_FACTS_MAX, "a report fits a message");
     struct message_facts *facts = &message->facts;
-    for (unsigned i = 0; i < report->facts && i < MOVE_FACTS_MAX; i++) {
+    for (unsigned i = 0; i < report->facts && i < FIT_FACTS_MAX; i++) {
         struct message_fact *fact = &facts->fact[facts->fact_count++];
         fact->ok = report->fact[i].ok;
         (void)snprintf(fact->fact, sizeof(fact->fact), "%s", report->fact[i].is.fact);
@@ -130,7 +132,9 @@ int dryrun_serve(const struct move_env *env, const struct arrival_host *host, st
                  struct err *err)
 {
     CLEANUP_FREE struct fit_report *report = calloc(1, sizeof(*report));
-    struct arrival *arrival = report ? arrival_new(host) : NULL;
+    if (!report)
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot check");
+    struct arrival *arrival = arrival_new(host);
     if (!arrival)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot check");
     wire->link.until_ns = clock_now_ns() + DRYRUN_SERVE_NS;

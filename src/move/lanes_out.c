@@ -24,7 +24,7 @@ static int connect_lane(struct lane_out *lane, struct err *err)
     lane->wire = WIRE_NONE;
     lane->wire.link.cancel_fd = lane->set->stop_fd;
     lane->wire.link.stall_limit_ns = config->stall_limit_ns;
-    int rc = link_connect(&lane->wire.link, config->address, err);
+    int rc = wire_connect(&lane->wire, config->trust, config->insecure, config->address, err);
     return rc ? rc : wire_send_message(&lane->wire, &message, err);
 }
 
@@ -36,7 +36,7 @@ static int wait_turn(struct lane_out *lane, struct err *err)
         uint64_t wait_ns = bucket_wait_ns(set->config.bucket, clock_now_ns());
         if (set->give_up)
             return err_set(err, ERR_CALLER, ECANCELED, "cancelled");
-        if (wait_ns == 0)
+        if (wait_ns == 0 || set->source->stopped)
             return 0;
         struct pollfd stop = { .fd = set->stop_fd, .events = POLLIN };
         wait_ns = MIN(wait_ns, LOOK_AGAIN_NS); /* the limit may be raised meanwhile */
@@ -50,6 +50,11 @@ static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len,
     uint64_t began = clock_now_ns();
     bucket_spend(lane->set->config.bucket, len, began);
     int rc = wire_send(&lane->wire, bytes, len, err);
+    struct tls_facts facts;
+    if (link_facts(&lane->wire.link, &facts)) {
+        lane->wire_sent_bytes = facts.sent_bytes;
+        lane->wire_received_bytes = facts.received_bytes;
+    }
     atomic_fetch_add_explicit(&lane->send_ns, clock_now_ns() - began, memory_order_relaxed);
     atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
     atomic_store_explicit(&lane->cpu_ns, clock_thread_cpu_ns(), memory_order_relaxed);

@@ -33,6 +33,8 @@
 
 struct lanes_out_config {
     const char *address; /* HOST:PORT; borrowed */
+    const struct trust *trust;
+    bool insecure; /* as of wire_connect() */
     uint8_t token[MOVE_TOKEN_BYTES];
     unsigned granted; /* 1 to MOVE_LANES_MAX: connections the target takes */
     unsigned wanted;  /* how many take part, or LANES_OUT_AUTO; at most granted */
@@ -53,8 +55,9 @@ struct lane_out {
     bool started;
     bool running;                 /* part of the open round; under the set's lock */
     _Atomic(uint64_t) sent_bytes; /* of the whole move */
-    _Atomic(uint64_t) send_ns;    /* of the whole move: spent sending, not looking for pages */
-    _Atomic(uint64_t) cpu_ns;     /* of its thread, as of its last section */
+    _Atomic(uint64_t) wire_sent_bytes, wire_received_bytes; /* the same, encrypted; 0 = plain */
+    _Atomic(uint64_t) send_ns; /* of the whole move: spent sending, not looking for pages */
+    _Atomic(uint64_t) cpu_ns;  /* of its thread, as of its last section */
 };
 
 struct lanes_out {

@@ -3,6 +3,7 @@
 #include "base/fd.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -36,8 +37,7 @@ int link_split_address(const char *address, char *host, size_t host_size, char *
     return 0;
 }
 
-/* Waits for `events` on the socket. 0, -ECANCELED, -ETIMEDOUT, -errno. */
-static int wait_for(struct link *link, short events, int timeout_ms)
+int link_await(struct link *link, short events, int timeout_ms)
 {
     struct pollfd fds[2] = { { .fd = link->fd, .events = events },
                              { .fd = link->cancel_fd, .events = POLLIN } };
@@ -53,7 +53,7 @@ static int wait_for(struct link *link, short events, int timeout_ms)
     }
 }
 
-static int stall_ms(const struct link *link)
+int link_stall_ms(const struct link *link)
 {
     uint64_t ms = link->stall_limit_ns == 0 ? UINT64_MAX : link->stall_limit_ns / CLOCK_MSEC;
     if (link->until_ns) {
@@ -63,8 +63,10 @@ static int stall_ms(const struct link *link)
     return ms > INT32_MAX ? -1 : (int)ms;
 }
 
-static int explain(struct link *link, int rc, const char *doing, struct err *err)
+int link_explain(struct link *link, int rc, const char *doing, struct err *err)
 {
+    if (rc == -EKEYREJECTED || rc == -EPROTO)
+        return rc; /* trust/tls.h has explained it */
     if (rc == -ECANCELED)
         return err_set(err, ERR_CALLER, ECANCELED, "cancelled");
     if (rc == -ETIMEDOUT)
@@ -89,7 +91,7 @@ static int connect_one(struct link *link, const struct addrinfo *ai)
     if (connect(fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
         return -errno;
     link->fd = fd;
-    int rc = wait_for(link, POLLOUT, stall_ms(link));
+    int rc = link_await(link, POLLOUT, link_stall_ms(link));
     int failed = 0;
     socklen_t len = sizeof(failed);
     if (!rc && getsockopt(fd, SOL_SOCKET, SO_ERROR, &failed, &len) < 0)
@@ -141,7 +143,7 @@ int link_connect(struct link *link, const char *address, struct err *err)
     }
     freeaddrinfo(list);
     if (rc == -ECANCELED || rc == -ETIMEDOUT)
-        return err_wrap(err, explain(link, rc, "connecting", err), "%s", address);
+        return err_wrap(err, link_explain(link, rc, "connecting", err), "%s", address);
     if (rc)
         return err_errno(err, ERR_PEER, -rc, "cannot connect to %s", address);
     return link_adopt(link, fd, err);
@@ -149,49 +151,140 @@ int link_connect(struct link *link, const char *address, struct err *err)
 
 void link_close(struct link *link)
 {
+    tls_free(link->tls);
+    link->tls = NULL;
     fd_close(&link->fd);
+}
+
+/* --------------------------------------------------------------------------------- whole sends and receives */
+
+/* Drops the first `n` bytes of what is left to move; returns how many pieces remain. */
+static int advance(struct iovec **iov, int count, size_t n)
+{
+    while (count > 0 && n >= (*iov)->iov_len) {
+        n -= (*iov)->iov_len;
+        (*iov)++;
+        count--;
+    }
+    if (n > 0) {
+        (*iov)->iov_base = (uint8_t *)(*iov)->iov_base + n;
+        (*iov)->iov_len -= n;
+    }
+    return count;
+}
+
+/* What begins with a small piece is gathered into one record: each costs a header, a sum, and setting up the
+ * cipher. The copy is as short as a record. */
+static ssize_t send_record(struct link *link, const struct iovec *iov, int count, short *events,
+                           struct err *err)
+{
+    uint8_t record[TLS_RECORD_BYTES];
+    size_t len = 0;
+    if (count == 1 || iov->iov_len >= sizeof(record))
+        return tls_write(link->tls, iov->iov_base, iov->iov_len, events, err);
+    for (int i = 0; i < count && len < sizeof(record); i++) {
+        size_t part = MIN(iov[i].iov_len, sizeof(record) - len);
+        if (part > 0)
+            memcpy(record + len, iov[i].iov_base, part);
+        len += part;
+    }
+    return tls_write(link->tls, record, len, events, err);
+}
+
+/* Some of it, as the socket takes it: > 0, or -errno; -EAGAIN: wait for *events. */
+static ssize_t send_some(struct link *link, const struct iovec *iov, int count, short *events,
+                         struct err *err)
+{
+    if (link->tls)
+        return send_record(link, iov, count, events, err);
+    ssize_t n = writev(link->fd, iov, MIN(count, IOV_MAX));
+    *events = POLLOUT;
+    return n < 0 ? -errno : n;
+}
+
+static ssize_t receive_some(struct link *link, const struct iovec *iov, int count, short *events,
+                            struct err *err)
+{
+    if (link->tls)
+        return tls_read(link->tls, iov->iov_base, iov->iov_len, events, err);
+    ssize_t n = readv(link->fd, iov, MIN(count, IOV_MAX));
+    *events = POLLIN;
+    return n < 0 ? -errno : n == 0 ? -ENODATA : n;
+}
+
+/* What kept encrypted records back lets them go. */
+static int flush(struct link *link, struct err *err)
+{
+    short events;
+    for (;;) {
+        int rc = link->tls ? tls_flush(link->tls, &events, err) : 0;
+        if (rc == -EAGAIN)
+            rc = link_await(link, events, link_stall_ms(link));
+        else if (!rc)
+            return 0;
+        if (rc)
+            return link_explain(link, rc, "sending", err);
+    }
+}
+
+int link_sendv(struct link *link, struct iovec *iov, int count, struct err *err)
+{
+    link->mid_section = true;
+    for (count = advance(&iov, count, 0); count > 0;) {
+        short events;
+        ssize_t n = send_some(link, iov, count, &events, err);
+        int rc = n < 0 ? (int)n : 0;
+        if (rc == -EAGAIN)
+            rc = link_await(link, events, link_stall_ms(link));
+        if (rc && rc != -EINTR)
+            return link_explain(link, rc, "sending", err);
+        if (n > 0) {
+            link->sent_bytes += (uint64_t)n;
+            count = advance(&iov, count, (size_t)n);
+        }
+    }
+    int rc = flush(link, err);
+    link->mid_section = rc != 0;
+    return rc;
 }
 
 int link_send(struct link *link, const void *bytes, size_t len, struct err *err)
 {
-    const uint8_t *at = bytes;
+    struct iovec iov = { .iov_len = len };
+    memcpy(&iov.iov_base, &bytes, sizeof(bytes)); /* struct iovec has no const */
+    return link_sendv(link, &iov, 1, err);
+}
+
+int link_send_some(struct link *link, const void *bytes, size_t len, size_t *ret_sent,
+                   struct err *err)
+{
+    struct iovec iov = { .iov_len = len };
+    short events;
+    memcpy(&iov.iov_base, &bytes, sizeof(bytes));
+    ssize_t n = send_some(link, &iov, 1, &events, err);
+    if (n < 0 && n != -EAGAIN && n != -EINTR)
+        return link_explain(link, (int)n, "sending", err);
+    *ret_sent = n > 0 ? (size_t)n : 0;
+    link->sent_bytes += *ret_sent;
     link->mid_section = true;
-    while (len > 0) {
-        ssize_t n = write(link->fd, at, len);
-        int rc = n < 0 ? -errno : 0;
-        if (rc == -EAGAIN)
-            rc = wait_for(link, POLLOUT, stall_ms(link));
-        if (rc && rc != -EINTR)
-            return explain(link, rc, "sending", err);
-        if (n > 0) {
-            at += n;
-            len -= (size_t)n;
-            link->sent_bytes += (uint64_t)n;
-        }
-    }
-    link->mid_section = false;
-    return 0;
+    int rc = *ret_sent == len ? flush(link, err) : 0;
+    link->mid_section = rc || *ret_sent < len;
+    return rc;
 }
 
 int link_recvv(struct link *link, struct iovec *iov, int count, struct err *err)
 {
-    while (count > 0) {
-        ssize_t n = readv(link->fd, iov, count);
-        int rc = n < 0 ? -errno : n == 0 ? -ENODATA : 0;
+    for (count = advance(&iov, count, 0); count > 0;) {
+        short events;
+        ssize_t n = receive_some(link, iov, count, &events, err);
+        int rc = n < 0 ? (int)n : 0;
         if (rc == -EAGAIN)
-            rc = wait_for(link, POLLIN, stall_ms(link));
+            rc = link_await(link, events, link_stall_ms(link));
         if (rc && rc != -EINTR)
-            return explain(link, rc, "receiving", err);
-        link->received_bytes += n > 0 ? (uint64_t)n : 0;
-        for (size_t left = n > 0 ? (size_t)n : 0; left > 0;) {
-            size_t part = MIN(left, iov->iov_len);
-            iov->iov_base = (uint8_t *)iov->iov_base + part;
-            iov->iov_len -= part;
-            left -= part;
-            while (count > 0 && iov->iov_len == 0) {
-                iov++;
-                count--;
-            }
+            return link_explain(link, rc, "receiving", err);
+        if (n > 0) {
+            link->received_bytes += (uint64_t)n;
+            count = advance(&iov, count, (size_t)n);
         }
     }
     return 0;
@@ -203,9 +296,22 @@ int link_recv(struct link *link, void *bytes, size_t len, struct err *err)
     return len ? link_recvv(link, &iov, 1, err) : 0;
 }
 
+/* Twice what a link of 10 Gbit/s holds; below that, buffers for what one wake-up of the reader takes. */
+void link_keep_short(struct link *link)
+{
+    struct tcp_info info = { 0 };
+    socklen_t len = sizeof(info);
+    int bytes = 128 << 10; /* the kernel doubles it */
+    if (getsockopt(link->fd, IPPROTO_TCP, TCP_INFO, &info, &len) == 0)
+        bytes = (int)MIN(MAX((uint64_t)info.tcpi_rtt * 1250, (uint64_t)bytes), UINT64_C(16) << 20);
+    (void)setsockopt(link->fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+    (void)setsockopt(link->fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+}
+
 int link_wait(struct link *link, int timeout_ms)
 {
-    return wait_for(link, POLLIN, timeout_ms);
+    int rc = link_await(link, POLLIN, link_pending(link) ? 0 : timeout_ms);
+    return rc == -ETIMEDOUT && link_pending(link) ? 0 : rc;
 }
 
 int link_recv_head(struct link *link, struct section *ret, struct err *err)
@@ -225,9 +331,11 @@ void link_linger(struct link *link, uint64_t limit_ns)
 {
     char drop[16384];
     uint64_t until = clock_now_ns() + limit_ns;
+    tls_free(link->tls); /* with its farewell */
+    link->tls = NULL;
     (void)shutdown(link->fd, SHUT_WR);
     for (uint64_t now = clock_now_ns(); now < until; now = clock_now_ns()) {
-        if (wait_for(link, POLLIN, (int)((until - now) / CLOCK_MSEC) + 1))
+        if (link_await(link, POLLIN, (int)((until - now) / CLOCK_MSEC) + 1))
             return;
         ssize_t n = read(link->fd, drop, sizeof(drop));
         if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))

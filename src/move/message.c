@@ -25,6 +25,8 @@ SCHEMA_DEFINE(message_fact, 1, MESSAGE_FACT_FIELDS)
 SCHEMA_DEFINE(message_facts, 1, MESSAGE_FACTS_FIELDS)
 SCHEMA_DEFINE(message_probe, 1, MESSAGE_PROBE_FIELDS)
 SCHEMA_DEFINE(message_lane, 1, MESSAGE_LANE_FIELDS)
+SCHEMA_DEFINE(message_pull, 1, MESSAGE_PULL_FIELDS)
+SCHEMA_DEFINE(message_pulled, 1, MESSAGE_PULLED_FIELDS)
 
 #define KIND_COUNT (MESSAGE_TYPE_END - MESSAGE_HELLO)
 
@@ -41,7 +43,8 @@ static const struct kind {
     { &message_abort_schema, "abort" },         { &message_resolve_schema, "resolve" },
     { &message_status_schema, "status" },       { &message_settled_schema, "settled" },
     { &message_facts_schema, "facts" },         { &message_probe_schema, "probe" },
-    { &message_lane_schema, "lane" },
+    { &message_lane_schema, "lane" },           { &message_pull_schema, "pull" },
+    { &message_pulled_schema, "pulled" },
 };
 static_assert(ARRAY_LEN(kinds) == KIND_COUNT, "one row a message, in the order of the numbers");
 static_assert((int)MESSAGE_TYPE_END <= (int)SECTION_TYPE_MAX, "messages fit their range");
@@ -131,6 +134,12 @@ static int check_token(const struct message *message, struct err *err)
     case MESSAGE_LANE:
         token = message->lane.token;
         break;
+    case MESSAGE_PULL:
+        token = message->pull.token;
+        break;
+    case MESSAGE_PULLED:
+        token = message->pulled.token;
+        break;
     default:
         break; /* has none; ABORT may come before one is known */
     }
@@ -171,7 +180,7 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "lanes", m->reserved.lanes, err);
         return 0;
     case MESSAGE_LANE:
-        if (m->lane.kind == 0 || m->lane.kind >= LANE_KIND_MAX)
+        if (m->lane.kind == 0 || m->lane.kind >= LANE_MAX)
             return refuse(m, "kind", m->lane.kind, err);
         if (m->lane.index >= MOVE_LANES_MAX)
             return refuse(m, "index", m->lane.index, err);
@@ -191,7 +200,7 @@ static int check_numbers(const struct message *m, struct err *err)
                 return refuse(m, "ok", m->facts.fact[i].ok, err);
         return 0;
     case MESSAGE_ROUND:
-        if (m->round.last > 1)
+        if (m->round.last >= ROUND_KIND_MAX)
             return refuse(m, "last", m->round.last, err);
         return 0;
     case MESSAGE_ABORT:
@@ -271,6 +280,8 @@ const char *move_reason_name(uint32_t reason)
         [REASON_SPLIT] = "split",
         [REASON_BUG] = "bug",
         [REASON_GOAL] = "goal",
+        [REASON_SOURCE_LOST] = "source-lost",
+        [REASON_UNTRUSTED] = "untrusted",
     };
     static_assert(ARRAY_LEN(names) == REASON_MAX, "one name a reason");
     return name_in(names, ARRAY_LEN(names), reason);
@@ -279,7 +290,9 @@ const char *move_reason_name(uint32_t reason)
 const char *move_mode_name(uint32_t mode)
 {
     static const char *const names[] = {
-        [MOVE_STOP_COPY] = "stop-copy", [MOVE_PRE_COPY] = "pre-copy"
+        [MOVE_STOP_COPY] = "stop-copy",
+        [MOVE_PRE_COPY] = "pre-copy",
+        [MOVE_POST_COPY] = "post-copy",
     };
     static_assert(ARRAY_LEN(names) == MOVE_MODE_MAX, "one name a mode");
     return name_in(names, ARRAY_LEN(names), mode);
@@ -289,7 +302,7 @@ const char *move_knows_name(uint32_t knows)
 {
     static const char *const names[] = {
         [KNOWS_NOTHING] = "nothing",     [KNOWS_HELD] = "held", [KNOWS_RECORDING] = "recording",
-        [KNOWS_COMMITTED] = "committed", [KNOWS_DIED] = "died",
+        [KNOWS_COMMITTED] = "committed", [KNOWS_DIED] = "died", [KNOWS_PULLING] = "pulling",
     };
     static_assert(ARRAY_LEN(names) == KNOWS_MAX, "one name each");
     return name_in(names, ARRAY_LEN(names), knows);

@@ -27,6 +27,18 @@
  *     Their `instance` is the low half of the round's number. ROUND_DONE counts the pages of all
  *     connections; the target takes it up when it has them all.
  *
+ *     Post-copy. A second connection, the urgent lane, is opened before the guest is paused; the last
+ *     ROUND carries sections ABSENT (pages the target lacks, or has stale) instead of PAGES; and the
+ *     source keeps the guest's memory after COMMITTED:
+ *       LANE                               ------->                     first on the new connection;
+ *                                          <-------  LANE               then only frames: move/urgent.h
+ *                                          <-------  COMMITTED, ACTIVATED
+ *       sections PAGES                     ------->                     the rest, each page once
+ *                                          <-------  PULLED             nothing is missing any more
+ *       SETTLED                            ------->                     the source has freed the guest
+ *     After a RESOLVE the target says what it lacks by now, and the urgent lane is opened again:
+ *                                          <-------  STATUS, sections ABSENT, PULL
+ *
  *     A check (HELLO says so) moves nothing and leaves nothing: the target answers and goes on listening.
  *       HELLO, sections MACHINE and CPUID  ------->
  *                                          <-------  VERDICT, FACTS
@@ -70,19 +82,16 @@ enum message_type {
     MESSAGE_FACTS,
     MESSAGE_PROBE,
     MESSAGE_LANE,
+    MESSAGE_PULL,
+    MESSAGE_PULLED,
     MESSAGE_TYPE_END /* one past the last */
 };
 
-#define MOVE_LANES_MAX 16
+#define MOVE_LANES_MAX 16 /* bulk lanes */
 
-/* What a further connection is for. The numbers are the format. */
-enum lane_kind {
-    LANE_BULK = 1, /* pages of the rounds */
-    LANE_URGENT,   /* pages a guest that already runs at the target waits for */
-    LANE_KIND_MAX
-};
-
-enum move_mode { MOVE_STOP_COPY = 1, MOVE_PRE_COPY, MOVE_MODE_MAX };
+/* MOVE_POST_COPY: the guest may be handed over before all of its memory was sent, at once or after
+ * rounds of pre-copy; so the target must be able to fetch pages. */
+enum move_mode { MOVE_STOP_COPY = 1, MOVE_PRE_COPY, MOVE_POST_COPY, MOVE_MODE_MAX };
 
 /* Why a target refuses, or why a move ended: typed, so that a program can act on it. The numbers
  * are the format. Names by move_reason_name(). */
@@ -121,6 +130,8 @@ enum move_reason {
     REASON_SPLIT,       /* both sides run the guest: only after a person's wrong decision */
     REASON_BUG,         /* the pump broke its contract */
     REASON_GOAL,        /* the goal cannot be met, and the user would rather stay (--strict) */
+    REASON_SOURCE_LOST, /* post-copy: the guest's memory that was still at the source is lost */
+    REASON_UNTRUSTED,   /* one side does not trust the other's key, or would not encrypt */
     REASON_MAX
 };
 
@@ -131,13 +142,30 @@ enum move_knows {
     KNOWS_RECORDING,   /* has COMMIT, is writing its record; COMMITTED or ABORT follows here */
     KNOWS_COMMITTED,   /* owns the guest; ACTIVATED follows here */
     KNOWS_DIED,        /* a durable record says it owns the guest, but the process is gone */
+    KNOWS_PULLING, /* owns the guest, which runs there, and lacks pages that only the source has */
     KNOWS_MAX
 };
 
 enum move_intent {
     INTENT_ASK = 1,  /* what do you know? */
     INTENT_WITHDRAW, /* the guest runs on at the source: discard */
+    INTENT_RECOVER,  /* as ASK, of a source whose process died: it has no memory of the guest */
     INTENT_MAX
+};
+
+/* What a connection beside the move's is for. The numbers are the format. */
+enum move_lane {
+    LANE_BULK = 1, /* pages of the rounds */
+    LANE_URGENT,   /* pages a guest that already runs at the target waits for */
+    LANE_MAX
+};
+
+/* What a ROUND carries. */
+enum move_round {
+    ROUND_RUNNING = 0, /* pages, and the guest runs */
+    ROUND_PAUSED,      /* the last pages */
+    ROUND_ABSENT,      /* the guest is paused, and these are pages the target is to fetch later */
+    ROUND_KIND_MAX
 };
 
 #define MESSAGE_HELLO_FIELDS(F, T)                                                      \
@@ -180,9 +208,9 @@ SCHEMA_STRUCT(message_reserve, MESSAGE_RESERVE_FIELDS);
     F(T, u32, page_forms) /* those of HELLO's that the target reads */
 SCHEMA_STRUCT(message_reserved, MESSAGE_RESERVED_FIELDS);
 
-#define MESSAGE_ROUND_FIELDS(F, T)                         \
-    F(T, u32, number)         /* from 1 */                 \
-    F(T, u8, last)            /* 1: the guest is paused */ \
+#define MESSAGE_ROUND_FIELDS(F, T)                  \
+    F(T, u32, number)         /* from 1 */          \
+    F(T, u8, last)            /* enum move_round */ \
     F(T, u64, pages_estimate) /* for progress bars only */
 SCHEMA_STRUCT(message_round, MESSAGE_ROUND_FIELDS);
 
@@ -262,9 +290,33 @@ SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
 SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
 #define MESSAGE_LANE_FIELDS(F, T)                                 \
     F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */ \
-    F(T, u32, kind)                    /* enum lane_kind */       \
-    F(T, u32, index)                   /* from 0; each once */
+    F(T, u32, kind)                    /* enum move_lane */       \
+    F(T, u32, index)                   /* bulk: from 0; each once */
 SCHEMA_STRUCT(message_lane, MESSAGE_LANE_FIELDS);
+
+#define MESSAGE_PULL_FIELDS(F, T)      \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) \
+    F(T, u64, pages) /* in the ABSENT sections since STATUS */
+SCHEMA_STRUCT(message_pull, MESSAGE_PULL_FIELDS);
+
+/* What the target's monitor saw of its guest's faults: from reading a fault to the page in its place. */
+#define PULL_BUCKETS 32
+#define MESSAGE_PULLED_FIELDS(F, T)                                                    \
+    F(T, u8s, token, MOVE_TOKEN_BYTES)                                                 \
+    F(T, u64, missing)     /* pages; not 0: the guest ended first and needs no more */ \
+    F(T, u64, absent)      /* pages, when the guest began to run here */               \
+    F(T, u64, faults)      /* accesses that had to wait for the source */              \
+    F(T, u64, requested)   /* pages asked for */                                       \
+    F(T, u64, pushed)      /* pages that came without being asked for */               \
+    F(T, u64, duplicates)  /* pages that came and were there already; dropped */       \
+    F(T, u64, interrupted) /* times the connection was lost */                         \
+    F(T, u64, stranded_ns) /* without a connection, in all */                          \
+    F(T, u64, p50_ns)                                                                  \
+    F(T, u64, p90_ns)                                                                  \
+    F(T, u64, p99_ns)                                                                  \
+    F(T, u64, max_ns)                                                                  \
+    F(T, u64s, bucket, PULL_BUCKETS) /* bucket i: waits of [2^i, 2^(i+1)) ns */
+SCHEMA_STRUCT(message_pulled, MESSAGE_PULLED_FIELDS);
 
 /* Any message: `type` says which member holds it. */
 struct message {
@@ -289,6 +341,8 @@ struct message {
         struct message_facts facts;
         struct message_probe probe;
         struct message_lane lane;
+        struct message_pull pull;
+        struct message_pulled pulled;
     };
 };
 

@@ -6,6 +6,8 @@
  * timer, or the round under way (migrate_round.c). A send that blocks is interrupted by an order (link.h), after
  * which that connection can only be closed.
  *
+ * What post-copy adds is in migrate_serve.c.
+ *
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
@@ -39,16 +41,29 @@ void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const
     q->why = *why;
 }
 
+void migrate_close_wire(struct migration *m)
+{
+    struct tls_facts facts;
+    m->pushing = false;
+    m->push_left = 0;
+    if (m->serve)
+        serve_close(m->serve);
+    if (link_facts(&m->wire.link, &facts))
+        bill_wire(m->bill, facts.sent_bytes, facts.received_bytes);
+    wire_close(&m->wire);
+}
+
 void migrate_connection_failed(struct migration *m, int rc, const struct err *err)
 {
     m->sender = SENDER_NONE;
+    m->pushing = false;
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
     /* A lane that failed first knows better why. */
     migrate_enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST,
                         m->lane_failed_ns ? &m->lane_err : err);
     if (!wire_is_bad_bytes(rc))
-        wire_close(&m->wire); /* after a loss the engine asks for nothing more on it */
+        migrate_close_wire(m); /* after a loss the engine asks for nothing more on it */
 }
 
 void migrate_host_failed(struct migration *m, const struct err *err)
@@ -68,8 +83,8 @@ static void measure(struct migration *m)
 
 /* ------------------------------------------------------------------------------------ actions: sending */
 
-static void send_bytes(struct migration *m, const void *bytes, size_t len,
-                       enum bill_bytes_kind kind)
+void migrate_send_bytes(struct migration *m, const void *bytes, size_t len,
+                        enum bill_bytes_kind kind)
 {
     struct err err;
     int rc = wire_send(&m->wire, bytes, len, &err);
@@ -102,10 +117,19 @@ static void send_description(struct migration *m)
         migrate_host_failed(m, &err);
         return;
     }
-    send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
+    migrate_send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
 }
 
 /* --------------------------------------------------------------------- actions: guest, record, connection */
+
+static void prepare_guest(struct migration *m, bool slow)
+{
+    struct bill_agent agent = { 0 };
+    m->prepared = true;
+    m->env->hooks.prepare(m->env->hooks.ctx, slow, &agent);
+    bill_agent(m->bill, &agent);
+    (void)migrate_enqueue(m, SOURCE_GUEST_PREPARED);
+}
 
 static void throttle(struct migration *m, uint32_t run_permille)
 {
@@ -125,18 +149,34 @@ static void pause_guest(struct migration *m)
         return;
     }
     m->paused = true;
+    if (machine_writes_disks(m->env->machine)) {
+        bill_downtime(m->bill, BILL_DISK_SYNC, clock_now_ns());
+        if (machine_sync_disks(m->env->machine, &err)) {
+            migrate_host_failed(m, &err);
+            return;
+        }
+    }
     (void)migrate_enqueue(m, SOURCE_PAUSED);
 }
 
 static void resume_guest(struct migration *m)
 {
+    struct err err;
+    if (m->serve)
+        serve_close(m->serve);
     if (m->paused) {
         bill_downtime(m->bill, BILL_RESUME, clock_now_ns());
+        /* A target that gave up may not have closed them yet; strangers are kept out all the same. */
+        if (machine_lock_disks(m->env->machine, DISK_TAKE_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text);
         m->env->hooks.resume(m->env->hooks.ctx);
         bill_downtime_end(m->bill, clock_now_ns());
     }
     m->paused = false;
     migrate_round_stop(m);
+    if (m->prepared)
+        m->env->hooks.unprepare(m->env->hooks.ctx);
+    m->prepared = false;
 }
 
 static void send_state(struct migration *m)
@@ -149,7 +189,7 @@ static void send_state(struct migration *m)
         return;
     }
     unsigned queued = m->queue_count;
-    send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
+    migrate_send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
     bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (m->queue_count == queued && !m->wire.link.mid_section) {
         struct migrate_queued *q = migrate_enqueue(m, SOURCE_STATE_SENT);
@@ -164,10 +204,12 @@ static void write_record(struct migration *m, enum move_record record)
     if (m->paused)
         bill_downtime(m->bill, BILL_COMMIT, clock_now_ns());
     int rc = m->env->hooks.record(m->env->hooks.ctx, record, m->engine.config.hello.token,
-                                  m->engine.store, m->request->target, &unknown, &err);
+                                  m->engine.store, m->target, &unknown, &err);
     if (m->paused)
         bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (!rc) {
+        if (record == RECORD_HANDED && machine_lock_disks(m->env->machine, DISK_HAND_OVER, &err))
+            log_event(LOG_WARN, "move.disk", "%s", err.text); /* the target will refuse */
         (void)migrate_enqueue(m, SOURCE_RECORDED);
         return;
     }
@@ -176,17 +218,40 @@ static void write_record(struct migration *m, enum move_record record)
     q->event.record_unknown = unknown;
 }
 
+static void connected(struct migration *m)
+{
+    struct bill_link link = { .encrypted = false };
+    struct tls_facts facts;
+    if (link_facts(&m->wire.link, &facts)) {
+        link = (struct bill_link){ .encrypted = true,
+                                   .handshake_ns = facts.handshake_ns,
+                                   .kernel_sends = facts.kernel_sends,
+                                   .kernel_receives = facts.kernel_receives };
+        (void)snprintf(link.cipher, sizeof(link.cipher), "%s", facts.cipher);
+        fingerprint_text(&facts.peer, link.peer);
+        log_event(LOG_INFO, "move.peer", "%s, %s%s", link.peer, link.cipher,
+                  link.kernel_sends ? ", encrypted by the kernel" : "");
+    } else {
+        log_event(LOG_WARN, "move.insecure",
+                  "NOT ENCRYPTED, and the target has not proved who it is: --insecure");
+    }
+    bill_link(m->bill, &link);
+    (void)migrate_enqueue(m, SOURCE_CONNECTED);
+}
+
 static void connect_to(struct migration *m, uint32_t conn)
 {
     struct err err = { 0 };
-    wire_close(&m->wire);
+    migrate_close_wire(m);
+    if (m->serve)
+        serve_told_again(m->serve);
     m->wire.link.cancel_fd = m->env->cancel_fd;
     m->wire.link.stall_limit_ns = m->request->stall_limit_ns;
-    int rc = link_connect(&m->wire.link, m->request->target, &err);
+    int rc = wire_connect(&m->wire, m->env->trust, m->env->insecure, m->target, &err);
     m->wire.conn = conn;
     m->wire.since_ns = clock_now_ns();
     if (!rc)
-        (void)migrate_enqueue(m, SOURCE_CONNECTED);
+        connected(m);
     else if (rc != -ECANCELED)
         migrate_enqueue_why(m, SOURCE_CONNECT_FAILED, &err);
 }
@@ -194,15 +259,22 @@ static void connect_to(struct migration *m, uint32_t conn)
 static void emit(struct migration *m, const struct move_action *action)
 {
     static const enum bill_stage stages[STAGE_MAX] = {
-        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION, [STAGE_RESERVATION] = BILL_RESERVATION,
-        [STAGE_PRE_COPY] = BILL_PRE_COPY,           [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
-        [STAGE_COMMITMENT] = BILL_COMMITMENT,       [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION,
+        [STAGE_RESERVATION] = BILL_RESERVATION,
+        [STAGE_PRE_COPY] = BILL_PRE_COPY,
+        [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
+        [STAGE_COMMITMENT] = BILL_COMMITMENT,
+        [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PULLING] = BILL_PULLING,
     };
     enum source_state to = (enum source_state)action->emit.to;
     if (action->emit.stage != STAGE_NONE)
         bill_stage(m->bill, stages[action->emit.stage], clock_now_ns());
     if (to == SOURCE_UNCERTAIN || to == SOURCE_WITHDRAWING)
         m->env->hooks.state(m->env->hooks.ctx, source_state_name(to), action->emit.text);
+    else if (to == SOURCE_SERVING)
+        m->env->hooks.state(m->env->hooks.ctx, action->emit.reason ? "stranded" : "serving",
+                            action->emit.text);
     if (!m->paused && action->emit.stage != STAGE_NONE)
         move_progress_report(m->env, &m->progress, stages[action->emit.stage]);
     log_event(LOG_INFO, "move.source", "%s -> %s%s%s",
@@ -221,7 +293,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
             break;
         if (!m->paused || m->engine.state == SOURCE_DONE)
             measure(m);
-        wire_close(&m->wire);
+        migrate_close_wire(m);
         break;
     case ACTION_WRITE_RECORD:
         write_record(m, action->record);
@@ -239,10 +311,27 @@ static void carry_out(struct migration *m, const struct move_action *action)
         send_description(m);
         break;
     case ACTION_SEND_ROUND:
-        migrate_round_send(m, action->round.number, action->round.last, action->round.rate);
+        if (action->round.kind == ROUND_ABSENT)
+            migrate_send_absent(m);
+        else
+            migrate_round_send(m, action->round.number, action->round.kind == ROUND_PAUSED,
+                               action->round.rate);
+        break;
+    case ACTION_END_ROUND:
+        migrate_round_cut(m);
+        break;
+    case ACTION_OPEN_URGENT:
+        migrate_open_urgent(m);
+        break;
+    case ACTION_PUSH:
+        link_keep_short(&m->wire.link);
+        m->pushing = true;
         break;
     case ACTION_THROTTLE:
         throttle(m, action->run_permille);
+        break;
+    case ACTION_PREPARE_GUEST:
+        prepare_guest(m, action->slow);
         break;
     case ACTION_PAUSE_GUEST:
         pause_guest(m);
@@ -260,6 +349,8 @@ static void carry_out(struct migration *m, const struct move_action *action)
     case ACTION_LOAD:
     case ACTION_RUN_GUEST:
     case ACTION_DISCARD:
+    case ACTION_TAKE_LANE:
+    case ACTION_SEND_ABSENT:
     case ACTION_END:
     case ACTION_KIND_MAX:
         ASSERT(!"an action of the target");
@@ -286,6 +377,11 @@ static void note_decision(struct migration *m)
     (void)snprintf(decision.why, sizeof(decision.why), "%s", policy_why_name(d->why));
     bill_decision(m->bill, policy_name(m->request->policy.kind), &decision);
     m->decided = m->engine.policy.rounds;
+    /* Rounds can be very short, and events of this kind pile up with a slow subscriber. */
+    if (d->what == POLICY_ROUND && d->why == POLICY_GO &&
+        decision.at_ns - m->decision_told_ns < MIGRATE_PROGRESS_NS)
+        return;
+    m->decision_told_ns = decision.at_ns;
     hooks->event(hooks->ctx, "move.decision",
                  json_pack("{s:I, s:s, s:s, s:s, s:b, s:I}", "round", (json_int_t)decision.round,
                            "what", decision.what, "why", decision.why, "text", m->engine.why_text,
@@ -316,11 +412,18 @@ static void receive(struct migration *m)
     struct section section;
     struct err err = { 0 };
     int rc = wire_recv_head(&m->wire, &section, &err);
+    if (!rc && section.type == SECTION_ABSENT && m->serve) {
+        rc = serve_told(m->serve, &m->wire.link, &section, &err);
+        if (!rc)
+            return;
+    }
     if (!rc && !message_is(section.type))
         rc = err_set(&err, ERR_PEER, EBADMSG, "section %s from a target",
                      section_type_name(section.type));
     if (!rc)
         rc = wire_recv_message(&m->wire, &section, &m->incoming, &err);
+    if (!rc && m->incoming.type == MESSAGE_PULL && m->serve)
+        rc = serve_use_told(m->serve, m->incoming.pull.pages, &err);
     if (rc) {
         migrate_connection_failed(m, rc, &err);
         if (rc == -ECANCELED)
@@ -339,10 +442,20 @@ static void take_order(struct migration *m)
 {
     eventfd_t count;
     (void)eventfd_read(m->env->cancel_fd, &count);
+    (void)eventfd_read(m->env->nudge_fd, &count);
     switch (m->env->hooks.order(m->env->hooks.ctx)) {
     case MOVE_END_NOW:
         m->end_now = true;
-        (void)migrate_enqueue(m, SOURCE_CANCEL);
+        if (m->engine.state == SOURCE_SERVING)
+            migrate_finish_section(m);
+        (void)migrate_enqueue(m, m->engine.state == SOURCE_SERVING ? SOURCE_FORGET : SOURCE_CANCEL);
+        break;
+    case MOVE_SWITCH:
+        (void)migrate_enqueue(m, SOURCE_SWITCH);
+        break;
+    case MOVE_RETRY:
+        m->env->hooks.address(m->env->hooks.ctx, m->target, sizeof(m->target));
+        (void)migrate_enqueue(m, SOURCE_RETRY);
         break;
     case MOVE_CANCEL:
         (void)migrate_enqueue(m, SOURCE_CANCEL);
@@ -368,7 +481,7 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         migrate_enqueue_why(m, SOURCE_LOST, &err);
-        wire_close(&m->wire);
+        migrate_close_wire(m);
     }
 }
 
@@ -396,19 +509,27 @@ static void run_once(struct migration *m)
         deliver(m, &q.event);
         return;
     }
-    bool lanes = m->sender == SENDER_LANES;
-    struct pollfd fds[3] = { { .fd = m->env->cancel_fd, .events = POLLIN },
-                             { .fd = m->wire.link.fd, .events = POLLIN },
-                             { .fd = lanes ? m->lanes.event_fd : -1, .events = POLLIN } };
-    if (poll(fds, ARRAY_LEN(fds), wait_ms(m)) < 0 && errno != EINTR)
-        fds[0].revents = fds[1].revents = 0;
+    bool lanes = m->sender == SENDER_LANES, pending = link_pending(&m->wire.link);
+    struct pollfd fds[5] = {
+        { .fd = m->env->cancel_fd, .events = POLLIN },
+        { .fd = m->env->nudge_fd, .events = POLLIN },
+        { .fd = m->wire.link.fd, .events = m->pushing ? POLLIN | POLLOUT : POLLIN },
+        { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
+        { .fd = lanes ? m->lanes.event_fd : -1, .events = POLLIN },
+    };
+    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(m)) < 0 && errno != EINTR)
+        fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
     uint64_t now = clock_now_ns();
-    if (fds[0].revents) {
+    if (fds[0].revents || fds[1].revents) {
         take_order(m);
-    } else if (fds[1].revents) {
+    } else if ((fds[2].revents & ~POLLOUT) || pending) {
         receive(m);
+    } else if (fds[3].revents) {
+        migrate_lane_lost(m);
     } else if (now >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
+        if (m->sender != SENDER_NONE && migrate_round_wait_ns(m))
+            (void)migrate_enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
         (void)migrate_enqueue(m, SOURCE_TICK);
     } else if (now >= migrate_round_lost_at(m)) {
         migrate_round_lost(m);
@@ -416,6 +537,8 @@ static void run_once(struct migration *m)
         migrate_round_watch(m);
     } else if (m->sender == SENDER_PUMP) {
         migrate_round_continue(m);
+    } else if (fds[2].revents & POLLOUT) {
+        migrate_push(m);
     }
 }
 
@@ -425,7 +548,12 @@ static int configure(struct migration *m, struct err *err)
 {
     struct source_config config = source_config_default();
     const struct machine *machine = m->env->machine;
-    config.hello.mode = strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY : MOVE_PRE_COPY;
+    bool now =
+        strcmp(m->request->mode, "post-copy") == 0 || m->request->post_copy == SOURCE_POST_COPY_NOW;
+    config.post_copy = now ? SOURCE_POST_COPY_NOW : m->request->post_copy;
+    config.hello.mode = config.post_copy                             ? MOVE_POST_COPY
+                        : strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY
+                                                                     : MOVE_PRE_COPY;
     config.hello.pages = machine->mem.pages;
     config.hello.paused = m->request->paused;
     config.hello.lanes =
@@ -436,9 +564,11 @@ static int configure(struct migration *m, struct err *err)
     config.hello.page_forms = m->request->delta_bytes ? PAGE_FORM_DELTA : 0;
     if (m->request->packing != PACKING_MODE_OFF)
         config.hello.page_forms |= PAGE_FORM_LZ4 | PAGE_FORM_ZSTD;
+    config.prepare =
+        m->env->hooks.prepare && !m->request->paused; /* a guest that stands still cannot help */
     config.policy = m->request->policy;
     config.policy.pause_ns += machine->config.vcpus * PAUSE_VCPU_NS;
-    config.policy.allow_switch = false; /* this pump cannot go on as post-copy */
+    config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
@@ -454,10 +584,16 @@ static int configure(struct migration *m, struct err *err)
  * then leaves nothing open on this side. */
 static enum migrate_outcome outcome_of(enum source_state state)
 {
-    if (state == SOURCE_DONE)
+    if (state == SOURCE_DONE || state == SOURCE_SERVING)
         return MIGRATE_MOVED;
     return state == SOURCE_FAILED || state == SOURCE_WITHDRAWING ? MIGRATE_STAYED
                                                                  : MIGRATE_LEFT_UNCERTAIN;
+}
+
+/* Moved, and yet the guest is no more, or never whole: post-copy needs both hosts to the end. */
+static bool lost_there(const struct source *engine)
+{
+    return engine->reason == REASON_SOURCE_LOST || engine->reason == REASON_TARGET_DIED;
 }
 
 static void finish_bill(struct migration *m)
@@ -467,10 +603,13 @@ static void finish_bill(struct migration *m)
     if (m->bill->is_down)
         bill_downtime_end(m->bill, clock_now_ns());
     measure(m);
+    migrate_close_wire(m);
     bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
-    if (engine->state != SOURCE_DONE)
+    if (m->serve && engine->committed)
+        migrate_bill_serving(m);
+    if (engine->state != SOURCE_DONE || lost_there(engine))
         bill_fail(m->bill, &engine->err);
     enum migrate_outcome outcome = outcome_of(engine->state);
     bill_end(m->bill,
@@ -485,6 +624,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
 {
     uint64_t now = clock_now_ns();
     char token[2 * MOVE_TOKEN_BYTES + 1];
+    ASSERT(env->trust);
     *ret = MIGRATE_STAYED;
     bill_begin(bill, BILL_MIGRATE, request->mode, env->machine->config.name, now);
     bill_machine(bill, env->machine->config.memory_bytes, env->machine->config.vcpus);
@@ -497,6 +637,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         };
         bucket_init(&m->bucket);
         m->progress.began_ns = m->progress.rate_since_ns = now;
+        (void)snprintf(m->target, sizeof(m->target), "%s", request->target);
         rc = configure(m, err);
     }
     if (rc) {
@@ -515,7 +656,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         run_once(m);
 
     *ret = outcome_of(m->engine.state);
-    if (*ret != MIGRATE_MOVED) {
+    if (*ret != MIGRATE_MOVED || lost_there(&m->engine)) {
         *err = m->engine.err;
         rc = err->code ? -err->code
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
@@ -523,8 +664,11 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
     migrate_round_bill(m);
     finish_bill(m);
     migrate_round_stop(m);
+    migrate_close_wire(m);
     bucket_fini(&m->bucket);
-    wire_close(&m->wire);
+    if (m->serve)
+        serve_fini(m->serve);
+    free(m->serve);
     free(m);
     return rc;
 }

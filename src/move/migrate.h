@@ -5,13 +5,15 @@
 #include "move/move.h"
 #include "move/packing.h"
 #include "move/policy.h"
+#include "move/source.h"
 
 #define MIGRATE_LANES_AUTO UINT32_MAX
 #define MIGRATE_BANDWIDTH_SAME UINT64_MAX
 
 struct migrate_request {
     const char *target; /* HOST:PORT */
-    const char *mode;   /* "auto", "pre-copy" or "stop-copy" */
+    const char *mode;   /* "auto", "pre-copy", "stop-copy" or "post-copy" */
+    enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;
     uint32_t lanes; /* bulk connections: 1 to MOVE_LANES_MAX, 0 = none, or MIGRATE_LANES_AUTO */
@@ -27,12 +29,13 @@ struct migrate_request {
 
 enum migrate_outcome {
     MIGRATE_STAYED = 1, /* it failed; the guest goes on here, as before */
-    MIGRATE_MOVED,      /* it runs at the target and never again here */
+    MIGRATE_MOVED,      /* it is the target's and never runs again here */
     MIGRATE_LEFT_UNCERTAIN, /* the process was told to end before it could know: the record says HANDED */
 };
 
 /* Blocks until the outcome is certain: while it is not (the answer to the commitment was lost), the guest
- * stands still, vm.state events say `uncertain`, and the target is asked again and again. Returns 0 when
- * MOVED, else -errno with the reason in err. The bill is complete in either case. */
+ * stands still, vm.state events say `uncertain`, and the target is asked again and again. In post-copy it blocks until
+ * the target has all memory (`serving`, or `stranded` while the connection is lost). Returns 0 when MOVED, else -errno
+ * with the reason in err; MOVED with an error: post-copy lost the guest after the switch. The bill is complete in either case. */
 int migrate_run(const struct move_env *env, const struct migrate_request *request,
                 struct bill *bill, enum migrate_outcome *ret, struct err *err) MUST_CHECK;

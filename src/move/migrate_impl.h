@@ -5,8 +5,10 @@
 #include "move/lanes_out.h"
 #include "move/migrate.h"
 #include "move/page_maker.h"
+#include "move/serve.h"
 #include "move/slowing.h"
 #include "move/source.h"
+#include "move/urgent.h"
 #include "move/wire.h"
 
 #define MIGRATE_QUEUE_MAX 32
@@ -48,35 +50,53 @@ struct migration {
     bool tracking, last_round, lanes_billed;
     uint64_t round_pages;      /* dirty as it began */
     uint64_t sent_before;      /* pages sent in the rounds before */
+    uint64_t visited;          /* pages the first round came to */
     uint64_t lane_pages_bytes; /* of whole rounds */
     uint64_t told_bytes;       /* on lanes, as the engine last heard of progress */
     uint64_t round_began_ns, progress_told_ns;
     uint64_t round_rate;     /* the policy's limit for this round; 0 = none */
     uint64_t send_ns;        /* of this round, in the control connection's hands */
-    uint32_t decided;        /* decisions of the engine that are in the bill */
     uint64_t lane_failed_ns; /* when a lane failed; 0 = none did */
     struct err lane_err;
 
+    /* migrate_serve.c */
+    struct serve *serve; /* post-copy: NULL until it is decided */
+    bool pushing;
+    const uint8_t *push_at; /* of the section being pushed */
+    size_t push_left;
+
     bool paused;
-    bool end_now; /* this process is ending, whatever the state */
+    bool prepared;             /* the agent was asked: to be taken back if the guest stays */
+    uint32_t decided;          /* decisions of the engine that are in the bill */
+    uint64_t decision_told_ns; /* to those who watch */
+    char target[512];          /* request->target, or where a person says it is now */
+    bool end_now;              /* this process is ending, whatever the state */
     struct move_progress progress;
     struct meter_span span;
     bool measured; /* `here` is what this monitor spent */
     struct bill_side here;
 };
 
+/* migrate.c */
 struct migrate_queued *migrate_enqueue(struct migration *m, enum source_event_kind kind);
 void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why);
 
 /* A failure on the control connection: what it means depends on whether an order interrupted it. */
 void migrate_connection_failed(struct migration *m, int rc, const struct err *err);
 void migrate_host_failed(struct migration *m, const struct err *err);
+/* With the control connection goes the urgent lane beside it. The bill learns what the connection was and carried. */
+void migrate_close_wire(struct migration *m);
+void migrate_send_bytes(struct migration *m, const void *bytes, size_t len,
+                        enum bill_bytes_kind kind);
 
+/* migrate_round.c */
 /* ACTION_SEND_ROUND; afterwards the loop calls one of the others. */
 void migrate_round_send(struct migration *m, uint32_t number, bool last, uint64_t rate);
+/* ACTION_END_ROUND: the round ends with what is being sent. */
+void migrate_round_cut(struct migration *m);
 /* SENDER_PUMP: sends one section of the round under way. */
 void migrate_round_continue(struct migration *m);
-/* SENDER_PUMP: how long to wait before that, because of the limit. */
+/* SENDER_PUMP, SENDER_LANES: how long nothing is sent because of the limit. */
 uint64_t migrate_round_wait_ns(struct migration *m);
 /* SENDER_LANES: looks after them; whenever their event_fd is readable, and at least every
  * MIGRATE_PROGRESS_NS. */
@@ -91,3 +111,11 @@ void migrate_round_bill(struct migration *m);
  * none did), migrate_round_lost() reports it. */
 uint64_t migrate_round_lost_at(const struct migration *m);
 void migrate_round_lost(struct migration *m);
+
+/* migrate_serve.c */
+void migrate_send_absent(struct migration *m);
+void migrate_open_urgent(struct migration *m);
+void migrate_push(struct migration *m);
+void migrate_finish_section(struct migration *m);
+void migrate_lane_lost(struct migration *m);
+void migrate_bill_serving(struct migration *m);

@@ -8,7 +8,7 @@
  * When a lane fails, all are given up. Mostly the target ended the move and says so on the control connection:
  * its word is better than a broken pipe, so it gets LANE_GRACE_NS to arrive.
  */
-#include "base/compiler.h"
+#include "base/log.h"
 #include "move/migrate_impl.h"
 #include "state/pages.h"
 
@@ -41,7 +41,9 @@ static void follow_limit(struct migration *m)
 
 static int start_lanes(struct migration *m)
 {
-    struct lanes_out_config config = { .address = m->request->target,
+    struct lanes_out_config config = { .address = m->target,
+                                       .trust = m->env->trust,
+                                       .insecure = m->env->insecure,
                                        .granted = m->engine.lanes,
                                        .wanted = m->request->lanes == MIGRATE_LANES_AUTO
                                                      ? LANES_OUT_AUTO
@@ -115,11 +117,19 @@ void migrate_round_send(struct migration *m, uint32_t number, bool last, uint64_
     follow_limit(m);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
+    else if (machine_sync_disks(m->env->machine, &err))   /* leaves little to do in the pause, */
+        log_event(LOG_WARN, "move.disk", "%s", err.text); /* which will tell if it must fail */
     int rc = begin_round(m, number);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
         migrate_host_failed(m, &err);
     }
+}
+
+void migrate_round_cut(struct migration *m)
+{
+    if (m->tracking)
+        page_source_stop(&m->pages);
 }
 
 /* The fastest way there and back that the control connection has shown; 0 = unknown. */
@@ -143,19 +153,23 @@ static void bill_it(struct migration *m, const struct page_count *n, uint64_t le
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
     if (first) {
-        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, m->pages.untouched);
+        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, m->pages.untouched - m->pages.untouched_free);
+        bill_pages(m->bill, BILL_PAGES_FREE, n->free + m->pages.untouched_free);
         bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
         bill_pages(m->bill, BILL_PAGES_DATA, n->data);
     } else {
-        bill_pages_again(m->bill, page_count_sent(n));
+        bill_pages_again(m->bill, page_count_sent(n) - n->free);
+        bill_pages_freed_later(m->bill, n->free);
     }
-    bill_class(m->bill, BILL_CLASS_ZERO, n->zero, n->zero * PAGE_BYTES - zero_bytes, n->zero_ns);
+    uint64_t zeroes = n->zero + n->free;
+    bill_class(m->bill, BILL_CLASS_ZERO, zeroes, zeroes * PAGE_BYTES - zero_bytes, n->zero_ns);
     bill_class(m->bill, BILL_CLASS_SAME, n->same, n->same * PAGE_BYTES, n->same_ns);
     bill_class(m->bill, BILL_CLASS_DELTA, n->delta, n->delta_saved_bytes, n->delta_ns);
     bill_class(m->bill, BILL_CLASS_PACKED, n->packed, n->packed_saved_bytes, n->packed_ns);
     struct bill_round round = { .paused = m->last_round,
                                 .pages_data = n->data + n->delta,
                                 .pages_zero = n->zero,
+                                .pages_free = n->free + m->pages.untouched_free,
                                 .pages_dirtied = left,
                                 .bytes = n->bytes,
                                 .duration_ns = now - m->round_began_ns };
@@ -169,6 +183,8 @@ static void end_round(struct migration *m, const struct page_count *n)
 
     bool by_lanes = m->sender == SENDER_LANES;
     m->sender = SENDER_NONE;
+    if (m->progress.round == 1)
+        m->visited = page_source_visited(&m->pages);
     if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
         struct err err;
         (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
@@ -221,7 +237,7 @@ void migrate_round_continue(struct migration *m)
     size_t len;
     struct err err;
 
-    if (bucket_wait_ns(&m->bucket, clock_now_ns())) {
+    if (!m->pages.stopped && bucket_wait_ns(&m->bucket, clock_now_ns())) {
         tell_progress(m);
         return; /* woken by something else */
     }
@@ -298,7 +314,7 @@ void migrate_round_lost(struct migration *m)
     if (m->wire.link.fd < 0)
         return; /* the engine knows already */
     migrate_enqueue_why(m, SOURCE_LOST, &m->lane_err);
-    wire_close(&m->wire);
+    migrate_close_wire(m);
 }
 
 /* Of a failed move this has also what no round was billed for. */
@@ -308,8 +324,11 @@ void migrate_round_bill(struct migration *m)
         return;
     m->lanes_billed = true;
     bill_limit(m->bill, m->limit);
-    for (unsigned i = 0; i < m->lanes.most; i++)
-        bill_lane(m->bill, i, m->lanes.lane[i].sent_bytes);
+    for (unsigned i = 0; i < m->lanes.most; i++) {
+        const struct lane_out *lane = &m->lanes.lane[i];
+        bill_lane(m->bill, i, lane->sent_bytes);
+        bill_wire(m->bill, lane->wire_sent_bytes, lane->wire_received_bytes);
+    }
     uint64_t greetings = m->lanes.most ? lanes_out_bytes(&m->lanes) - m->lane_pages_bytes : 0;
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, greetings);
 }

@@ -10,6 +10,7 @@
 #include "cost/bill.h"
 #include "cost/meter.h"
 #include "move/step.h"
+#include "trust/trust.h"
 #include "vm/machine.h"
 #include <jansson.h>
 
@@ -20,6 +21,8 @@ enum move_order {
     MOVE_FORGET,
     MOVE_ADOPT,
     MOVE_DISCARD,
+    MOVE_SWITCH, /* to post-copy */
+    MOVE_RETRY,  /* connect again, now; hooks.address() says where to */
     MOVE_END_NOW
 };
 
@@ -27,6 +30,11 @@ struct move_hooks {
     void *ctx;
     int (*pause)(void *ctx, struct err *err);
     void (*resume)(void *ctx);
+    /* Lets the guest's agent help, for a bounded time (`slow`: with a writer that is too fast), and
+     * says what it did; unprepare takes that back where the guest stays, and does not wait. Both NULL:
+     * there is no way to one. */
+    void (*prepare)(void *ctx, bool slow, struct bill_agent *ret);
+    void (*unprepare)(void *ctx);
     /* Makes durable who owns the guest, and returns only when it is. When it fails, *ret_unknown says
      * whether the new record may be on disk all the same. `store`: of the target, for RECORD_HANDED. */
     int (*record)(void *ctx, enum move_record record, const uint8_t token[MOVE_TOKEN_BYTES],
@@ -34,10 +42,13 @@ struct move_hooks {
                   struct err *err);
     /* Whether a record of this host says that it owns the guest by that token. */
     bool (*recorded)(void *ctx, const uint8_t token[MOVE_TOKEN_BYTES]);
-    /* The move entered a state that people must see at once: "uncertain", "withdrawing". */
+    /* The move entered a state that people must see at once: "uncertain", "withdrawing", "serving", "pulling",
+     * "stranded". */
     void (*state)(void *ctx, const char *state, const char *why);
     /* What a person ordered since the last call, after env->cancel_fd became readable. */
     enum move_order (*order)(void *ctx);
+    /* Where a person says the target is now; leaves `address` as it is if nowhere else. */
+    void (*address)(void *ctx, char *address, size_t size);
     /* For a machine that arrives. claim: takes its name on this host, before anything is promised, and
      * unclaim gives it back when the move fails; adopt: it is complete, and the monitor's from here on. */
     int (*claim)(void *ctx, const char *name, struct err *err);
@@ -52,7 +63,11 @@ struct move_env {
     struct machine *machine; /* NULL for one that arrives */
     struct meter *meter;
     struct move_hooks hooks;
-    int cancel_fd; /* eventfd: readable once hooks.order() has something to say */
+    int cancel_fd; /* eventfd: readable once hooks.order() has something to say; interrupts what waits */
+    int nudge_fd; /* the same, for an order that no connection must be given up for; -1 = none */
+    /* For what goes over a network: whom this host believes. Borrowed. */
+    const struct trust *trust;
+    bool insecure; /* connections stay plain, as a person asked for; both ends must agree */
 };
 
 /* move.progress, at most every 100 ms unless `stage` is new: see docs/control.md. */

@@ -52,12 +52,13 @@ void page_maker_piece(struct page_maker *maker, uint64_t bytes)
 
 uint64_t page_count_sent(const struct page_count *count)
 {
-    return count->zero + count->delta + count->data;
+    return count->zero + count->free + count->delta + count->data;
 }
 
 void page_count_add(struct page_count *sum, const struct page_count *more)
 {
     sum->zero += more->zero;
+    sum->free += more->free;
     sum->same += more->same;
     sum->delta += more->delta;
     sum->data += more->data;
@@ -90,7 +91,6 @@ static void add_zero(struct page_maker *maker, struct making *making, uint64_t p
     if (maker->memo)
         page_memo_zero(maker->memo, page);
     add_to_run(maker, making, page, PAGES_ZERO);
-    maker->count.zero++;
 }
 
 /* A page that was sent before, copied to the end of the data: does it have to travel, and whole? True: no more is to
@@ -142,20 +142,23 @@ static void add_batch(struct page_maker *maker, struct making *making,
     uint64_t zero[PAGE_BATCH_WORDS] = { 0 };
     uint64_t began = clock_now_ns();
     for (unsigned w = 0; w < batch->words; w++)
-        for (uint64_t bits = batch->bits[w]; bits; bits &= bits - 1) {
+        for (uint64_t bits = batch->bits[w] & ~batch->free[w]; bits; bits &= bits - 1) {
             uint64_t page = batch->first + 64 * w + (uint64_t)__builtin_ctzll(bits);
             if (maker->is_zero(mem_page(maker->source->mem, page)))
                 zero[w] |= bits & -bits;
         }
     maker->count.zero_ns += clock_now_ns() - began;
-    for (unsigned w = 0; w < batch->words; w++)
+    for (unsigned w = 0; w < batch->words; w++) {
+        maker->count.zero += (unsigned)__builtin_popcountll(zero[w]);
+        maker->count.free += (unsigned)__builtin_popcountll(batch->free[w]);
         for (uint64_t bits = batch->bits[w]; bits; bits &= bits - 1) {
             uint64_t page = batch->first + 64 * w + (uint64_t)__builtin_ctzll(bits);
-            if (zero[w] & bits & -bits)
+            if ((zero[w] | batch->free[w]) & bits & -bits)
                 add_zero(maker, making, page);
             else
                 add_data(maker, making, page);
         }
+    }
 }
 
 /* Packs the data, if that pays. Returns what is to be sent, with room for the table before it. */

@@ -1,6 +1,8 @@
 /*
  * Makes page sections of the pages a page_source hands out, for a socket or a file. Classes:
  *     never touched   not even looked at: page_source.h
+ *     free            given back by the guest (mem/discard.h): not looked at either; travels as a range of zeroes,
+ *                     in the first round not at all
  *     zero            travels as a range
  *     same            as last sent: does not travel (page_memo.h; from the second round on)
  *     delta           little changed since it was last sent: only that travels (page_memo.h, if given room)
@@ -18,7 +20,8 @@
 
 struct page_count {
     uint64_t zero, same, delta, data; /* pages; data: sent whole, packed or not */
-    uint64_t zero_runs;               /* table entries the zero pages took */
+    uint64_t free;                    /* pages given back by the guest: sent as zero, not read */
+    uint64_t zero_runs;               /* table entries the zero and free pages took */
     uint64_t data_bytes;              /* of contents, deltas and packing accounted for */
     uint64_t bytes;                   /* of sections, heads included */
     uint64_t packed;                  /* pages in packed sections; they count above, too */

@@ -1,10 +1,13 @@
 #include "move/page_sink.h"
+#include "mem/discard.h"
 
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define PUNCH_PAGES 16 /* fewer are zeroed sooner than the kernel makes a hole of them */
 
 /* -------------------------------------------------------------------------------------- one section's pages */
 
@@ -57,14 +60,30 @@ int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *
     return rc;
 }
 
-/* A page that never held data is zero already, and touching it would only make it use memory. */
-static void zero_run(struct page_sink *sink, const struct pages_run *run)
+static bool holds_data(const struct page_sink *sink, uint64_t page)
 {
-    for (uint64_t page = run->first; page < run->first + run->count; page++) {
-        uint64_t bit = UINT64_C(1) << (page % 64);
-        if (atomic_fetch_and(&sink->written[page / 64], ~bit) & bit)
-            memset(mem_page(sink->mem, page), 0, PAGE_BYTES);
+    return atomic_load_explicit(&sink->written[page / 64], memory_order_relaxed) >> page % 64 & 1;
+}
+
+/* A page that never held data is zero already, and touching it would only make it use memory; of many
+ * that did, the memory is given back. */
+static int zero_run(struct page_sink *sink, const struct pages_run *run)
+{
+    uint64_t first = run->first, end = run->first + run->count;
+    while (first < end && !holds_data(sink, first))
+        first++;
+    while (first < end && !holds_data(sink, end - 1))
+        end--;
+    if (end - first < PUNCH_PAGES) {
+        for (; first < end; first++)
+            if (holds_data(sink, first))
+                memset(mem_page(sink->mem, first), 0, PAGE_BYTES);
+        return 0;
     }
+    int rc = mem_punch(sink->mem, first, end - first);
+    for (; first < end && !rc; first++)
+        atomic_fetch_and(&sink->written[first / 64], ~(UINT64_C(1) << first % 64));
+    return rc;
 }
 
 static void note_written(struct page_sink *sink, uint64_t page)
@@ -110,7 +129,9 @@ static int write_slot(struct page_sink *sink, const struct page_slot *slot)
     for (uint32_t i = 0; i < slot->body.runs; i++) {
         const struct pages_run *run = &slot->body.run[i];
         if (run->kind == PAGES_ZERO) {
-            zero_run(sink, run);
+            int rc = zero_run(sink, run);
+            if (rc)
+                return rc;
         } else if (run->kind == PAGES_DELTA) {
             data += patch_run(sink, run, data);
         } else {

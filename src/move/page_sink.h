@@ -41,7 +41,7 @@ struct page_sink {
     struct mem *mem;
     struct meter *meter;
     _Atomic(uint64_t)
-        *written; /* pages that hold data, one bit a page index: only these need zeroing again */
+        *written; /* pages that hold memory, one bit a page index: only these need zeroing */
     uint64_t data_pages, zero_pages; /* accepted */
 
     unsigned slot_count, writer_count;

@@ -1,5 +1,6 @@
 #include "move/page_source.h"
 #include "base/compiler.h"
+#include "mem/discard.h"
 
 #include <errno.h>
 
@@ -25,8 +26,29 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
     source->touched_first = source->touched_end = 0;
     source->set = set;
     source->rest = 0;
+    source->in_part = source->stopped = false;
     source->untouched = set ? set->untouched : 0;
+    source->untouched_free = set ? set->untouched_free : 0;
     source->passed = source->untouched;
+}
+
+void page_source_stop(struct page_source *source)
+{
+    (void)pthread_mutex_lock(&source->lock);
+    source->stopped = true;
+    if (source->set && source->rest)
+        source->dirty->pending[source->rest_first / 64] |= source->rest;
+    source->rest = 0;
+    if (source->set)
+        round_set_give_back(source->set);
+    (void)pthread_mutex_unlock(&source->lock);
+}
+
+uint64_t page_source_visited(const struct page_source *source)
+{
+    if (source->set) /* all of it was taken, or looked at, as the round began */
+        return source->mem->pages;
+    return MIN(source->next + (source->in_part ? 64 : 0), source->mem->pages);
 }
 
 /* Finds the touched run that ends behind `page`; afterwards page < touched_end. */
@@ -42,9 +64,13 @@ static int look_up_touched(struct page_source *source, uint64_t page)
     return rc;
 }
 
-static void pass_untouched(struct page_source *source, uint64_t pages)
+/* Of never-touched pages the guest may have given back some itself. */
+static void pass_untouched(struct page_source *source, uint64_t first, uint64_t bits)
 {
+    uint64_t pages = (uint64_t)__builtin_popcountll(bits);
     source->untouched += pages;
+    source->untouched_free +=
+        (uint64_t)__builtin_popcountll(mem_freed_among(source->mem, first, bits));
     atomic_fetch_add_explicit(&source->passed, pages, memory_order_relaxed);
 }
 
@@ -83,7 +109,7 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
     *ret_words = (unsigned)((still - source->next) / 64);
     for (unsigned w = 0; w < words; w++) {
         if (w < *ret_words)
-            pass_untouched(source, (uint64_t)__builtin_popcountll(bits[w]));
+            pass_untouched(source, source->next + w * UINT64_C(64), bits[w]);
         else
             source->dirty->pending[source->next / 64 + w] |=
                 bits[w]; /* back to be taken one by one */
@@ -94,8 +120,8 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
 /* Leaves out of one word just taken what was never touched. */
 static int drop_untouched(struct page_source *source, uint64_t first, uint64_t *bits)
 {
-    /* "Touched" stays true for ever; "not touched" must be asked again after the log was cleared,
-     * or a page touched in between would be neither sent nor logged. */
+    /* "Touched" stays true until the guest gives the page back, which marks it; "not touched" must be asked
+     * again after the log was cleared, or a page touched in between would be neither sent nor logged. */
     if (first >= source->touched_first && first + 64 <= source->touched_end)
         return 0;
     source->touched_end = 0;
@@ -136,21 +162,33 @@ static void give_back(struct page_source *source, struct page_batch *batch, unsi
     source->dirty->pending[batch->first / 64] |= left;
     batch->bits[0] = kept;
     source->next = batch->first;
+    source->in_part = true;
+}
+
+/* What the guest gave back before its log was cleared, and did not touch since, is known to be zero. */
+static void find_free(struct page_source *source, struct page_batch *batch)
+{
+    for (unsigned w = 0; w < batch->words; w++)
+        batch->free[w] =
+            mem_freed_holes(source->mem, batch->first + w * UINT64_C(64), batch->bits[w]);
 }
 
 static int take_words(struct page_source *source, unsigned room, struct page_batch *batch)
 {
-    unsigned taken = 0;
+    source->in_part = false;
     int rc = dirty_take(source->dirty, batch->first, batch->words, batch->bits);
     if (!rc && batch->words == 1)
         give_back(source, batch, room);
-    for (unsigned w = 0; w < batch->words; w++)
-        taken += (unsigned)__builtin_popcountll(batch->bits[w]);
-    if (!rc && source->skip_untouched)
+    if (!rc && source->skip_untouched) {
+        uint64_t taken = batch->bits[0];
         rc = drop_untouched(source, batch->first, &batch->bits[0]);
+        pass_untouched(source, batch->first, taken & ~batch->bits[0]);
+        batch->free[0] = 0; /* its holes count as never touched */
+    } else if (!rc) {
+        find_free(source, batch);
+    }
     for (unsigned w = 0; w < batch->words; w++)
         batch->pages += (unsigned)__builtin_popcountll(batch->bits[w]);
-    pass_untouched(source, taken - batch->pages);
     atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
     return rc;
 }
@@ -164,6 +202,8 @@ static int take_from_set(struct page_source *source, unsigned room, struct page_
         batch->bits[0] |= source->rest & -source->rest;
         source->rest &= source->rest - 1;
     }
+    if (!rc)
+        find_free(source, batch);
     atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
     return rc;
 }
@@ -171,6 +211,8 @@ static int take_from_set(struct page_source *source, unsigned room, struct page_
 static int take(struct page_source *source, unsigned room, bool some, struct page_batch *batch)
 {
     batch->pages = 0;
+    if (source->stopped)
+        return 0;
     if (source->set)
         return take_from_set(source, room, batch);
     while (batch->pages == 0) {

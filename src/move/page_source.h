@@ -3,7 +3,8 @@
  *
  * One round visits memory once in ascending page order, in batches. A batch is *taken* from the dirty set
  * (clearing its log) and only then read: see mem/dirty.h. Never-touched memory, holes of the memfd, is passed
- * over in the first round without being looked at.
+ * over in the first round without being looked at; what the guest gave back (mem/discard.h) is a hole again, and
+ * the batch says so.
  *
  * Threads: page_source_take() may be called by several threads at once; it holds the lock for no more than the
  * taking. Everything else belongs to the one thread that begins and ends rounds.
@@ -25,6 +26,8 @@ struct page_batch {
     uint64_t first; /* page index, a multiple of 64 */
     unsigned words, pages;
     uint64_t bits[PAGE_BATCH_WORDS];
+    uint64_t
+        free[PAGE_BATCH_WORDS]; /* of those: zeroes, and to be sent as such without being read */
 };
 
 struct page_source {
@@ -35,6 +38,9 @@ struct page_source {
     uint64_t next;                       /* page index, multiple of 64 */
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
     uint64_t untouched;                  /* pages passed over in this round */
+    uint64_t untouched_free;             /* of those: given back by the guest */
+    bool in_part;                        /* of the word at `next` some pages were taken */
+    atomic_bool stopped;                 /* nothing more is handed out in this round */
     _Atomic(uint64_t) passed;            /* pages taken or passed over in this round */
     struct round_set *set; /* NULL = in ascending order, straight from the dirty set; borrowed */
     uint64_t rest_first, rest; /* of the set's last word, not taken yet */
@@ -46,6 +52,12 @@ void page_source_fini(struct page_source *source);
 /* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. `set`: the round's pages, begun, or
  * NULL for all that is pending, in ascending order. Nobody takes meanwhile. */
 void page_source_begin(struct page_source *source, bool first, struct round_set *set);
+
+/* Ends the round early: what is not taken yet stays pending. Takers may be at work. */
+void page_source_stop(struct page_source *source);
+
+/* Pages from this one on were never taken nor passed over in the round. Nobody takes meanwhile. */
+uint64_t page_source_visited(const struct page_source *source);
 
 /* Takes the next pages, at most `room` (1 or more) of them. ret->pages == 0: nothing is left in this round or,
  * unless `some` is set, the next ones come in a lump that needs more room (never more than 64). */

@@ -35,7 +35,6 @@ void policy_init(struct policy *policy, const struct policy_limits *limits, uint
     ASSERT(limits->kind >= POLICY_GOAL && limits->kind < POLICY_KIND_MAX);
     *policy = (struct policy){ .limits = *limits,
                                .total_pages = total_pages,
-                               .elapsed_ns = limits->spent_ns,
                                .page_bytes = PAGE_BYTES,
                                .min_left = UINT64_MAX,
                                .last_left = UINT64_MAX,

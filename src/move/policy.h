@@ -39,7 +39,6 @@ struct policy_limits {
     enum policy_kind kind;
     uint64_t max_downtime_ns;
     uint64_t max_time_ns;              /* from taking the order to the end; 0 = any */
-    uint64_t spent_ns;                 /* of it, before the first round */
     uint64_t bandwidth;                /* bytes a second that may be used; 0 = any */
     bool allow_throttle, allow_switch; /* slow the writers; go on as post-copy */
     bool strict;                       /* rather stay here than exceed the goal */
@@ -110,6 +109,12 @@ struct policy {
 };
 
 void policy_init(struct policy *policy, const struct policy_limits *limits, uint64_t total_pages);
+
+/* The first round is about to begin, so long after the move's order was taken. */
+static inline void policy_begin(struct policy *policy, uint64_t spent_ns)
+{
+    policy->elapsed_ns = spent_ns;
+}
 
 /* How fast the first round may go, before anything was measured; 0 = any. */
 uint64_t policy_first_rate(const struct policy *policy);

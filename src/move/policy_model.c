@@ -94,9 +94,10 @@ struct policy_round policy_model_round(struct policy_model *model, uint64_t page
     }
     uint64_t left = written(model, ns, run_permille);
     model->now_ns += ns;
+    data = MIN(sent, data);
     struct policy_round round = {
         .pages = sent,
-        .bytes = MIN(sent, data) * SECTION_PAGES_BYTES,
+        .bytes = data * SECTION_PAGES_BYTES,
         .duration_ns = MAX(noisy(model, ns), UINT64_C(1)),
         .left_pages = noisy(model, left),
         .rtt_ns = model->path.rtt_ns,

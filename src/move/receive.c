@@ -2,26 +2,21 @@
  * The target's pump: carries out what the engine (move/target.h) decides.
  *
  * One thread, one loop over the listening socket and at most CONNS_MAX connections. The move's connection
- * is read a section at a time; a silent or foreign newcomer cannot hold it up, since a newcomer is read only
- * when it has sent something, with a short limit, and is dropped when it stays silent.
+ * is read a section at a time; a silent or foreign newcomer cannot hold it up: it has to prove who it is
+ * first, which nobody waits for (move/admit.h); then it is read only when it has sent something, with a short
+ * limit; and it is dropped when it stays silent, or when another comes and there is no room for both.
  *
- * Pages go to guest memory as they come: those on the move's connection by this thread, those on lanes
- * (lanes_in.h) by theirs. ROUND_DONE is held back until the lanes have written what it counts; nothing else is
- * read from the move's connection meanwhile. A lane that fails ends the move, unless the source says within
- * LANE_GRACE_NS why it hung up. Device state is kept as bytes until all of it is there,
- * then decoded, checked and applied, in LOAD.
+ * Pages go to guest memory as they come; what lanes bring is receive_lanes.c's. Device state is kept as bytes
+ * until all of it is there, then decoded, checked and applied, in LOAD. What post-copy adds is in receive_pull.c.
  *
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
  * the source has settled or ANSWER_LIMIT_NS have passed.
  */
-#include "move/receive.h"
-#include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "move/admit.h"
 #include "move/dryrun.h"
-#include "move/lanes_in.h"
-#include "move/target.h"
-#include "move/wire.h"
+#include "move/receive_impl.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -32,8 +27,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNS_MAX 8
-#define QUEUE_MAX 32
 #define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define NEWCOMER_READ_NS \
     CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
@@ -41,45 +34,9 @@
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
 #define STATE_BYTES_MAX \
     (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
-#define LANE_GRACE_NS (CLOCK_SECOND / 2)
 #define GONE_LIMIT_NS (10 * CLOCK_SECOND)
 
-struct queued {
-    struct target_event event;
-    struct err why;
-};
-
-struct receiving {
-    const struct move_env *env;
-    const struct arrival_host *host;
-    int listen_fd;
-    struct target engine;
-    struct move_actions actions;
-    struct wire wire[CONNS_MAX];
-    uint32_t last_conn;
-    struct message incoming;
-
-    struct queued queue[QUEUE_MAX];
-    unsigned queue_first, queue_count;
-    uint64_t timer_ns;
-
-    struct lanes_in lanes;
-    bool holding; /* ROUND_DONE, until the lanes have its pages */
-    struct message_round_done held;
-    uint64_t lane_sections;  /* as the engine last heard of progress */
-    uint64_t lane_failed_ns; /* when one was seen to have failed; 0 = none */
-
-    struct arrival *arrival;
-    struct buf state;               /* device-state sections, heads and bodies */
-    struct message_verdict verdict; /* of the check, while its event is delivered */
-    struct message_activated activated;
-    bool claimed, arrived;
-    uint64_t load_ns, record_ns, arrived_ns;
-    struct meter_span span;
-    char last_failure[sizeof(((struct err *)0)->text)];
-};
-
-static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, uint32_t conn)
+struct queued *receive_enqueue(struct receiving *r, enum target_event_kind kind, uint32_t conn)
 {
     ASSERT(r->queue_count < QUEUE_MAX);
     struct queued *q = &r->queue[(r->queue_first + r->queue_count++) % QUEUE_MAX];
@@ -87,21 +44,29 @@ static struct queued *enqueue(struct receiving *r, enum target_event_kind kind, 
     return q;
 }
 
-static void enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
-                        const struct err *why)
+void receive_enqueue_why(struct receiving *r, enum target_event_kind kind, uint32_t conn,
+                         const struct err *why)
 {
-    struct queued *q = enqueue(r, kind, conn);
+    struct queued *q = receive_enqueue(r, kind, conn);
     q->why = *why;
 }
 
-static void connection_failed(struct receiving *r, struct wire *wire, int rc, const struct err *err)
+void receive_close_wire(struct receiving *r, struct wire *wire)
 {
-    enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
-    if (!wire_is_bad_bytes(rc))
-        wire_close(wire); /* after a loss the engine asks for nothing more on it */
+    if (r->pull && wire->conn == r->lane_conn)
+        pull_detach(r->pull);
+    wire_close(wire);
 }
 
-static struct wire *find(struct receiving *r, uint32_t conn)
+void receive_connection_failed(struct receiving *r, struct wire *wire, int rc,
+                               const struct err *err)
+{
+    receive_enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
+    if (!wire_is_bad_bytes(rc))
+        receive_close_wire(r, wire); /* after a loss the engine asks for nothing more on it */
+}
+
+struct wire *receive_find(struct receiving *r, uint32_t conn)
 {
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (conn && r->wire[i].conn == conn)
@@ -117,6 +82,8 @@ static void check(struct receiving *r)
     struct err err = { 0 };
     if (arrival_fit(r->arrival, &report, &err))
         fit_add(&report, "device", "%s", err.text);
+    if (r->engine.hello.mode == MOVE_POST_COPY && uffd_check(&err))
+        fit_add(&report, "host", "post-copy: %s", err.text);
     if (r->arrival->have_config) {
         if (r->env->hooks.claim(r->env->hooks.ctx, r->arrival->config.name, &err))
             fit_add(&report, "name", "%s", err.text);
@@ -124,7 +91,7 @@ static void check(struct receiving *r)
             r->claimed = true;
     }
     dryrun_fill_verdict(&report, &r->verdict);
-    struct queued *q = enqueue(r, TARGET_CHECKED, 0);
+    struct queued *q = receive_enqueue(r, TARGET_CHECKED, 0);
     q->event.verdict = &r->verdict;
 }
 
@@ -133,14 +100,9 @@ static void reserve(struct receiving *r)
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
     int rc = arrival_create(r->arrival, &err);
-    unsigned lanes = MIN(r->engine.hello.lanes, r->engine.config.lanes);
-    if (!rc && lanes) {
-        rc = lanes_in_init(&r->lanes, &r->arrival->sink, r->env->meter, lanes,
-                           r->engine.config.stall_limit_ns);
-        if (rc)
-            (void)err_errno(&err, ERR_HOST, -rc, "cannot serve lanes");
-    }
-    struct queued *q = enqueue(r, TARGET_RESERVED_DONE, 0);
+    if (!rc)
+        rc = receive_lanes_begin(r, &err);
+    struct queued *q = receive_enqueue(r, TARGET_RESERVED_DONE, 0);
     q->event.duration_ns = clock_now_ns() - began;
     if (rc)
         q->why = err;
@@ -166,9 +128,13 @@ static void load(struct receiving *r)
 {
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
-    int rc = apply_state(r, &err);
+    int rc = r->pull ? pull_arm(r->pull, &err) : 0;
+    if (!rc)
+        rc = apply_state(r, &err);
+    if (!rc && r->pull)
+        rc = pull_loaded(r->pull, &err);
     r->load_ns = clock_now_ns() - began;
-    struct queued *q = enqueue(r, TARGET_LOADED, 0);
+    struct queued *q = receive_enqueue(r, TARGET_LOADED, 0);
     q->event.prepared.load_ns = r->load_ns;
     if (rc)
         q->why = err;
@@ -179,10 +145,13 @@ static void write_record(struct receiving *r, enum move_record record)
     struct err err = { 0 };
     bool unknown = false;
     uint64_t began = clock_now_ns();
-    int rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
+    /* Its disks first: the source has let go of them, or never says COMMIT. */
+    int rc = machine_lock_disks(r->arrival->machine, DISK_TAKE_OVER, &err);
+    if (!rc)
+        rc = r->env->hooks.record(r->env->hooks.ctx, record, r->engine.hello.token,
                                   r->engine.config.store, r->engine.hello.source, &unknown, &err);
     r->record_ns = clock_now_ns() - began;
-    struct queued *q = enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
+    struct queued *q = receive_enqueue(r, rc ? TARGET_RECORD_FAILED : TARGET_RECORDED, 0);
     if (rc) {
         q->why = err;
         q->event.record_unknown = unknown;
@@ -204,7 +173,7 @@ static void run_guest(struct receiving *r)
     r->arrived_ns = running;
 
     struct message_activated *a = &r->activated;
-    const struct wire *wire = find(r, r->engine.conn);
+    const struct wire *wire = receive_find(r, r->engine.conn);
     *a = (struct message_activated){ .record_ns = r->record_ns,
                                      .resume_ns = running - began,
                                      .running_wall_ns = clock_wall_ns(),
@@ -213,15 +182,19 @@ static void run_guest(struct receiving *r)
     a->side[0].load_ns = r->load_ns;
     a->side[0].commit_ns = r->record_ns;
     a->side[0].resume_ns = a->resume_ns;
-    struct queued *q = enqueue(r, TARGET_RUNNING, 0);
+    struct queued *q = receive_enqueue(r, TARGET_RUNNING, 0);
     q->event.activated = a;
 }
 
 static void discard(struct receiving *r)
 {
-    lanes_in_fini(&r->lanes); /* before the memory they write to */
-    r->holding = false;
-    r->lane_failed_ns = 0;
+    receive_lanes_end(r); /* before the memory they write to */
+    if (r->pull) {
+        pull_abandon(r->pull);
+        pull_free(r->pull);
+    }
+    r->pull = NULL;
+    r->lane_conn = 0;
     arrival_free(r->arrival);
     r->arrival = NULL;
     buf_free(&r->state);
@@ -230,21 +203,23 @@ static void discard(struct receiving *r)
     r->claimed = false;
 }
 
-static void close_conn(struct receiving *r, uint32_t conn)
+void receive_close(struct receiving *r, uint32_t conn)
 {
-    struct wire *wire = find(r, conn);
+    struct wire *wire = receive_find(r, conn);
     if (!wire)
         return;
     bool guest_waits = r->engine.conn && r->engine.conn != conn;
     if (!r->arrived) /* the peer may still be sending: let it read why before it sees a reset */
         link_linger(&wire->link, guest_waits ? LINGER_NS / 10 : LINGER_NS);
-    wire_close(wire);
+    receive_close_wire(r, wire);
 }
 
 static void emit(struct receiving *r, const struct move_action *action)
 {
     enum target_state to = (enum target_state)action->emit.to;
-    if (to == TARGET_UNCERTAIN)
+    if (r->pull && (to == TARGET_PULLING || to == TARGET_STRANDED))
+        pull_stranded(r->pull, to == TARGET_STRANDED);
+    if (to == TARGET_UNCERTAIN || to == TARGET_PULLING || to == TARGET_STRANDED)
         r->env->hooks.state(r->env->hooks.ctx, target_state_name(to), action->emit.text);
     if (action->emit.reason)
         (void)snprintf(r->last_failure, sizeof(r->last_failure), "%s", action->emit.text);
@@ -253,23 +228,23 @@ static void emit(struct receiving *r, const struct move_action *action)
               action->emit.text[0] ? ": " : "", action->emit.text);
 }
 
-static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
+void receive_send(struct receiving *r, uint32_t conn, const struct message *message)
 {
     struct err err = { 0 };
-    struct wire *wire = find(r, conn);
+    struct wire *wire = receive_find(r, conn);
     int rc = wire ? wire_send_message(wire, message, &err) : 0;
     if (rc)
-        connection_failed(r, wire, rc, &err);
+        receive_connection_failed(r, wire, rc, &err);
 }
 
 static void carry_out(struct receiving *r, const struct move_action *action)
 {
     switch (action->kind) {
     case ACTION_SEND:
-        send_message(r, action->conn, action->message);
+        receive_send(r, action->conn, action->message);
         break;
     case ACTION_CLOSE:
-        close_conn(r, action->conn);
+        receive_close(r, action->conn);
         break;
     case ACTION_WRITE_RECORD:
         write_record(r, action->record);
@@ -295,12 +270,22 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     case ACTION_DISCARD:
         discard(r);
         break;
+    case ACTION_TAKE_LANE:
+        receive_take_lane(r, action->conn);
+        break;
+    case ACTION_SEND_ABSENT:
+        receive_send_absent(r, action->conn);
+        break;
     case ACTION_END:
         break; /* engine.ended says so */
     case ACTION_CONNECT:
     case ACTION_SEND_DESCRIPTION:
     case ACTION_SEND_ROUND:
+    case ACTION_PREPARE_GUEST:
     case ACTION_THROTTLE:
+    case ACTION_END_ROUND:
+    case ACTION_OPEN_URGENT:
+    case ACTION_PUSH:
     case ACTION_PAUSE_GUEST:
     case ACTION_SEND_STATE:
     case ACTION_RESUME_GUEST:
@@ -310,128 +295,17 @@ static void carry_out(struct receiving *r, const struct move_action *action)
     }
 }
 
-static void deliver(struct receiving *r, const struct target_event *event)
+void receive_deliver(struct receiving *r, const struct target_event *event)
 {
+    bool running = event->kind == TARGET_RUNNING;
     struct err err = { 0 };
     int rc = target_step(&r->engine, event, clock_now_ns(), &r->actions, &err);
     if (rc)
         log_event(LOG_WARN, "move.refused", "%s", err.text);
     for (unsigned i = 0; i < r->actions.count; i++)
         carry_out(r, &r->actions.action[i]);
-}
-
-/* ------------------------------------------------------------------------------------------- lanes */
-
-static int admit_lane(const struct receiving *r, const struct message_lane *lane, struct err *err)
-{
-    static const char *const none = "no move here waits for lanes";
-    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING)
-        return err_set(err, ERR_PEER, ENOENT, "%s", none);
-    if (memcmp(lane->token, r->engine.hello.token, sizeof(lane->token)) != 0)
-        return err_set(err, ERR_PEER, EPERM, "a lane with another move's token");
-    return lanes_in_admit(&r->lanes, lane, err);
-}
-
-/* A newcomer says that it is a lane: it is one of the move, or told why not and closed. */
-static void take_lane(struct receiving *r, struct wire *wire)
-{
-    struct err err = { 0 };
-    uint32_t conn = wire->conn;
-    if (admit_lane(r, &r->incoming.lane, &err)) {
-        struct message abort = { .type = MESSAGE_ABORT,
-                                 .abort = { .reason = REASON_PROTOCOL, .fault = ERR_PEER } };
-        (void)snprintf(abort.abort.text, sizeof(abort.abort.text), "%s", err.text);
-        log_event(LOG_WARN, "move.lane", "refused: %s", err.text);
-        send_message(r, conn, &abort);
-        close_conn(r, conn);
-    } else if (lanes_in_take(&r->lanes, wire, r->incoming.lane.index, &err)) {
-        enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
-    }
-}
-
-/* The round the held ROUND_DONE ends is whole: let the engine have it. */
-static void release(struct receiving *r, uint64_t lane_pages)
-{
-    struct err err = { 0 };
-    struct message message = { .type = MESSAGE_ROUND_DONE, .round_done = r->held };
-    struct target_event pages = { .kind = TARGET_PAGES_OK,
-                                  .conn = r->engine.conn,
-                                  .pages = lane_pages };
-    struct target_event done = { .kind = TARGET_MESSAGE,
-                                 .conn = r->engine.conn,
-                                 .message = &message };
-    r->holding = false;
-    int rc = page_sink_drain(&r->arrival->sink, &err);
-    if (rc) {
-        enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
-        return;
-    }
-    if (r->engine.round_last)
-        lanes_in_last(&r->lanes);
-    if (lane_pages)
-        deliver(r, &pages);
-    deliver(r, &done);
-}
-
-/* A lane was lost, and that is the end of the move. */
-static void lane_lost(struct receiving *r)
-{
-    struct err err = { 0 };
-    struct wire *wire = find(r, r->engine.conn);
-    (void)lanes_in_failed(&r->lanes, &err);
-    r->lane_failed_ns = 0;
-    enqueue_why(r, TARGET_LOST, wire->conn, &err);
-    wire_close(wire);
-}
-
-static void lane_failed(struct receiving *r, const struct err *err)
-{
-    struct wire *wire = find(r, r->engine.conn);
-    bool settled = r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING;
-    r->holding = false; /* it can never be released; an ABORT behind it can be read */
-    if (settled || !wire)
-        return;
-    if (err->fault == ERR_HOST) {
-        enqueue_why(r, TARGET_FAULT, wire->conn, err);
-    } else if (wire_is_bad_bytes(-err->code)) {
-        enqueue_why(r, TARGET_BAD_BYTES, wire->conn, err);
-    } else if (!r->lane_failed_ns) {
-        r->lane_failed_ns = clock_now_ns();
-    } else if (clock_now_ns() - r->lane_failed_ns >= LANE_GRACE_NS) {
-        lane_lost(r);
-    }
-}
-
-/* Whether ROUND_DONE must wait for lanes. What the engine will refuse anyway need not. */
-static bool lanes_owe(const struct receiving *r, const struct message_round_done *done)
-{
-    return r->lanes.sink && r->lanes.open && done->number == r->engine.round &&
-           done->pages <= r->engine.hello.pages;
-}
-
-/* Called whenever the lanes may have news. */
-static void look_after_lanes(struct receiving *r)
-{
-    struct err err = { 0 };
-    eventfd_t count;
-    uint64_t pages, here = r->engine.round_pages;
-    if (!r->lanes.sink)
-        return;
-    (void)eventfd_read(r->lanes.event_fd, &count);
-    if (lanes_in_failed(&r->lanes, &err))
-        lane_failed(r, &err);
-    else if (r->holding &&
-             lanes_in_complete(&r->lanes, r->held.pages - MIN(here, r->held.pages), &pages))
-        release(r, pages);
-}
-
-/* The engine's limit for silence is about all connections of the move together. */
-static void tell_progress(struct receiving *r)
-{
-    uint64_t sections = r->lanes.sink ? r->lanes.sections : 0;
-    if (sections != r->lane_sections && r->engine.conn)
-        (void)enqueue(r, TARGET_PROGRESS, r->engine.conn);
-    r->lane_sections = sections;
+    if (running && r->pull && pull_left(r->pull) == 0)
+        receive_on_pull(r);
 }
 
 /* ------------------------------------------------------------------------------------------- receiving */
@@ -452,12 +326,12 @@ static int receive_pages(struct receiving *r, struct wire *wire, const struct se
     struct target_event event = { .kind = TARGET_SECTION,
                                   .conn = wire->conn,
                                   .section = section->type };
-    deliver(r, &event);
+    receive_deliver(r, &event);
     if (!r->arrival)
         return 0; /* refused, and all is gone */
     struct target_event pages = { .kind = TARGET_PAGES_OK, .conn = wire->conn };
     pages.pages = r->arrival->sink.data_pages + r->arrival->sink.zero_pages - before;
-    deliver(r, &pages);
+    receive_deliver(r, &pages);
     return 0;
 }
 
@@ -505,12 +379,6 @@ static int receive_section(struct receiving *r, struct wire *wire, const struct 
     return 0;
 }
 
-/* The engine says the round is applied: be sure. */
-static int drain(struct receiving *r, struct err *err)
-{
-    return r->arrival ? page_sink_drain(&r->arrival->sink, err) : 0;
-}
-
 /* Only a receiver with nothing to do answers at once; another says that it is busy, as to any newcomer. */
 static bool asks_for_check(const struct receiving *r)
 {
@@ -527,6 +395,37 @@ static void serve_dryrun(struct receiving *r, struct wire *wire)
     wire_close(wire);
 }
 
+/* r->incoming has come. */
+static int take_message(struct receiving *r, struct wire *wire, struct err *err)
+{
+    const struct message *message = &r->incoming;
+    uint32_t conn = wire->conn;
+    bool moves = conn == r->engine.conn;
+    struct target_event event = { .kind = TARGET_MESSAGE, .conn = conn, .message = message };
+
+    if (message->type == MESSAGE_LANE && message->lane.kind == LANE_BULK && !moves) {
+        receive_take_bulk(r, wire);
+        return 0;
+    }
+    if (message->type == MESSAGE_ROUND_DONE && moves && receive_hold(r, &message->round_done))
+        return 0;
+    if (message->type == MESSAGE_RESOLVE)
+        event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, message->resolve.token);
+    else if (message->type == MESSAGE_HELLO)
+        event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, message->hello.token);
+    if (message->type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
+        meter_span_begin(r->env->meter, &r->span);
+    if (message->type == MESSAGE_ROUND_DONE && r->arrival) {
+        int rc = page_sink_drain(&r->arrival->sink, err);
+        if (rc)
+            return rc; /* the engine would say that the round is applied */
+    }
+    receive_deliver(r, &event);
+    if (message->type == MESSAGE_ROUND && moves)
+        lanes_in_begin(&r->lanes, r->engine.round);
+    return 0;
+}
+
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -534,8 +433,8 @@ static void receive(struct receiving *r, struct wire *wire)
     uint32_t conn = wire->conn;
     wire->link.until_ns = conn == r->engine.conn ? 0 : clock_now_ns() + NEWCOMER_READ_NS;
     int rc = wire_recv_head(wire, &section, &err);
-    if (r->lane_failed_ns && conn == r->engine.conn && (rc || section.type != MESSAGE_ABORT)) {
-        lane_lost(r);
+    if (r->bulk_failed_ns && conn == r->engine.conn && (rc || section.type != MESSAGE_ABORT)) {
+        receive_lanes_lost(r);
         return;
     }
     if (!rc && message_is(section.type)) {
@@ -545,70 +444,65 @@ static void receive(struct receiving *r, struct wire *wire)
             serve_dryrun(r, wire);
             return;
         }
-        if (!rc && r->incoming.type == MESSAGE_LANE && conn != r->engine.conn) {
-            take_lane(r, wire);
-        } else if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && conn == r->engine.conn &&
-                   lanes_owe(r, &r->incoming.round_done)) {
-            r->held = r->incoming.round_done;
-            r->holding = true;
-            look_after_lanes(r);
-        } else if (!rc) {
-            struct target_event event = { .kind = TARGET_MESSAGE,
-                                          .conn = conn,
-                                          .message = &r->incoming };
-            if (r->incoming.type == MESSAGE_RESOLVE)
-                event.token_recorded =
-                    r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.resolve.token);
-            else if (r->incoming.type == MESSAGE_HELLO)
-                event.token_recorded =
-                    r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
-            if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
-                meter_span_begin(r->env->meter, &r->span);
-            if (r->incoming.type == MESSAGE_ROUND_DONE)
-                rc = drain(r, &err);
-            if (!rc)
-                deliver(r, &event);
-            if (!rc && r->incoming.type == MESSAGE_ROUND && conn == r->engine.conn)
-                lanes_in_begin(&r->lanes, r->engine.round);
-        }
+        if (!rc)
+            rc = take_message(r, wire, &err);
+    } else if (!rc && section.type == SECTION_ABSENT && r->pull && conn == r->engine.conn) {
+        rc = receive_absent(r, wire, &section, &err);
+    } else if (!rc && section.type == SECTION_PAGES && r->pull && conn == r->engine.conn &&
+               r->engine.state == TARGET_PULLING) {
+        rc = receive_pushed(r, wire, &section, &err);
     } else if (!rc && section.type == SECTION_PAGES && bulk_is_expected(r, wire)) {
         rc = receive_pages(r, wire, &section, &err);
     } else if (!rc) {
         rc = receive_section(r, wire, &section, &err);
     }
-    wire = find(r, conn);
+    wire = receive_find(r, conn);
     if (rc && err.fault == ERR_HOST)
-        enqueue_why(r, TARGET_FAULT, conn, &err);
+        receive_enqueue_why(r, TARGET_FAULT, conn, &err);
     else if (rc && rc != -ECANCELED && wire)
-        connection_failed(r, wire, rc, &err);
+        receive_connection_failed(r, wire, rc, &err);
 }
 
 /* ------------------------------------------------------------------------------------------- the loop */
 
+/* A free place; or that of whoever has had longest to prove who it is: so strangers, however many, cannot
+ * keep a peer out. NULL: all are taken by peers, as has_room() knows. */
+static struct wire *make_room(struct receiving *r)
+{
+    struct wire *oldest = NULL;
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        struct wire *wire = &r->wire[i];
+        if (wire->conn == 0)
+            return wire;
+        if (wire->phase != WIRE_OPEN && (!oldest || wire->since_ns < oldest->since_ns))
+            oldest = wire;
+    }
+    if (oldest)
+        wire_close(oldest);
+    return oldest;
+}
+
+/* Without room for one more, newcomers wait in the queue of the listening socket. */
+static bool has_room(const struct receiving *r)
+{
+    for (unsigned i = 0; i < CONNS_MAX; i++)
+        if (r->wire[i].conn == 0 || r->wire[i].phase != WIRE_OPEN)
+            return true;
+    return false;
+}
+
 static void accept_one(struct receiving *r)
 {
-    struct err err;
     CLEANUP_FD int fd = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    struct wire *free_wire = NULL;
-    for (unsigned i = 0; i < CONNS_MAX && !free_wire; i++)
-        if (r->wire[i].conn == 0)
-            free_wire = &r->wire[i];
-    if (fd < 0 || !free_wire)
-        return;
+    struct wire *free_wire = fd < 0 ? NULL : make_room(r);
+    if (!free_wire)
+        return; /* more than we serve: closed, and the source tries again */
     *free_wire =
         (struct wire){ .link = LINK_NONE, .conn = ++r->last_conn, .since_ns = clock_now_ns() };
     free_wire->link.cancel_fd = r->env->cancel_fd;
     free_wire->link.stall_limit_ns = r->engine.config.stall_limit_ns;
-    if (link_adopt(&free_wire->link, TAKE_FD(fd), &err))
+    if (admit_begin(free_wire, r->env, TAKE_FD(fd)))
         free_wire->conn = 0;
-}
-
-static bool has_room(const struct receiving *r)
-{
-    for (unsigned i = 0; i < CONNS_MAX; i++)
-        if (r->wire[i].conn == 0)
-            return true;
-    return false;
 }
 
 static void drop_silent(struct receiving *r, uint64_t now)
@@ -617,8 +511,9 @@ static void drop_silent(struct receiving *r, uint64_t now)
         struct wire *wire = &r->wire[i];
         if (wire->conn && wire->conn != r->engine.conn &&
             now - wire->since_ns > NEWCOMER_LIMIT_NS) {
-            log_event(LOG_WARN, "move.silent", "a connection that said nothing was closed");
-            wire_close(wire);
+            if (wire->phase != WIRE_DISMISSED)
+                LOG_RATED(LOG_WARN, "move.silent", "a connection that said nothing was closed");
+            receive_close_wire(r, wire);
         }
     }
 }
@@ -626,12 +521,14 @@ static void drop_silent(struct receiving *r, uint64_t now)
 static int wait_ms(const struct receiving *r, uint64_t now)
 {
     uint64_t until = r->timer_ns;
-    if (r->lane_failed_ns)
-        until = MIN(until, r->lane_failed_ns + LANE_GRACE_NS);
     for (unsigned i = 0; i < CONNS_MAX; i++)
         if (r->wire[i].conn && r->wire[i].conn != r->engine.conn)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
-    if (r->arrived)
+    if (r->lane_lost_ns)
+        until = MIN(until, r->lane_lost_ns + LANE_GRACE_NS);
+    if (r->bulk_failed_ns)
+        until = MIN(until, r->bulk_failed_ns + BULK_GRACE_NS);
+    if (r->engine.state == TARGET_ACTIVE)
         until = MIN(until, r->arrived_ns + ANSWER_LIMIT_NS);
     else if (r->engine.state == TARGET_GONE)
         until = MIN(until, now + CLOCK_SECOND);
@@ -647,21 +544,42 @@ static int take_order(struct receiving *r)
     (void)eventfd_read(r->env->cancel_fd, &count);
     switch (r->env->hooks.order(r->env->hooks.ctx)) {
     case MOVE_ADOPT:
-        (void)enqueue(r, TARGET_ADOPT, 0);
+        (void)receive_enqueue(r, TARGET_ADOPT, 0);
         return 0;
     case MOVE_CANCEL:
     case MOVE_DISCARD:
         if (r->engine.state != TARGET_LISTENING)
-            (void)enqueue(r, TARGET_CANCEL, 0);
+            (void)receive_enqueue(r, TARGET_CANCEL, 0);
         return 0;
     case MOVE_END_NOW:
-        return -ECANCELED;
+        /* The guest has ended, or is being ended: it needs no more of its memory. */
+        if (r->pull && r->arrived)
+            receive_pull_ended(r);
+        r->ending = true;
+        return r->queue_count ? 0 : -ECANCELED;
     case MOVE_TAKE_BACK:
     case MOVE_FORGET:
+    case MOVE_SWITCH:
+    case MOVE_RETRY:
     case MOVE_NO_ORDER:
         break;
     }
     return 0;
+}
+
+/* What was said last must not be lost to a reset for the sake of what is not read any more. */
+static int end(struct receiving *r)
+{
+    struct wire *wire = r->arrived ? receive_find(r, r->engine.conn) : NULL;
+    if (wire && !wire->link.mid_section)
+        link_linger(&wire->link, LINGER_NS);
+    return -ECANCELED;
+}
+
+/* While ROUND_DONE is held back, nothing behind it is read. */
+static bool is_read(const struct receiving *r, const struct wire *wire)
+{
+    return wire->conn && !(r->holding && wire->conn == r->engine.conn);
 }
 
 static int run_once(struct receiving *r)
@@ -671,39 +589,48 @@ static int run_once(struct receiving *r)
         r->queue_first = (r->queue_first + 1) % QUEUE_MAX;
         r->queue_count--;
         q.event.why = q.why.code ? &q.why : NULL;
-        deliver(r, &q.event);
-        return 0;
+        receive_deliver(r, &q.event);
+        return r->ending && r->queue_count == 0 ? end(r) : 0;
     }
-    /* With no room for one more, newcomers wait in the queue of the listening socket. */
-    struct pollfd fds[3 + CONNS_MAX] = {
+    struct pollfd fds[4 + CONNS_MAX] = {
         { .fd = r->env->cancel_fd, .events = POLLIN },
         { .fd = has_room(r) ? r->listen_fd : -1, .events = POLLIN },
+        { .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN },
         { .fd = r->lanes.sink ? r->lanes.event_fd : -1, .events = POLLIN },
     };
     uint64_t now = clock_now_ns();
+    bool pending = false;
     for (unsigned i = 0; i < CONNS_MAX; i++) {
         const struct wire *wire = &r->wire[i];
-        bool quiet = !wire->conn || (r->holding && wire->conn == r->engine.conn);
-        fds[3 + i] = (struct pollfd){ .fd = quiet ? -1 : wire->link.fd, .events = POLLIN };
+        fds[4 + i] = (struct pollfd){ .fd = is_read(r, wire) ? wire->link.fd : -1,
+                                      .events = wire->phase == WIRE_OPEN ? POLLIN : wire->events };
+        pending |= is_read(r, wire) && link_pending(&wire->link);
     }
-    if (poll(fds, ARRAY_LEN(fds), wait_ms(r, now)) < 0)
+    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
         return take_order(r);
-    for (unsigned i = 0; i < CONNS_MAX; i++)
-        if (fds[3 + i].revents && r->queue_count == 0)
-            receive(r, &r->wire[i]);
+    for (unsigned i = 0; i < CONNS_MAX; i++) {
+        struct wire *wire = &r->wire[i];
+        if (wire->phase != WIRE_OPEN && fds[4 + i].revents)
+            admit_step(wire);
+        else if (is_read(r, wire) && wire->phase == WIRE_OPEN && r->queue_count == 0 &&
+                 (fds[4 + i].revents || link_pending(&wire->link)))
+            receive(r, wire);
+    }
     if (fds[1].revents)
         accept_one(r);
+    if (fds[2].revents && r->pull && r->queue_count == 0)
+        receive_on_pull(r);
+    if ((fds[3].revents || r->bulk_failed_ns) && r->queue_count == 0)
+        receive_look_after_lanes(r);
     now = clock_now_ns();
     drop_silent(r, now);
-    if ((fds[2].revents || r->lane_failed_ns) && r->queue_count == 0)
-        look_after_lanes(r);
-    if (now >= r->timer_ns && r->queue_count == 0)
-        tell_progress(r);
+    receive_give_up_lane(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
+        receive_lanes_progress(r);
         r->timer_ns = CLOCK_NEVER;
-        (void)enqueue(r, TARGET_TICK, 0);
+        (void)receive_enqueue(r, TARGET_TICK, 0);
     }
     return 0;
 }
@@ -728,9 +655,12 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
             return err_set(err, ERR_CALLER, -rc, "told to end");
         if (r->queue_count > 0)
             continue;
+        if (r->arrived)
+            receive_lanes_end(r); /* idle since the last round; now nobody waits for it */
         if (r->engine.state == TARGET_ACTIVE && !told) {
-            r->env->hooks.arrived(r->env->hooks.ctx);
-            lanes_in_fini(&r->lanes); /* idle since the last round; now nobody waits for it */
+            r->arrived_ns = clock_now_ns();
+            if (!r->ending)
+                r->env->hooks.arrived(r->env->hooks.ctx);
             told = true;
         }
         if (r->engine.state == TARGET_ACTIVE &&
@@ -749,17 +679,35 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
     }
 }
 
+/* Fail closed: neither a listener that everyone can reach unencrypted, nor one that knows nobody. */
+static int check_listener(const struct move_env *env, int listen_fd, struct err *err)
+{
+    struct sockaddr_storage at;
+    socklen_t len = sizeof(at);
+    ASSERT(env->trust);
+    if (!env->insecure)
+        return 0;
+    if (getsockname(listen_fd, (struct sockaddr *)&at, &len) < 0)
+        return err_errno(err, ERR_HOST, errno, "the listening socket");
+    return trust_check_plain(env->trust, (const struct sockaddr *)&at, err);
+}
+
 int receive_run(const struct move_env *env, const struct arrival_host *host, int listen_fd,
                 const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled,
                 struct err *err)
 {
+    *ret_settled = false;
+    int rc = check_listener(env, listen_fd, err);
+    if (rc)
+        return rc;
     struct receiving *r = calloc(1, sizeof(*r));
     if (!r)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot receive");
-    *r = (struct receiving){ .env = env, .host = host, .listen_fd = listen_fd };
+    *r = (struct receiving){
+        .env = env, .host = host, .listen_fd = listen_fd, .spent_lane = WIRE_NONE
+    };
     for (unsigned i = 0; i < CONNS_MAX; i++)
         r->wire[i] = WIRE_NONE;
-    int rc;
     do {
         rc = serve_one(r, store, err);
         *ret_settled = r->engine.ended;
@@ -769,8 +717,9 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
         }
         for (unsigned i = 0; i < CONNS_MAX; i++)
             wire_close(&r->wire[i]);
+        wire_close(&r->spent_lane);
     } while (rc && !once && err->code != ECANCELED);
-    lanes_in_fini(&r->lanes);
+    receive_lanes_end(r);
     arrival_free(r->arrival);
     buf_free(&r->state);
     free(r);

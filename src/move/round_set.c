@@ -1,4 +1,5 @@
 #include "move/round_set.h"
+#include "mem/discard.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -62,6 +63,7 @@ static void drop(struct round_set *set, uint64_t first, uint64_t end)
     for (uint64_t page = first; page < end; page++) {
         uint64_t bit = UINT64_C(1) << (page % 64);
         set->untouched += !!(set->todo[page / 64] & bit);
+        set->untouched_free += !!mem_freed_among(set->mem, page, set->todo[page / 64] & bit);
         set->todo[page / 64] &= ~bit;
     }
 }
@@ -86,7 +88,7 @@ int round_set_begin(struct round_set *set, bool first, uint64_t seed)
 {
     choose_order(set, seed);
     set->since_peek = 0;
-    set->skipped = set->untouched = 0;
+    set->skipped = set->untouched = set->untouched_free = 0;
     int rc = take_all(set);
     return rc || !first ? rc : drop_untouched(set);
 }
@@ -114,4 +116,11 @@ int round_set_next(struct round_set *set, uint64_t *ret_first, uint64_t *ret_bit
             return 0;
     }
     return 0;
+}
+
+void round_set_give_back(struct round_set *set)
+{
+    for (uint64_t word = 0; word < set->words; word++)
+        set->dirty->pending[word] |= set->todo[word];
+    memset(set->todo, 0, set->words * sizeof(*set->todo));
 }

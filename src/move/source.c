@@ -18,9 +18,12 @@ static int on_lost(struct source_call *c)
 {
     struct source *s = c->s;
     s->conn = 0;
-    s->connected = false;
-    source_trouble(c, c->e->kind == SOURCE_CONNECT_FAILED ? REASON_CONNECT : REASON_LOST, c->e->why,
-                   false);
+    s->connected = s->urgent = false;
+    const struct err *why = c->e->why;
+    enum move_reason reason = c->e->kind != SOURCE_CONNECT_FAILED ? REASON_LOST
+                              : why && why->code == EKEYREJECTED  ? REASON_UNTRUSTED
+                                                                  : REASON_CONNECT;
+    source_trouble(c, reason, why, false);
     return 0;
 }
 
@@ -74,20 +77,26 @@ static const struct row rows[] = {
     ON(CONNECTING, CONNECTED, source_on_connected),
     ON(CONNECTING, CONNECT_FAILED, on_lost),
     ON(CONNECTING, CANCEL, on_cancel),
+    ON(CONNECTING, SWITCH, source_on_switch),
 
     MSG(NEGOTIATING, VERDICT, source_on_verdict),
     ON(NEGOTIATING, FAULT, on_fault),
     ON(NEGOTIATING, CANCEL, on_cancel),
+    ON(NEGOTIATING, SWITCH, source_on_switch),
     WIRE(NEGOTIATING),
 
     MSG(RESERVING, RESERVED, source_on_reserved),
     ON(RESERVING, CANCEL, on_cancel),
+    ON(RESERVING, SWITCH, source_on_switch),
     WIRE(RESERVING),
 
     ON(COPYING, ROUND_SENT, source_on_round_sent),
     MSG(COPYING, ROUND_ACK, source_on_round_ack),
+    ON(COPYING, GUEST_PREPARED, source_on_guest_prepared),
     ON(COPYING, FAULT, on_fault),
     ON(COPYING, CANCEL, on_cancel),
+    ON(COPYING, SWITCH, source_on_switch),
+    ON(COPYING, URGENT_OPEN, source_on_urgent_open),
     WIRE(COPYING),
 
     ON(STOPPING, PAUSED, source_on_paused),
@@ -114,15 +123,27 @@ static const struct row rows[] = {
 
     MSG(COMMITTING, COMMITTED, source_on_committed),
     MSG(COMMITTING, STATUS, source_on_status),
+    MSG(COMMITTING, PULL, source_on_pull),
+    ON(COMMITTING, URGENT_OPEN, source_on_urgent_open),
     WIRE(COMMITTING),
 
     MSG(UNCERTAIN, STATUS, source_on_status),
     ON(UNCERTAIN, TAKE_BACK, source_on_take_back),
     ON(UNCERTAIN, FORGET, source_on_forget),
+    ON(UNCERTAIN, RETRY, source_on_retry),
     REWIRE(UNCERTAIN),
 
     MSG(ACTIVATING, ACTIVATED, source_on_activated),
     WIRE(ACTIVATING),
+
+    MSG(SERVING, ACTIVATED, source_on_running),
+    MSG(SERVING, STATUS, source_on_serving_status),
+    MSG(SERVING, PULL, source_on_pull),
+    MSG(SERVING, PULLED, source_on_pulled),
+    ON(SERVING, URGENT_OPEN, source_on_urgent_open),
+    ON(SERVING, FORGET, source_on_abandon),
+    ON(SERVING, RETRY, source_on_retry),
+    REWIRE(SERVING),
 
     ON(RECLAIMING, RECORDED, source_on_reclaimed),
     ON(RECLAIMING, RECORD_FAILED, source_on_reclaim_failed),
@@ -211,11 +232,17 @@ static bool is_stale(const struct source_call *c)
 {
     const struct source *s = c->s;
 
-    if (on_connection(c->e->kind)) /* 0: the pump had closed it already */
-        return c->e->conn == 0 || (c->e->conn != s->conn && c->e->conn <= s->last_conn);
+    /* 0: the pump had closed it already */
+    if (on_connection(c->e->kind) &&
+        (c->e->conn == 0 || (c->e->conn != s->conn && c->e->conn <= s->last_conn)))
+        return true;
     switch (c->e->kind) {
     case SOURCE_PAUSED:
         return source_state_ended(s->state);
+    case SOURCE_URGENT_OPEN: /* of a connection that is used for something else by now */
+        return s->state >= SOURCE_RECLAIMING;
+    case SOURCE_GUEST_PREPARED:
+        return s->state != SOURCE_COPYING;
     case SOURCE_FAULT:
         return s->state >= SOURCE_RECORDING;
     case SOURCE_RECORDED:
@@ -232,8 +259,11 @@ static int refuse(struct source_call *c)
     struct err why;
 
     if (by_person(c->e->kind))
-        return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s",
-                       source_event_name(c->e->kind), state);
+        return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s%s",
+                       source_event_name(c->e->kind), state,
+                       c->s->state == SOURCE_SERVING
+                           ? ": the guest runs at the target, and fetches its memory from here"
+                           : "");
     if (c->m)
         (void)err_set(&why, ERR_PEER, EPROTO, "message %s out of place while %s",
                       message_name(c->m->type), state);

@@ -20,8 +20,11 @@
  *                          |  '------- says: held (COMMIT again), recording --------' |  |
  *                          '------------------- connection lost, stalled -------------'  |
  *                                                                                       | COMMITTED
- *                                DONE <--------------- ACTIVATING <---------------------'
- *                                     ACTIVATED, LOST
+ *                                DONE <--------------- ACTIVATING <---------------------+
+ *                                  ^  ACTIVATED, LOST                                   | post-copy
+ *                                  '------------------- SERVING <-----------------------'
+ *                                     PULLED             | ^ lost, stalled: connects again, and goes
+ *                                                        '-' on with what the target still lacks
  *
  * The commit protocol, and why there is one owner
  *  1. The target runs the guest only after COMMIT, and only after its own record is durable. It
@@ -37,6 +40,16 @@
  *  3. So whoever finds HANDED after a crash of the source knows that the guest did not run at the
  *     source since, and whoever finds HERE knows that the copy at the target may be stale.
  *
+ * Post-copy. The last round names pages instead of carrying them (ABSENT), and the source keeps all of
+ * the guest's memory, paused for good, after COMMITTED too. The protocol above is unchanged, with
+ *  4. Each page is in exactly one of: missing at the target and unsent here; under way; in its place at
+ *     the target. A page is claimed here before it is sent, on whichever lane; so none is sent twice.
+ *     What was under way when a connection ended did not arrive, or did: only the target knows. So a
+ *     new connection begins with what the target lacks, said after it gave up the old one.
+ *  5. The guest runs at the target from COMMITTED on, and an access to a missing page waits for it. The
+ *     source frees the guest only when the target says PULLED. Until then the guest needs both
+ *     hosts: what is lost with either is lost. Nobody runs it on less than all its memory.
+ *
  * What is left after a crash (S, T: source, target; "operator": a person must decide, because no
  * record can). tests/sim brings each of these about; `sim --table` prints what becomes of a single
  * fault after each message.
@@ -49,6 +62,12 @@
  *                                                           RECOVER at S makes T run it, or ADOPT
  *                                                           at T (operator)
  *   HANDED durable, COMMIT acted on      ACTIVE             T owns; RECOVER at S ends its record
+ *   post-copy: HANDED durable            UNCERTAIN, held    the VM died with S, which had the rest of
+ *                                                           its memory; RECOVER at S or CANCEL at T
+ *                                                           frees T's part
+ *   post-copy: while SERVING             STRANDED           the same, but T's guest has run: it stays
+ *                                                           stopped at what is missing until it is
+ *                                                           killed; reason source-lost once T knows
  *
  *   T crashed                            S then             outcome
  *   before PREPARED                      FAILED             S runs on
@@ -60,6 +79,9 @@
  *                                                           have run its own: TAKE_BACK (operator)
  *                                                           goes back in time, FORGET frees it
  *   after it, COMMITTED received         DONE               the VM died with T, its owner
+ *   post-copy: while PULLING             SERVING            the same; S frees its memory once T's store
+ *                                                           says so (reason target-died), or when
+ *                                                           killed
  *   and its record store is lost too     UNCERTAIN          other-store: nobody can tell any more;
  *                                                           TAKE_BACK or FORGET (operator)
  */
@@ -83,6 +105,9 @@ enum source_state {
     SOURCE_UNCERTAIN,  /* paused; HANDED durable, COMMIT may have been acted on, no answer. Connects
                          * with growing pauses and asks, for as long as it takes commitment */
     SOURCE_ACTIVATING, /* guest released; waits for ACTIVATED, which only the bill needs */
+    SOURCE_SERVING, /* post-copy; paused for good, the target runs the guest and fetches its memory
+                         * from here. Without a connection it makes new ones, for as long as it
+                         * takes. No CANCEL, no TAKE_BACK. FORGET abandons the guest */
     SOURCE_RECLAIMING, /* paused; the target can't run the guest; HERE being written, again and again
                          * until it is durable (TAKE_BACK: not waited for) */
     SOURCE_WITHDRAWING, /* guest runs here again, nothing is at stake here; the target may hold a copy
@@ -106,13 +131,22 @@ static inline bool source_state_cancellable(enum source_state state)
     return state >= SOURCE_CONNECTING && state <= SOURCE_PREPARING;
 }
 
+enum source_post_copy {
+    SOURCE_POST_COPY_NEVER = 0, /* unless a person says SWITCH */
+    SOURCE_POST_COPY_ALLOW, /* when the policy says SWITCH, or stops with more left than may be */
+    SOURCE_POST_COPY_NOW,   /* no round before it */
+};
+
 struct source_config {
     struct message_hello hello; /* with the token: new for this move */
+    enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;               /* no progress for so long is a failure */
     uint64_t retry_first_ns, retry_max_ns; /* pause between attempts to reach the target: doubles */
     uint64_t withdraw_limit_ns;            /* how long to go on telling it to free its copy */
     uint8_t store[MOVE_STORE_BYTES];       /* RECOVER only: from the record */
+    bool prepare; /* ask PREPARE_GUEST, once, when the rounds are to end or vCPUs to be slowed; one
+                   * more round follows */
 };
 
 /* 10 s, 100 ms to 5 s, 60 s; hello is the caller's to fill. */
@@ -124,22 +158,27 @@ enum source_event_kind {
                             * dead. Asks the target and lets it run the guest if it holds it.
                             * Config: token and store from the record */
     SOURCE_CONNECTED, /* conn */
-    SOURCE_CONNECT_FAILED, /* conn, why */
+    SOURCE_CONNECT_FAILED, /* conn, why; EKEYREJECTED: one side does not trust the other */
     SOURCE_MESSAGE,        /* conn, message */
     SOURCE_BAD_BYTES,      /* conn, why: what came is no valid message */
     SOURCE_LOST,           /* conn, why: connection broken or closed by the peer */
     SOURCE_PROGRESS,       /* conn: the peer took bytes. Any rate; once every 100 ms is plenty */
+    SOURCE_URGENT_OPEN,    /* conn: the lane beside it */
     SOURCE_ROUND_SENT,     /* conn, round: all of the round is in the connection */
     SOURCE_PAUSED,
     SOURCE_STATE_SENT,    /* conn, sections */
     SOURCE_RECORDED,      /* the last WRITE_RECORD is durable */
     SOURCE_RECORD_FAILED, /* why; record_unknown */
-    SOURCE_FAULT,         /* why: this host could not pause, read memory, save state */
+    SOURCE_GUEST_PREPARED,
+    SOURCE_FAULT, /* why: this host could not pause, read memory, save state */
     SOURCE_TICK,
     SOURCE_CANCEL,    /* by a person; refused with -EBUSY from RECORDING on */
     SOURCE_TAKE_BACK, /* by a person, in UNCERTAIN or RECLAIMING, who answers for it that the target
                             * does not and will not run the guest */
-    SOURCE_FORGET,    /* by a person, in UNCERTAIN: the target has or had it; free it here */
+    SOURCE_FORGET,    /* by a person, in UNCERTAIN: the target has or had it; free it here. In
+                            * SERVING: the guest is given up, since it cannot go on without this */
+    SOURCE_SWITCH,    /* by a person: to post-copy, as soon as may be; until COPYING ends */
+    SOURCE_RETRY,     /* by a person, who perhaps knows a new address: connect again, now */
     SOURCE_EVENT_MAX
 };
 
@@ -174,6 +213,9 @@ struct source {
     bool committed;          /* the target has said that it owns the guest */
     bool target_gone;        /* it has said that it holds nothing */
     bool giving_up;          /* RECORDING: reclaim as soon as the write has ended */
+    bool switching;          /* a person wants post-copy */
+    bool post_copy;          /* decided: the last round is ABSENT */
+    bool urgent;             /* the urgent lane beside `conn` is open */
 
     uint32_t conn, last_conn; /* the connection in use, or 0; the newest number given */
     bool connected;
@@ -188,6 +230,8 @@ struct source {
     char why_text[192];              /* the numbers behind it, for people */
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;
+    bool preparing, guest_asked; /* PREPARE_GUEST: under way; was asked once */
+    uint64_t began_ns;           /* START was taken */
     uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 
@@ -200,6 +244,7 @@ struct source {
     struct message_prepared prepared;
     struct message_committed committed_msg;
     struct message_activated activated; /* side_count and times zero if the answer was lost */
+    struct message_pulled pulled;       /* SERVING has ended well */
 };
 
 void source_init(struct source *source, const struct source_config *config);

@@ -53,7 +53,10 @@ int source_on_committed(struct source_call *c)
     if (!source_same_token(c, c->m->committed.token))
         return source_protocol_error(c, "another move's token");
     c->s->committed_msg = c->m->committed;
-    target_owns(c);
+    if (c->s->post_copy)
+        source_serve(c);
+    else
+        target_owns(c);
     return 0;
 }
 
@@ -87,7 +90,8 @@ static void target_cannot_record(struct source_call *c)
 {
     struct source *s = c->s;
     struct err why;
-    (void)err_set(&why, ERR_PEER, EIO, "the target cannot write its owner record");
+    (void)err_set(&why, ERR_PEER, EIO,
+                  "the target cannot write its owner record or lock a disk: its log says which");
     if (s->recovered) {
         source_trouble(c, REASON_RECORD, &why, true);
         return;
@@ -133,6 +137,18 @@ int source_on_status(struct source_call *c)
     case KNOWS_COMMITTED:
         target_owns(c);
         return 0;
+    case KNOWS_PULLING:
+        if (s->post_copy) {
+            source_serve(c);
+            return 0;
+        }
+        if (!s->recovered)
+            return source_protocol_error(c, "of what it was sent");
+        (void)err_set(&why, ERR_HOST, ENOMEM,
+                      "this host died with memory that the guest at the target still lacks");
+        source_blame(c, REASON_SOURCE_LOST, &why);
+        source_end(c, SOURCE_FAILED);
+        return 0;
     case KNOWS_DIED:
         /* It may have run there, or not: no record can tell, so a person must. */
         (void)err_set(&why, ERR_PEER, ESRCH,
@@ -162,7 +178,9 @@ int source_on_reconnected(struct source_call *c)
     s->connected = true;
     struct message_resolve *resolve = &move_send(c->out, s->conn, MESSAGE_RESOLVE)->resolve;
     memcpy(resolve->token, s->config.hello.token, sizeof(resolve->token));
-    resolve->intent = s->state == SOURCE_WITHDRAWING ? INTENT_WITHDRAW : INTENT_ASK;
+    resolve->intent = s->state == SOURCE_WITHDRAWING ? INTENT_WITHDRAW
+                      : s->recovered                 ? INTENT_RECOVER
+                                                     : INTENT_ASK;
     return 0;
 }
 
@@ -225,7 +243,7 @@ int source_on_abort(struct source_call *c)
     bool early = s->state <= SOURCE_NEGOTIATING && memcmp(abort->token, none, sizeof(none)) == 0;
     (void)err_set(&why, ERR_PEER, ECONNABORTED, "target: %s: %s", move_reason_name(abort->reason),
                   abort->text);
-    if (s->state == SOURCE_UNCERTAIN) {
+    if (s->state == SOURCE_UNCERTAIN || s->state == SOURCE_SERVING) {
         /* Of a stranger that has our address; the target itself answers RESOLVE. */
         source_trouble(c, abort->reason, &why, false);
         return 0;

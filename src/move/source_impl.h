@@ -28,6 +28,7 @@ void source_dial(struct source_call *c);
 void source_retry_later(struct source_call *c);
 void source_retry_afresh(struct source_call *c);
 void source_write_record(struct source_call *c, enum move_record record);
+void source_send_abort(struct source_call *c);
 void source_send_settled(struct source_call *c);
 void source_send_commit(struct source_call *c);
 void source_end(struct source_call *c, enum source_state state);
@@ -46,8 +47,20 @@ int source_on_verdict(struct source_call *c);
 int source_on_reserved(struct source_call *c);
 int source_on_round_sent(struct source_call *c);
 int source_on_round_ack(struct source_call *c);
+int source_on_guest_prepared(struct source_call *c);
 int source_on_paused(struct source_call *c);
 int source_on_state_sent(struct source_call *c);
+int source_on_switch(struct source_call *c);
+int source_on_urgent_open(struct source_call *c);
+
+/* source_serve.c */
+void source_serve(struct source_call *c);
+int source_on_pull(struct source_call *c);
+int source_on_running(struct source_call *c);
+int source_on_pulled(struct source_call *c);
+int source_on_serving_status(struct source_call *c);
+int source_on_abandon(struct source_call *c);
+int source_on_retry(struct source_call *c);
 
 /* source_commit.c */
 int source_on_prepared(struct source_call *c);

@@ -8,6 +8,7 @@
 
 int source_on_start(struct source_call *c)
 {
+    c->s->began_ns = c->now;
     source_enter(c, SOURCE_CONNECTING);
     source_dial(c);
     return 0;
@@ -40,7 +41,7 @@ int source_on_verdict(struct source_call *c)
     return 0;
 }
 
-static void begin_round(struct source_call *c, bool last)
+static void begin_round(struct source_call *c, enum move_round kind)
 {
     struct source *s = c->s;
     s->round++;
@@ -49,14 +50,22 @@ static void begin_round(struct source_call *c, bool last)
 
     struct message_round *round = &move_send(c->out, s->conn, MESSAGE_ROUND)->round;
     round->number = s->round;
-    round->last = last;
+    round->last = (uint8_t)kind;
     round->pages_estimate = s->round == 1 ? s->config.hello.pages : s->round_facts.left_pages;
 
     struct move_action *action = move_act(c->out, ACTION_SEND_ROUND);
     action->conn = s->conn;
     action->round.number = s->round;
-    action->round.last = last;
+    action->round.kind = kind;
     action->round.rate = s->policy.rounds ? s->decision.rate : policy_first_rate(&s->policy);
+}
+
+/* The lane is opened while the guest still runs: connecting must not cost downtime. */
+static void begin_switch(struct source_call *c)
+{
+    struct source *s = c->s;
+    s->post_copy = true;
+    move_act(c->out, ACTION_OPEN_URGENT)->conn = s->conn;
 }
 
 static void stop(struct source_call *c)
@@ -71,12 +80,18 @@ int source_on_reserved(struct source_call *c)
     memcpy(s->store, c->m->reserved.store, sizeof(s->store));
     s->page_forms = c->m->reserved.page_forms & s->config.hello.page_forms;
     s->lanes = MIN(c->m->reserved.lanes, s->config.hello.lanes);
+    if (s->switching || s->config.post_copy == SOURCE_POST_COPY_NOW) {
+        source_enter(c, SOURCE_COPYING);
+        begin_switch(c);
+        return 0;
+    }
     if (s->config.hello.mode == MOVE_STOP_COPY) {
         stop(c);
         return 0;
     }
+    policy_begin(&s->policy, c->now - s->began_ns);
     source_enter(c, SOURCE_COPYING);
-    begin_round(c, false);
+    begin_round(c, ROUND_RUNNING);
     return 0;
 }
 
@@ -105,6 +120,28 @@ int source_on_round_sent(struct source_call *c)
     return 0;
 }
 
+/* The agent is asked before vCPUs are slowed, since it slows only what writes, and at the latest
+ * before the rounds end. clark05 is kept as it was. */
+static bool wants_help(const struct source *s, const struct policy_decision *d, uint32_t before)
+{
+    return s->config.prepare && !s->guest_asked && s->config.policy.kind == POLICY_GOAL &&
+           (d->what != POLICY_ROUND || d->run_permille < before);
+}
+
+/* What the guest wrote meanwhile is sent while it runs; then the policy looks again. */
+int source_on_guest_prepared(struct source_call *c)
+{
+    if (!c->s->preparing)
+        return SOURCE_REFUSE;
+    c->s->preparing = false;
+    c->s->progress_ns = c->now;
+    if (c->s->switching)
+        begin_switch(c);
+    else
+        begin_round(c, ROUND_RUNNING);
+    return 0;
+}
+
 /* What the policy makes of the round that was just acknowledged. */
 static void decide(struct source_call *c)
 {
@@ -113,23 +150,37 @@ static void decide(struct source_call *c)
     struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
     struct err why;
 
+    bool help = wants_help(s, &d, run_permille);
+    if (help) /* what was decided waits for what comes of it */
+        s->policy.run_permille = d.run_permille = run_permille;
     s->decision = d;
     (void)policy_explain(&d, s->why_text, sizeof(s->why_text));
     (void)snprintf(s->note, sizeof(s->note), "round %u, %llu pages left: %s, %s: %.120s", s->round,
                    (unsigned long long)d.left_pages, policy_what_name(d.what),
                    policy_why_name(d.why), s->why_text);
     source_emit(c, s->state, s->note);
+    if (s->switching) {
+        begin_switch(c);
+        return;
+    }
+    if (help) {
+        s->guest_asked = s->preparing = true;
+        move_act(c->out, ACTION_PREPARE_GUEST)->slow = d.why != POLICY_SMALL;
+        return;
+    }
     switch (d.what) {
     case POLICY_ROUND:
         if (d.run_permille != run_permille)
             move_act(c->out, ACTION_THROTTLE)->run_permille = d.run_permille;
-        begin_round(c, false);
+        begin_round(c, ROUND_RUNNING);
         break;
     case POLICY_ABORT:
         (void)err_set(&why, ERR_GUEST, ETIME, "the goal cannot be met: %s", s->why_text);
         source_trouble(c, REASON_GOAL, &why, true);
         break;
-    case POLICY_SWITCH: /* only where allow_switch says that this engine can */
+    case POLICY_SWITCH:
+        begin_switch(c);
+        break;
     case POLICY_STOP:
     case POLICY_WHAT_MAX:
         stop(c);
@@ -154,10 +205,34 @@ int source_on_round_ack(struct source_call *c)
     return 0;
 }
 
+int source_on_switch(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (s->post_copy || s->switching)
+        return 0; /* asked for twice is as good as once */
+    s->switching = true;
+    if (s->state == SOURCE_COPYING && !s->round_sent)
+        (void)move_act(c->out, ACTION_END_ROUND);
+    return 0;
+}
+
+int source_on_urgent_open(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (!s->post_copy || s->urgent)
+        return SOURCE_REFUSE;
+    s->urgent = true;
+    if (s->state == SOURCE_COPYING)
+        stop(c);
+    else if (s->state == SOURCE_SERVING)
+        move_act(c->out, ACTION_PUSH)->conn = s->conn;
+    return 0;
+}
+
 int source_on_paused(struct source_call *c)
 {
     source_enter(c, SOURCE_DRAINING);
-    begin_round(c, true);
+    begin_round(c, c->s->post_copy ? ROUND_ABSENT : ROUND_PAUSED);
     return 0;
 }
 

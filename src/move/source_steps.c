@@ -39,7 +39,8 @@ void source_enter(struct source_call *c, enum source_state state)
 void source_blame(struct source_call *c, enum move_reason reason, const struct err *why)
 {
     struct source *s = c->s;
-    if (s->reason && s->state != SOURCE_UNCERTAIN && s->state != SOURCE_COMMITTING)
+    if (s->reason && s->state != SOURCE_UNCERTAIN && s->state != SOURCE_COMMITTING &&
+        s->state != SOURCE_SERVING)
         return;
     s->reason = reason;
     if (why)
@@ -53,7 +54,7 @@ void source_shut(struct source_call *c)
     if (c->s->conn)
         move_act(c->out, ACTION_CLOSE)->conn = c->s->conn;
     c->s->conn = 0;
-    c->s->connected = false;
+    c->s->connected = c->s->urgent = false;
 }
 
 void source_dial(struct source_call *c)
@@ -84,7 +85,7 @@ void source_write_record(struct source_call *c, enum move_record record)
     move_act(c->out, ACTION_WRITE_RECORD)->record = record;
 }
 
-static void send_abort(struct source_call *c)
+void source_send_abort(struct source_call *c)
 {
     struct source *s = c->s;
     if (!s->connected || s->target_gone)
@@ -126,7 +127,7 @@ void source_withdraw(struct source_call *c)
         source_end(c, SOURCE_FAILED);
         return;
     }
-    send_abort(c);
+    source_send_abort(c);
     source_retry_afresh(c);
     source_enter(c, SOURCE_WITHDRAWING);
     s->give_up_at_ns = source_later(c->now, s->config.withdraw_limit_ns);
@@ -145,7 +146,7 @@ void source_roll_back(struct source_call *c)
     if (from == SOURCE_PREPARING || from == SOURCE_RECORDING) {
         source_withdraw(c);
     } else {
-        send_abort(c);
+        source_send_abort(c);
         source_end(c, SOURCE_FAILED);
     }
 }
@@ -195,6 +196,7 @@ void source_trouble(struct source_call *c, enum move_reason reason, const struct
         source_enter(c, SOURCE_UNCERTAIN);
         break;
     case SOURCE_UNCERTAIN:
+    case SOURCE_SERVING:
     case SOURCE_WITHDRAWING:
         source_shut(c);
         source_retry_later(c);

@@ -14,6 +14,7 @@ const char *move_stage_name(enum move_stage stage)
         [STAGE_STOP_AND_COPY] = "stop-and-copy",
         [STAGE_COMMITMENT] = "commitment",
         [STAGE_ACTIVATION] = "activation",
+        [STAGE_PULLING] = "pulling",
     };
     static_assert(ARRAY_LEN(names) == STAGE_MAX, "one name a stage");
     return stage < STAGE_MAX ? names[stage] : "unknown";
@@ -30,7 +31,11 @@ const char *move_action_name(enum move_action_kind kind)
         [ACTION_CONNECT] = "connect",
         [ACTION_SEND_DESCRIPTION] = "send-description",
         [ACTION_SEND_ROUND] = "send-round",
+        [ACTION_PREPARE_GUEST] = "prepare-guest",
         [ACTION_THROTTLE] = "throttle",
+        [ACTION_END_ROUND] = "end-round",
+        [ACTION_OPEN_URGENT] = "open-urgent",
+        [ACTION_PUSH] = "push",
         [ACTION_PAUSE_GUEST] = "pause-guest",
         [ACTION_SEND_STATE] = "send-state",
         [ACTION_RESUME_GUEST] = "resume-guest",
@@ -40,6 +45,8 @@ const char *move_action_name(enum move_action_kind kind)
         [ACTION_LOAD] = "load",
         [ACTION_RUN_GUEST] = "run-guest",
         [ACTION_DISCARD] = "discard",
+        [ACTION_TAKE_LANE] = "take-lane",
+        [ACTION_SEND_ABSENT] = "send-absent",
         [ACTION_END] = "end",
     };
     static_assert(ARRAY_LEN(names) == ACTION_KIND_MAX, "one name an action");

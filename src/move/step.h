@@ -35,6 +35,7 @@ enum move_stage {
     STAGE_STOP_AND_COPY,
     STAGE_COMMITMENT,
     STAGE_ACTIVATION,
+    STAGE_PULLING, /* not of Clark's: post-copy, the guest runs and its memory follows */
     STAGE_MAX
 };
 
@@ -67,14 +68,25 @@ enum move_action_kind {
     ACTION_CONNECT,          /* make connection `conn` to the target -> CONNECTED, CONNECT_FAILED */
     ACTION_SEND_DESCRIPTION, /* sections MACHINE and CPUID */
     ACTION_SEND_ROUND,       /* `round`: what is dirty now (round 1: all there is), and clear it;
-                              * -> PROGRESS..., ROUND_SENT */
+                              * -> PROGRESS..., ROUND_SENT. ABSENT: instead of the pages, sections
+                              * ABSENT; from then on requests on the urgent lane are answered */
+    ACTION_END_ROUND,        /* the round under way ends after the section being sent; what it did
+                              * not come to stays dirty -> ROUND_SENT */
+    ACTION_OPEN_URGENT,      /* open the urgent lane beside `conn`; after a PULL, what the target
+                              * lacks is what its ABSENT sections said, and answering begins at
+                              * once -> URGENT_OPEN, or LOST of `conn` */
+    ACTION_PUSH,             /* send what the target lacks on `conn`, each page once, near the last
+                              * faults first -> PROGRESS... */
+    ACTION_PREPARE_GUEST,    /* `slow`: let the guest's agent make it easier to move, for a bounded
+                              * time, while the guest runs -> GUEST_PREPARED, whatever came of it;
+                              * RESUME_GUEST undoes it */
     ACTION_THROTTLE,     /* `run_permille`: the writers keep this share of their writing, until the
                               * next such action, PAUSE_GUEST, RESUME_GUEST or the end */
     ACTION_PAUSE_GUEST,  /* vCPUs parked, devices quiescent -> PAUSED */
     ACTION_SEND_STATE,   /* every device-state section -> STATE_SENT */
     ACTION_RESUME_GUEST, /* the guest runs as it did before START: undo PAUSE_GUEST, also one under
                               * way or never asked for; give up rounds and state being sent; dirty
-                              * tracking ends */
+                              * tracking ends; the urgent lane is not answered any more */
     ACTION_RELEASE,      /* the guest is the target's: free it here, never run it again */
 
     /* target */
@@ -84,7 +96,10 @@ enum move_action_kind {
                               * nothing more to run that could fail */
     ACTION_RUN_GUEST, /* let it run and announce it on the network -> RUNNING */
     ACTION_DISCARD,   /* free everything received and reserved; never run it */
-    ACTION_END,       /* nobody will ask for this token again: the pump may stop listening, and
+    ACTION_TAKE_LANE, /* `conn` becomes the urgent lane of the move's connection, and has no messages
+                       * any more. Either one lost is the move's connection LOST; both are closed */
+    ACTION_SEND_ABSENT, /* on `conn`: sections ABSENT for all that is missing now, then PULL */
+    ACTION_END,         /* nobody will ask for this token again: the pump may stop listening, and
                               * the store may forget the token (not that this host owns the VM) */
     ACTION_KIND_MAX
 };
@@ -98,9 +113,10 @@ struct move_action {
         uint64_t at_ns;
         struct {
             uint32_t number; /* from 1 */
-            bool last;       /* the guest is paused */
-            uint64_t rate;   /* at most so many bytes a second; 0 = as fast as it goes */
+            enum move_round kind;
+            uint64_t rate; /* at most so many bytes a second; 0 = as fast as it goes */
         } round;
+        bool slow;             /* the guest writes too fast */
         uint32_t run_permille; /* 100 to 1000 */
         struct {
             uint8_t from, to;        /* states of the engine; equal: news within a state */

@@ -17,6 +17,7 @@
 static int on_lost(struct target_call *c)
 {
     c->t->conn = 0;
+    c->t->lane = false;
     target_trouble(c, REASON_LOST, c->e->why);
     return 0;
 }
@@ -105,6 +106,13 @@ static const struct row rows[] = {
     MSG(ACTIVATING, SETTLED, target_on_settled),
     WIRE(ACTIVATING),
 
+    ON(PULLING, SECTION, target_on_pushed),
+    ON(PULLING, PULLED, target_on_pulled),
+    MSG(PULLING, ABORT, target_on_source_lost),
+    WIRE(PULLING),
+
+    ON(STRANDED, PULLED, target_on_pulled),
+
     MSG(ACTIVE, SETTLED, target_on_settled),
     WIRE(ACTIVE),
 
@@ -130,7 +138,7 @@ static uint64_t stall_at(const struct target *t)
 {
     bool ours = t->expect == EXPECT_CHECKED || t->expect == EXPECT_RESERVED;
     bool waits = (t->state >= TARGET_CHECKING && t->state <= TARGET_RECEIVING && !ours) ||
-                 t->state == TARGET_PREPARED;
+                 t->state == TARGET_PREPARED || t->state == TARGET_PULLING;
     return waits ? target_later(t->progress_ns, t->config.stall_limit_ns) : CLOCK_NEVER;
 }
 
@@ -190,8 +198,9 @@ static int refuse(struct target_call *c)
     struct err why;
 
     if (c->e->kind >= TARGET_CANCEL)
-        return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s",
-                       target_event_name(c->e->kind), state);
+        return err_set(c->err, ERR_CALLER, EBUSY, "%s is not possible while %s%s",
+                       target_event_name(c->e->kind), state,
+                       c->t->post_copy ? ": only the source has all of the guest's memory" : "");
     if (c->m || on_connection(c->e->kind))
         return target_protocol_error(c, REASON_PROTOCOL, "out of place");
     (void)err_set(&why, ERR_BUG, EPROTO, "event %s out of place while %s",

@@ -18,7 +18,13 @@
  *                                                                         |    | RECORD_FAILED, old record
  *                                                                         |    '--> PREPARED, UNCERTAIN
  *                                    ACTIVE <-------- ACTIVATING <--------'
- *                                             RUNNING             RECORDED
+ *                                       ^     RUNNING     |       RECORDED
+ *                                       |                 | RUNNING, post-copy
+ *                                PULLED |   LOST, stalled v
+ *                                       |  STRANDED <--- PULLING
+ *                                       '------'--------> | '
+ *                                              RESOLVE    '----> ACTIVE
+ *                                                          PULLED
  *
  * Connections: the one that brought HELLO is the move's. A newcomer is heard only if its first
  * message is RESOLVE: with this move's token it takes the old connection's place (the source makes
@@ -42,6 +48,10 @@ enum target_state {
     TARGET_RECORDING,  /* COMMIT taken; HERE being written; does not run the guest. ABORT and CANCEL
                         * come too late. Has no stall limit                        commitment */
     TARGET_ACTIVATING, /* HERE durable, COMMITTED sent, guest being let run        activation */
+    TARGET_PULLING,    /* post-copy: the guest runs here, and accesses to missing pages wait for the
+                        * source to send them. No CANCEL                           pulling */
+    TARGET_STRANDED,   /* the same without a connection: what waits, waits, for as long as it takes;
+                        * the vCPUs that need nothing run on. `reason` source-lost: for ever */
     TARGET_ACTIVE,     /* end: the guest runs here. Answers RESOLVE until END */
     TARGET_GONE,       /* end: nothing here, and never will be. Answers RESOLVE until END */
     TARGET_STATE_MAX
@@ -79,6 +89,8 @@ enum target_event_kind {
     TARGET_RECORDED,      /* record_ns */
     TARGET_RECORD_FAILED, /* why, record_unknown */
     TARGET_RUNNING,       /* activated: the engine fills in the token; borrowed for the call */
+    TARGET_PULLED,        /* pulled: borrowed for the call; nothing is missing, or nothing is needed
+                           * any more. Only after RUNNING. The engine fills in the token */
     TARGET_FAULT,         /* why: this host could not apply pages, or lost what it had reserved */
     TARGET_TICK,
     TARGET_CANCEL, /* by a person here; refused with -EBUSY from RECORDING on. In PREPARED and
@@ -105,6 +117,7 @@ struct target_event {
         uint64_t record_ns;
         bool record_unknown; /* as in source.h */
         const struct message_activated *activated;
+        const struct message_pulled *pulled;
     };
 };
 
@@ -130,10 +143,13 @@ struct target {
     unsigned expect;            /* CHECKING, RESERVING, RECEIVING: what comes next (target.c) */
     uint32_t round;             /* current or last */
     bool round_last;
+    bool post_copy;          /* the last round was ABSENT */
+    bool lane;               /* the urgent lane beside `conn` is open */
     uint64_t round_pages;    /* applied in this round */
     uint32_t state_sections; /* device-state sections taken */
     uint64_t record_ns;
     struct message_activated activated; /* kept: sent again to a source that asks again */
+    struct message_pulled pulled;       /* the same */
 };
 
 void target_init(struct target *target, const struct target_config *config);

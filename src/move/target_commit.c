@@ -11,8 +11,17 @@ static void take_over(struct target_call *c)
 {
     if (c->t->conn != c->e->conn)
         target_shut(c);
+    c->t->lane = false;
     c->t->conn = c->e->conn;
     c->t->progress_ns = c->now;
+}
+
+/* What is missing by now. The lane of the lost connection is closed: nothing comes any more that this
+ * would not count. */
+static void send_absent(struct target_call *c)
+{
+    if (c->t->post_copy)
+        move_act(c->out, ACTION_SEND_ABSENT)->conn = c->t->conn;
 }
 
 /* RESOLVE with this move's token: the source has given up the old connection. */
@@ -20,7 +29,9 @@ static void resolve(struct target_call *c)
 {
     struct target *t = c->t;
     const uint8_t *token = t->hello.token;
-    bool withdraw = c->m->resolve.intent == INTENT_WITHDRAW;
+    bool recovers = c->m->resolve.intent == INTENT_RECOVER;
+    /* A source without its memory has nothing to withdraw, but what is here is worth nothing either. */
+    bool withdraw = c->m->resolve.intent == INTENT_WITHDRAW || (recovers && t->post_copy);
 
     take_over(c);
     switch (t->state) {
@@ -31,6 +42,7 @@ static void resolve(struct target_call *c)
             if (t->state != TARGET_PREPARED)
                 target_enter(c, TARGET_PREPARED);
             target_send_status(c, t->conn, token, KNOWS_HELD, 0);
+            send_absent(c);
             break;
         }
         /* fall through */
@@ -40,7 +52,7 @@ static void resolve(struct target_call *c)
     case TARGET_RECEIVING:
     case TARGET_LOADING:
         /* Not PREPARED: whatever it asks, it cannot have handed the guest over. */
-        target_blame(c, REASON_CANCELLED, NULL);
+        target_blame(c, recovers ? REASON_SOURCE_LOST : REASON_CANCELLED, NULL);
         t->withdrawn = true;
         target_discard(c);
         target_send_status(c, t->conn, token, KNOWS_NOTHING, 0);
@@ -50,12 +62,32 @@ static void resolve(struct target_call *c)
         break;
     case TARGET_RECORDING:
         target_send_status(c, t->conn, token, KNOWS_RECORDING, 0);
+        send_absent(c);
         break;
     case TARGET_ACTIVATING:
+        target_send_status(c, t->conn, token, t->post_copy ? KNOWS_PULLING : KNOWS_COMMITTED, 0);
+        send_absent(c);
+        break;
+    case TARGET_PULLING:
+    case TARGET_STRANDED:
+        target_send_status(c, t->conn, token, KNOWS_PULLING, 0);
+        if (recovers) {
+            target_blame(c, REASON_SOURCE_LOST, NULL);
+            target_shut(c);
+            target_enter(c, TARGET_STRANDED);
+            break;
+        }
+        t->reason = 0;
+        if (t->state != TARGET_PULLING)
+            target_enter(c, TARGET_PULLING);
+        target_send_activated(c);
+        send_absent(c);
+        break;
     case TARGET_ACTIVE:
         target_send_status(c, t->conn, token, KNOWS_COMMITTED, 0);
-        if (t->state == TARGET_ACTIVE)
-            target_send_activated(c);
+        target_send_activated(c);
+        if (t->post_copy)
+            target_send_pulled(c);
         break;
     case TARGET_LISTENING:
     case TARGET_STATE_MAX:
@@ -100,6 +132,9 @@ int target_newcomer(struct target_call *c)
         move_act(c->out, ACTION_CLOSE)->conn = c->e->conn;
         return 0;
     }
+    if (c->m->type == MESSAGE_LANE && known && target_same_token(c, c->m->lane.token) &&
+        target_on_lane(c) == 0)
+        return 0;
     if (c->m->type == MESSAGE_HELLO && !known)
         return hello(c);
     if (c->m->type == MESSAGE_HELLO)
@@ -127,6 +162,8 @@ int target_on_commit(struct target_call *c)
 int target_on_adopt(struct target_call *c)
 {
     struct err why;
+    if (c->t->post_copy)
+        return TARGET_REFUSE;
     (void)err_set(&why, ERR_CALLER, ECANCELED, "adopted by a person's decision");
     target_blame(c, REASON_OPERATOR, &why);
     c->t->adopting = true;
@@ -174,7 +211,12 @@ int target_on_running(struct target_call *c)
     t->activated = *c->e->activated;
     memcpy(t->activated.token, t->hello.token, sizeof(t->activated.token));
     t->activated.record_ns = t->record_ns;
-    target_enter(c, TARGET_ACTIVE);
+    if (t->post_copy && !t->conn) {
+        struct err why;
+        (void)err_set(&why, ERR_PEER, ECONNRESET, "the connection to the source is lost");
+        target_blame(c, REASON_LOST, &why);
+    }
+    target_enter(c, !t->post_copy ? TARGET_ACTIVE : t->conn ? TARGET_PULLING : TARGET_STRANDED);
     target_send_activated(c);
     return 0;
 }

@@ -40,6 +40,7 @@ void target_send_abort(struct target_call *c, uint32_t conn, const uint8_t *toke
 void target_send_status(struct target_call *c, uint32_t conn, const uint8_t *token,
                         enum move_knows knows, enum move_reason reason);
 void target_send_activated(struct target_call *c);
+void target_send_pulled(struct target_call *c);
 void target_discard(struct target_call *c);
 void target_give_up(struct target_call *c);
 void target_trouble(struct target_call *c, enum move_reason reason, const struct err *why);
@@ -67,3 +68,9 @@ int target_on_running(struct target_call *c);
 int target_on_settled(struct target_call *c);
 int target_on_abort(struct target_call *c);
 int target_on_crossed(struct target_call *c);
+
+/* target_pull.c */
+int target_on_lane(struct target_call *c);
+int target_on_pushed(struct target_call *c);
+int target_on_pulled(struct target_call *c);
+int target_on_source_lost(struct target_call *c);

@@ -20,7 +20,7 @@ int target_on_section(struct target_call *c)
         fits = type == SECTION_CPUID;
         break;
     case EXPECT_PAGES:
-        fits = type == SECTION_PAGES;
+        fits = type == (t->post_copy ? SECTION_ABSENT : SECTION_PAGES);
         break;
     case EXPECT_STATE:
         fits = type >= SECTION_VM && type < SECTION_STATE_MAX;
@@ -107,8 +107,11 @@ int target_on_round(struct target_call *c)
         return TARGET_REFUSE;
     if (c->m->round.number != t->round + 1)
         return target_protocol_error(c, REASON_PROTOCOL, "not the next round");
+    if (c->m->round.last == ROUND_ABSENT && !t->lane)
+        return target_protocol_error(c, REASON_PROTOCOL, "there is no lane for what it leaves out");
     t->round = c->m->round.number;
-    t->round_last = c->m->round.last;
+    t->round_last = c->m->round.last != ROUND_RUNNING;
+    t->post_copy = c->m->round.last == ROUND_ABSENT;
     t->round_pages = 0;
     t->expect = EXPECT_PAGES;
     if (t->state == TARGET_RESERVED)

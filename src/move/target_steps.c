@@ -43,6 +43,7 @@ void target_shut(struct target_call *c)
     if (c->t->conn)
         move_act(c->out, ACTION_CLOSE)->conn = c->t->conn;
     c->t->conn = 0;
+    c->t->lane = false;
 }
 
 void target_end(struct target_call *c)
@@ -81,6 +82,12 @@ void target_send_activated(struct target_call *c)
 {
     if (c->t->conn)
         move_send(c->out, c->t->conn, MESSAGE_ACTIVATED)->activated = c->t->activated;
+}
+
+void target_send_pulled(struct target_call *c)
+{
+    if (c->t->conn)
+        move_send(c->out, c->t->conn, MESSAGE_PULLED)->pulled = c->t->pulled;
 }
 
 /* The guest will never run here under this token. Anything said about it after this is true for
@@ -129,6 +136,11 @@ void target_trouble(struct target_call *c, enum move_reason reason, const struct
         target_shut(c);
         target_enter(c, TARGET_UNCERTAIN);
         break;
+    case TARGET_PULLING:
+        target_blame(c, reason, why);
+        target_shut(c);
+        target_enter(c, TARGET_STRANDED);
+        break;
     case TARGET_GONE:
         target_shut(c);
         if (t->withdrawn)
@@ -137,6 +149,7 @@ void target_trouble(struct target_call *c, enum move_reason reason, const struct
     case TARGET_UNCERTAIN:
     case TARGET_RECORDING:
     case TARGET_ACTIVATING:
+    case TARGET_STRANDED:
     case TARGET_ACTIVE:
         target_shut(c);
         break;

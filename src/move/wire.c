@@ -2,7 +2,25 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <stdlib.h>
+
+int wire_connect(struct wire *wire, const struct trust *trust, bool insecure, const char *address,
+                 struct err *err)
+{
+    char host[NI_MAXHOST], port[8];
+    int rc = link_split_address(address, host, sizeof(host), port, sizeof(port), err);
+    if (!rc)
+        rc = link_connect(&wire->link, address, err);
+    if (!rc && insecure)
+        rc = link_check_plain(&wire->link, trust, err);
+    else if (!rc)
+        rc = link_secure(&wire->link, trust, host, err);
+    if (rc)
+        link_close(&wire->link);
+    wire->phase = WIRE_OPEN;
+    return rc;
+}
 
 int wire_send(struct wire *wire, const void *sections, size_t len, struct err *err)
 {
@@ -63,5 +81,6 @@ void wire_close(struct wire *wire)
 {
     link_close(&wire->link);
     wire->conn = 0;
+    wire->phase = WIRE_OPEN;
     wire->greeted = wire->header_seen = false;
 }

@@ -6,15 +6,30 @@
 #include "move/link.h"
 #include "move/message.h"
 
+/* How far an accepted connection has come (move/admit.h). What was connected to is open at once. */
+enum wire_phase {
+    WIRE_OPEN,
+    WIRE_KNOCKS,    /* plain: it has not said anything yet */
+    WIRE_PROVES,    /* shakes hands */
+    WIRE_DISMISSED, /* refused; kept until it has read why */
+};
+
 struct wire {
     struct link link;
     uint32_t conn;     /* the engine's number for it; 0 = none */
     bool greeted;      /* our header is out */
     bool header_seen;  /* the peer's has come, and is good */
-    uint64_t since_ns; /* accepted or connected */
+    uint64_t since_ns; /* accepted, admitted or connected */
+    enum wire_phase phase;
+    short events; /* what to poll(2) for before it is open */
 };
 
 #define WIRE_NONE ((struct wire){ .link = LINK_NONE })
+
+/* Connects to `address` and, unless `insecure`, has both ends prove who they are. After an error the wire is
+ * not connected. Errors of link_connect() and link_secure(). */
+int wire_connect(struct wire *wire, const struct trust *trust, bool insecure, const char *address,
+                 struct err *err) MUST_CHECK;
 
 /* Sends whole sections, the stream header before the first. -EPIPE without trying on a connection that was
  * left in the middle of a section. */

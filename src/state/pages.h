@@ -21,7 +21,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGES_VERSION 2 /* newest */
+#define PAGES_VERSION 2       /* newest */
+#define PAGES_PLAIN_VERSION 1 /* no deltas, nothing packed */
 #define PAGES_RUN_BYTES 16
 #define PAGES_RUNS_MAX 1024u
 #define PAGES_DATA_MAX \

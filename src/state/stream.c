@@ -168,7 +168,7 @@ int section_get(const struct section *section, const void *body, const struct sc
 
 const char *section_type_name(uint16_t type)
 {
-    static const char *const names[SECTION_STATE_MAX] = {
+    static const char *const names[] = {
         [SECTION_END] = "end",
         [SECTION_MACHINE] = "machine",
         [SECTION_CPUID] = "cpuid",
@@ -179,11 +179,14 @@ const char *section_type_name(uint16_t type)
         [SECTION_VIRTIO_NET] = "virtio-net",
         [SECTION_VIRTIO_BLK] = "virtio-blk",
         [SECTION_VIRTIO_RNG] = "virtio-rng",
+        [SECTION_VIRTIO_BALLOON] = "virtio-balloon",
         [SECTION_BUTTON] = "button",
+        [SECTION_ABSENT] = "absent",
+        [SECTION_VIRTIO_VSOCK] = "virtio-vsock",
     };
     if (type == SECTION_PROBE)
         return "probe";
     if (type >= SECTION_MESSAGE && type < SECTION_TYPE_MAX)
         return "message";
-    return type < SECTION_STATE_MAX && names[type] ? names[type] : "unknown";
+    return type < ARRAY_LEN(names) && names[type] ? names[type] : "unknown";
 }

@@ -42,7 +42,11 @@ enum section_type {
     SECTION_VIRTIO_BLK,
     SECTION_VIRTIO_RNG,
     SECTION_BUTTON,
+    SECTION_VIRTIO_BALLOON,
+    SECTION_VIRTIO_VSOCK,
     SECTION_STATE_MAX,
+
+    SECTION_ABSENT = 32, /* live only: pages that one side lacks: state/absent.h */
 
     SECTION_PROBE = 63,   /* filler that measures a connection: move/dryrun.h */
     SECTION_MESSAGE = 64, /* first of the live messages: move/message.h */

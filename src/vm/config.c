@@ -1,4 +1,5 @@
 #include "vm/config.h"
+#include "dev/virtio_vsock.h"
 #include "mem/mem.h"
 
 #include <errno.h>
@@ -6,7 +7,7 @@
 #include <string.h>
 
 SCHEMA_DEFINE(config_device, 1, CONFIG_DEVICE)
-SCHEMA_DEFINE(machine_config, 1, MACHINE_CONFIG)
+SCHEMA_DEFINE(machine_config, 2, MACHINE_CONFIG)
 
 #define MEMORY_STEP_BYTES (UINT64_C(2) << 20)
 
@@ -64,6 +65,7 @@ static int check_device(const struct config_device *d, enum err_fault fault, str
 
 static int check_devices(const struct machine_config *c, enum err_fault fault, struct err *err)
 {
+    unsigned balloons = 0;
     if (c->device_count > CONFIG_DEVICES_MAX)
         return err_set(err, fault, EINVAL, "%u devices, and a machine has at most %u",
                        c->device_count, CONFIG_DEVICES_MAX);
@@ -72,6 +74,10 @@ static int check_devices(const struct machine_config *c, enum err_fault fault, s
         int rc = check_device(d, fault, err);
         if (rc)
             return rc;
+        balloons += d->kind == CONFIG_BALLOON;
+        if (balloons > 1)
+            return err_set(err, fault, EINVAL, "device %s: a machine has at most one balloon",
+                           d->id);
         for (uint32_t k = 0; k < i; k++) {
             if (strcmp(c->device[k].id, d->id) == 0)
                 return err_set(err, fault, EINVAL, "two devices are called %s", d->id);
@@ -80,6 +86,22 @@ static int check_devices(const struct machine_config *c, enum err_fault fault, s
                                c->device[k].id, d->id);
         }
     }
+    return 0;
+}
+
+static int check_vsock(const struct machine_config *c, enum err_fault fault, struct err *err)
+{
+    unsigned devices = 0;
+    for (uint32_t i = 0; i < c->device_count; i++)
+        devices += c->device[i].kind == CONFIG_VSOCK;
+    if (devices > 1)
+        return err_set(err, fault, EINVAL, "%u vsock devices, and a machine has at most one",
+                       devices);
+    if (devices != (c->vsock_cid != 0))
+        return err_set(err, fault, EINVAL, "a vsock device and its CID go together");
+    if (devices && (c->vsock_cid < VSOCK_CID_GUEST_MIN || c->vsock_cid > VSOCK_CID_GUEST_MAX))
+        return err_set(err, fault, EINVAL, "vsock CID %u: a guest's is %u to %u", c->vsock_cid,
+                       VSOCK_CID_GUEST_MIN, VSOCK_CID_GUEST_MAX);
     return 0;
 }
 
@@ -101,7 +123,8 @@ int config_check(const struct machine_config *c, enum err_fault fault, struct er
     if (!is_printable(c->cmdline))
         return err_set(err, fault, EINVAL,
                        "the command line has characters that are not printable ASCII");
-    return check_devices(c, fault, err);
+    int rc = check_devices(c, fault, err);
+    return rc ? rc : check_vsock(c, fault, err);
 }
 
 int config_host_set(const struct machine_config *machine, struct host_config *host, const char *id,

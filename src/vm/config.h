@@ -16,7 +16,14 @@
 #define CONFIG_SECTORS_MAX (UINT64_C(1) << 54) /* the largest file, 2^63 bytes */
 #define CONFIG_CMDLINE_MAX 2048
 
-enum config_device_kind { CONFIG_NET = 1, CONFIG_BLK, CONFIG_RNG, CONFIG_DEVICE_MAX };
+enum config_device_kind {
+    CONFIG_NET = 1,
+    CONFIG_BLK,
+    CONFIG_RNG,
+    CONFIG_BALLOON,
+    CONFIG_VSOCK, /* at most one */
+    CONFIG_DEVICE_MAX
+};
 
 /* One virtio-mmio device. The bus place is given by its number in the list: window
  * CONFIG_MMIO_BASE + number * CONFIG_MMIO_STRIDE, interrupt CONFIG_GSI_BASE + number. */
@@ -34,13 +41,15 @@ enum config_device_kind { CONFIG_NET = 1, CONFIG_BLK, CONFIG_RNG, CONFIG_DEVICE_
     F(T, u64, fingerprint) /* blk: sample of its contents (disk_fingerprint()); 0 = none */
 SCHEMA_STRUCT(config_device, CONFIG_DEVICE);
 
-#define MACHINE_CONFIG(F, T)                \
-    F(T, text, name, CONFIG_NAME_MAX)       \
-    F(T, u8s, uuid, 16)                     \
-    F(T, u32, vcpus)                        \
-    F(T, u64, memory_bytes)                 \
-    F(T, text, cmdline, CONFIG_CMDLINE_MAX) \
-    F(T, list, device, config_device, CONFIG_DEVICES_MAX)
+#define MACHINE_CONFIG(F, T)                              \
+    F(T, text, name, CONFIG_NAME_MAX)                     \
+    F(T, u8s, uuid, 16)                                   \
+    F(T, u32, vcpus)                                      \
+    F(T, u64, memory_bytes)                               \
+    F(T, text, cmdline, CONFIG_CMDLINE_MAX)               \
+    F(T, list, device, config_device, CONFIG_DEVICES_MAX) \
+    F(T, since, 2)                                        \
+    F(T, u32, vsock_cid) /* of the guest, if it has a vsock device; else 0 */
 SCHEMA_STRUCT(machine_config, MACHINE_CONFIG);
 
 /* Where the n-th device of the machine is on this host: parallel to machine_config.device. */
@@ -65,7 +74,9 @@ int config_check(const struct machine_config *config, enum err_fault fault,
  * 268435456, "cmdline": "console=ttyS0", "devices": [{"kind": "blk", "id": "root", "read_only":
  * false, "serial": "", "sectors": 2048, "fingerprint": "16 hex digits"},
  *                              {"kind": "net", "id": "lan", "mac": "52:54:00:12:34:56"},
- *                              {"kind": "rng", "id": "rng0"}]},
+ *                              {"kind": "rng", "id": "rng0"},
+ *                              {"kind": "balloon", "id": "balloon0"},
+ *                              {"kind": "vsock", "id": "vsock0"}], "vsock_cid": 3},
  *      "host": {"kernel": "/boot/vmlinuz", "initrd": "/boot/initrd.img",
  *               "devices": {"root": {"path": "/srv/web1.raw"}, "lan": {"tap": "tap0"}}}}
  *

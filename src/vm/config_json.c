@@ -17,9 +17,9 @@
 static const struct {
     const char *name, *place;
 } kinds[] = {
-    [CONFIG_NET] = { "net", "tap" },
-    [CONFIG_BLK] = { "blk", "path" },
-    [CONFIG_RNG] = { "rng", NULL },
+    [CONFIG_NET] = { "net", "tap" },    [CONFIG_BLK] = { "blk", "path" },
+    [CONFIG_RNG] = { "rng", NULL },     [CONFIG_BALLOON] = { "balloon", NULL },
+    [CONFIG_VSOCK] = { "vsock", NULL },
 };
 static_assert(ARRAY_LEN(kinds) == CONFIG_DEVICE_MAX, "one row per kind of device");
 
@@ -49,9 +49,10 @@ struct key {
 static const struct key top_keys[] = { { .name = "machine", .kind = KEY_NESTED },
                                        { .name = "host", .kind = KEY_NESTED } };
 static const struct key machine_keys[] = {
-    KEY(machine_config, KEY_TEXT, name),    KEY(machine_config, KEY_UUID, uuid),
-    KEY(machine_config, KEY_U32, vcpus),    KEY(machine_config, KEY_U64, memory_bytes),
-    KEY(machine_config, KEY_TEXT, cmdline), { .name = "devices", .kind = KEY_NESTED },
+    KEY(machine_config, KEY_TEXT, name),     KEY(machine_config, KEY_UUID, uuid),
+    KEY(machine_config, KEY_U32, vcpus),     KEY(machine_config, KEY_U64, memory_bytes),
+    KEY(machine_config, KEY_TEXT, cmdline),  { .name = "devices", .kind = KEY_NESTED },
+    KEY(machine_config, KEY_U32, vsock_cid),
 };
 static const struct key device_keys[] = {
     KEY(config_device, KEY_DEVICE, kind),     KEY(config_device, KEY_TEXT, id),
@@ -156,7 +157,7 @@ static const char *read_value(const struct key *key, const json_t *json, void *m
                 *(uint32_t *)member = i;
                 return NULL;
             }
-        return "\"net\", \"blk\" or \"rng\"";
+        return "\"net\", \"blk\", \"rng\", \"balloon\" or \"vsock\"";
     case KEY_NESTED:
         return NULL;
     }

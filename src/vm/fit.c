@@ -23,7 +23,7 @@ static void add_fact(struct fit_report *report, bool ok, const struct fit_reason
 
 void fit_good(struct fit_report *report, const char *fact, const char *fmt, ...)
 {
-    struct fit_reason is;
+    struct fit_reason is = { 0 };
     va_list ap;
     va_start(ap, fmt);
     set(&is, fact, fmt, ap);
@@ -33,7 +33,7 @@ void fit_good(struct fit_report *report, const char *fact, const char *fmt, ...)
 
 void fit_add(struct fit_report *report, const char *fact, const char *fmt, ...)
 {
-    struct fit_reason is;
+    struct fit_reason is = { 0 };
     va_list ap;
     va_start(ap, fmt);
     set(&is, fact, fmt, ap);

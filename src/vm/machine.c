@@ -14,9 +14,11 @@
 #include "dev/disk.h"
 #include "dev/serial.h"
 #include "dev/tap.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "vm/acpi.h"
 #include "vm/boot.h"
 #include "vm/cpuid.h"
@@ -193,6 +195,7 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
     const struct config_device *device = &machine->config.device[n];
     uint16_t instance = (uint16_t)(2 + n);
     int fd = TAKE_FD(machine->fds.device[n]);
+    machine->disk_fd[n] = fd;
 
     switch ((enum config_device_kind)device->kind) {
     case CONFIG_NET:
@@ -204,6 +207,15 @@ static int create_virtio(struct machine *machine, uint32_t n, struct dev **ret, 
                                  err);
     case CONFIG_RNG:
         return virtio_rng_create(ret, instance, &machine->mem, machine->loop, err);
+    case CONFIG_BALLOON: {
+        int rc = virtio_balloon_create(ret, instance, &machine->mem, machine->loop,
+                                       machine->hooks.balloon_changed, machine->hooks.ctx, err);
+        machine->balloon = rc ? NULL : *ret;
+        return rc;
+    }
+    case CONFIG_VSOCK:
+        return virtio_vsock_create(ret, instance, &machine->mem, machine->loop,
+                                   machine->config.vsock_cid, err);
     case CONFIG_DEVICE_MAX:
         break;
     }
@@ -508,6 +520,14 @@ void machine_announce(struct machine *machine)
     for (unsigned i = 0; i < machine->dev_count; i++)
         if (machine->dev[i]->ops->announce)
             machine->dev[i]->ops->announce(machine->dev[i]);
+}
+
+struct dev *machine_vsock(struct machine *machine)
+{
+    for (uint32_t n = 0; n < machine->config.device_count; n++)
+        if (machine->config.device[n].kind == CONFIG_VSOCK)
+            return machine->dev[2 + n];
+    return NULL;
 }
 
 void machine_press_power_button(struct machine *machine)

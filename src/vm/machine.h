@@ -12,7 +12,8 @@
  */
 #pragma once
 #include "base/loop.h"
-#include "dev/dev.h"
+#include "dev/disk.h"
+#include "dev/virtio_balloon.h"
 #include "kvm/hv.h"
 #include "mem/mem.h"
 #include "state/stream.h"
@@ -29,8 +30,9 @@ enum machine_end {
 struct machine_hooks {
     void *ctx;
     void (*console_out)(void *ctx, const uint8_t *bytes,
-                        size_t len); /* vCPU threads; must not block */
-    void (*console_room)(void *ctx); /* the serial port takes input again */
+                        size_t len);            /* vCPU threads; must not block */
+    void (*console_room)(void *ctx);            /* the serial port takes input again */
+    virtio_balloon_changed_fn *balloon_changed; /* may be NULL */
     void (*on_end)(void *ctx, enum machine_end how, const char *why);
 };
 
@@ -52,10 +54,12 @@ struct machine {
     struct meter *meter;
     struct machine_hooks hooks;
     struct machine_fds fds;
+    int disk_fd[CONFIG_DEVICES_MAX]; /* of each blk device, which owns it */
 
     struct dev *dev[MACHINE_DEVS_MAX]; /* serial, button, then the virtio devices */
     unsigned dev_count;
     struct dev *serial, *button;
+    struct dev *balloon; /* NULL: it has none */
     struct loop_source serial_room;
 
     unsigned pauses; /* 0 = running */
@@ -88,6 +92,15 @@ int machine_boot(struct machine *machine, const struct host_config *host,
 int machine_pause(struct machine *machine, struct err *err) MUST_CHECK;
 void machine_resume(struct machine *machine);
 
+/* Makes durable what the guest has written to its disks so far, so that another host that opens them reads
+ * it. May take as long as the storage does; any thread. */
+bool machine_writes_disks(const struct machine *machine);
+int machine_sync_disks(const struct machine *machine, struct err *err) MUST_CHECK;
+
+/* Locks each disk, or passes the locks on: see dev/disk.h. -EBUSY names the disk that someone else has. */
+int machine_lock_disks(const struct machine *machine, enum disk_lock how,
+                       struct err *err) MUST_CHECK;
+
 /* Appends the sections VM, VCPU x n, and one for each device. Paused only. */
 int machine_save(struct machine *machine, struct buf *out, struct err *err) MUST_CHECK;
 
@@ -103,6 +116,9 @@ int machine_loaded_all(const struct machine *machine, const struct machine_seen 
 
 /* After a move: devices tell the network and the guest. */
 void machine_announce(struct machine *machine);
+
+/* Its vsock device; NULL if it has none. */
+struct dev *machine_vsock(struct machine *machine);
 
 void machine_press_power_button(struct machine *machine);
 size_t machine_console_input(struct machine *machine, const uint8_t *bytes, size_t len);

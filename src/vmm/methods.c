@@ -4,6 +4,7 @@
 #include "move/migrate.h"
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
+#include "vmm/recording.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -17,16 +18,49 @@ static void fail(struct rpc_call *call, int code, const char *text)
     rpc_fail(call, &err);
 }
 
+/* Figures of the guest, as VIRTIO_BALLOON_S_* number them. */
+static const char *const balloon_stats[VIRTIO_BALLOON_TAGS] = {
+    "swapped_in_bytes", "swapped_out_bytes", "major_faults",    "minor_faults",
+    "free_bytes",       "total_bytes",       "available_bytes", "disk_caches_bytes",
+    "huge_pages_made",  "huge_pages_failed",
+};
+
+static json_t *balloon_json(const struct machine *machine)
+{
+    struct virtio_balloon_info b;
+    virtio_balloon_info(machine->balloon, &b);
+    json_t *stats = b.stats ? json_object() : json_null();
+    for (unsigned tag = 0; tag < VIRTIO_BALLOON_TAGS; tag++)
+        if (b.stats >> tag & 1)
+            (void)json_object_set_new(stats, balloon_stats[tag],
+                                      json_integer(
+                                          (json_int_t)MIN(b.stat[tag], (uint64_t)INT64_MAX)));
+    if (b.stats)
+        (void)json_object_set_new(stats, "age_ns",
+                                  json_integer((json_int_t)(clock_now_ns() - b.stats_ns)));
+    return json_pack("{s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:o}", "target_bytes",
+                     (json_int_t)b.target_bytes, "actual_bytes", (json_int_t)b.actual_bytes,
+                     "inflated_bytes", (json_int_t)b.inflated_bytes, "reported_bytes",
+                     (json_int_t)b.reported_bytes, "driver", b.driver, "free_page_reporting",
+                     b.reporting, "deflate_on_oom", b.deflate_on_oom, "guest", stats);
+}
+
 static json_t *info_json(struct monitor *monitor)
 {
     json_t *info = json_pack("{s:s, s:s, s:i, s:I}", "name", monitor->dir.name, "state",
                              monitor_state_name(monitor->state), "pid", (int)getpid(), "uptime_ns",
                              (json_int_t)(clock_now_ns() - monitor->started_ns));
     const struct machine *machine = monitor->machine;
+    bool split = monitor->state == MONITOR_SERVING || monitor->state == MONITOR_PULLING ||
+                 monitor->state == MONITOR_STRANDED;
+    if (split && info && monitor->state_why[0])
+        (void)json_object_set_new(info, "state_reason", json_string(monitor->state_why));
     if (monitor->first_run_ns && info)
         (void)json_object_set_new(info, "boot",
                                   json_pack("{s:I}", "first_run_ns",
                                             (json_int_t)monitor->first_run_ns));
+    if (machine && machine->balloon && info)
+        (void)json_object_set_new(info, "balloon", balloon_json(machine));
     if (machine && info) {
         (void)json_object_set_new(info, "config", config_to_json(&machine->config, &monitor->host));
         (void)json_object_set_new(info, "hypervisor", json_string(machine->hv->ops->name));
@@ -51,6 +85,10 @@ static void vm_pause(void *ctx, struct rpc_call *call, const json_t *params)
         return;
     if (monitor->state == MONITOR_PAUSED) {
         rpc_reply(call, NULL); /* asked for twice is as good as once */
+        return;
+    }
+    if (atomic_load(&monitor->incomplete)) {
+        fail(call, EBUSY, "its memory is still arriving: it can be paused when all of it is here");
         return;
     }
     if (monitor->state != MONITOR_RUNNING) {
@@ -96,6 +134,34 @@ static void vm_power_button(void *ctx, struct rpc_call *call, const json_t *para
     rpc_reply(call, NULL);
 }
 
+static void vm_balloon(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct monitor *monitor = ctx;
+    json_int_t bytes = -1;
+    if (rpc_unpack(call, params, "{s?:I}", "size_bytes", &bytes))
+        return;
+    if (!monitor->machine || monitor->state == MONITOR_RECEIVING ||
+        monitor->state == MONITOR_UNCERTAIN) {
+        fail(call, EBUSY, "no guest runs here yet");
+        return;
+    }
+    if (!monitor->machine->balloon) {
+        fail(call, ENODEV, "this VM was made without a balloon");
+        return;
+    }
+    if (json_object_get(params, "size_bytes")) {
+        int rc =
+            bytes < 0 ? -EINVAL : virtio_balloon_set(monitor->machine->balloon, (uint64_t)bytes);
+        if (rc == -EBUSY)
+            fail(call, EBUSY, "the guest stands still");
+        else if (rc)
+            fail(call, EINVAL, "size_bytes: want 0 up to the guest's memory");
+        if (rc)
+            return;
+    }
+    rpc_reply(call, balloon_json(monitor->machine));
+}
+
 static void vm_kill(void *ctx, struct rpc_call *call, const json_t *params)
 {
     if (rpc_unpack(call, params, "{}"))
@@ -116,6 +182,7 @@ static void start(struct monitor *monitor, struct rpc_call *call,
         rpc_reply(call, json_pack("{s:s}", "state", monitor_state_name(monitor->state)));
 }
 
+#define RATE_LEAST 125000 /* slower, and the other side would take a round for a stall */
 #define DELTA_CACHE_MAX ((json_int_t)1 << 40)
 
 static const char *const no_bandwidth =
@@ -171,8 +238,8 @@ static const char *read_goal(const char *policy, json_int_t max_downtime_ns, jso
         return "policy: want goal or clark05";
     if (max_downtime_ns <= 0 || max_time_ns < 0)
         return "max_downtime_ns must be positive, and max_time_ns not negative";
-    if (rate_min <= 0 || rate_max < rate_min)
-        return "rate_min_bytes_per_s must be positive and no more than rate_max_bytes_per_s";
+    if (rate_min < RATE_LEAST || rate_max < rate_min)
+        return "rate_min_bytes_per_s must be at least 125000 and no more than rate_max_bytes_per_s";
     ret->max_downtime_ns = (uint64_t)max_downtime_ns;
     ret->max_time_ns = (uint64_t)max_time_ns;
     ret->rate_min = (uint64_t)rate_min;
@@ -183,28 +250,45 @@ static const char *read_goal(const char *policy, json_int_t max_downtime_ns, jso
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
     const char *to, *mode = "auto", *policy = "goal", *throttle = "allow", *compress = "auto";
+    const char *post_copy = "never";
     struct mover_request request = { .kind = MOVER_MIGRATE, .policy = policy_limits_default() };
     json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0, lanes = -1;
     json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
     json_int_t rate_min = (json_int_t)request.policy.rate_min;
     json_int_t rate_max = (json_int_t)request.policy.rate_max;
     json_int_t bandwidth = 0, bandwidth_downtime = -1, delta_bytes = 0;
-    int strict = 0, check = 0;
+    int strict = 0, check = 0, insecure = 0;
     if (rpc_unpack(call, params,
-                   "{s:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b, s?:I, s?:I, "
-                   "s?:I, s?:s, s?:I}",
-                   "to", &to, "mode", &mode, "max_downtime_ns", &max_downtime_ns, "max_time_ns",
-                   &max_time_ns, "stall_limit_ns", &stall_limit_ns, "policy", &policy, "throttle",
-                   &throttle, "strict", &strict, "rate_min_bytes_per_s", &rate_min,
-                   "rate_max_bytes_per_s", &rate_max, "check", &check, "lanes", &lanes,
-                   "bandwidth_bytes_per_s", &bandwidth, "bandwidth_downtime_bytes_per_s",
-                   &bandwidth_downtime, "compress", &compress, "delta_cache_bytes", &delta_bytes))
+                   "{s:s, s?:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b, s?:b, "
+                   "s?:I, s?:I, s?:I, s?:s, s?:I}",
+                   "to", &to, "mode", &mode, "post_copy", &post_copy, "max_downtime_ns",
+                   &max_downtime_ns, "max_time_ns", &max_time_ns, "stall_limit_ns", &stall_limit_ns,
+                   "policy", &policy, "throttle", &throttle, "strict", &strict,
+                   "rate_min_bytes_per_s", &rate_min, "rate_max_bytes_per_s", &rate_max, "check",
+                   &check, "insecure", &insecure, "lanes", &lanes, "bandwidth_bytes_per_s",
+                   &bandwidth, "bandwidth_downtime_bytes_per_s", &bandwidth_downtime, "compress",
+                   &compress, "delta_cache_bytes", &delta_bytes))
         return;
     if (strcmp(mode, "auto") != 0 && strcmp(mode, "pre-copy") != 0 &&
-        strcmp(mode, "stop-copy") != 0) {
-        fail(call, EINVAL, "mode: want auto, pre-copy or stop-copy");
+        strcmp(mode, "stop-copy") != 0 && strcmp(mode, "post-copy") != 0) {
+        fail(call, EINVAL, "mode: want auto, pre-copy, stop-copy or post-copy");
         return;
     }
+    static const char *const wishes[] = { [SOURCE_POST_COPY_NEVER] = "never",
+                                          [SOURCE_POST_COPY_ALLOW] = "allow",
+                                          [SOURCE_POST_COPY_NOW] = "now" };
+    size_t wish = 0;
+    while (wish < ARRAY_LEN(wishes) && strcmp(post_copy, wishes[wish]) != 0)
+        wish++;
+    if (wish == ARRAY_LEN(wishes)) {
+        fail(call, EINVAL, "post_copy: want never, allow or now");
+        return;
+    }
+    if (wish != SOURCE_POST_COPY_NEVER && strcmp(mode, "stop-copy") == 0) {
+        fail(call, EINVAL, "stop-copy sends all memory first: post_copy can only be never");
+        return;
+    }
+    request.post_copy = (enum source_post_copy)wish;
     if (strcmp(throttle, "allow") != 0 && strcmp(throttle, "never") != 0) {
         fail(call, EINVAL, "throttle: want allow or never");
         return;
@@ -230,7 +314,45 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     if (check)
         request.kind = MOVER_CHECK;
     request.stall_limit_ns = (uint64_t)stall_limit_ns;
+    request.insecure = insecure;
     start(ctx, call, &request);
+}
+
+/* A number that may not be negative; what is, is out of any bounds. */
+static uint64_t not_negative(json_int_t n)
+{
+    return n < 0 ? UINT64_MAX : (uint64_t)n;
+}
+
+static void vm_wws(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    json_int_t interval_ns = 100 * 1000000, duration_ns = 10ll * 1000000000, rtt_ns = 500 * 1000,
+               max_downtime_ns = 300 * 1000000;
+    const char *throttle = "allow";
+    const json_t *rates = NULL;
+    struct err err;
+    if (rpc_unpack(call, params, "{s?:I, s?:I, s?:o, s?:I, s?:I, s?:s}", "interval_ns",
+                   &interval_ns, "duration_ns", &duration_ns, "bandwidths", &rates, "rtt_ns",
+                   &rtt_ns, "max_downtime_ns", &max_downtime_ns, "throttle", &throttle))
+        return;
+    struct recording_request request = { .interval_ns = not_negative(interval_ns),
+                                         .duration_ns = not_negative(duration_ns),
+                                         .rtt_ns = not_negative(rtt_ns),
+                                         .max_downtime_ns = not_negative(max_downtime_ns),
+                                         .allow_throttle = strcmp(throttle, "allow") == 0 };
+    if (!request.allow_throttle && strcmp(throttle, "never") != 0) {
+        fail(call, EINVAL, "throttle: want allow or never");
+        return;
+    }
+    if ((rates && !json_is_array(rates)) || json_array_size(rates) > REPORT_LINKS_MAX) {
+        fail(call, EINVAL, "bandwidths: want a list of at most 16 numbers");
+        return;
+    }
+    for (size_t i = 0; i < json_array_size(rates); i++)
+        request.rate[request.rate_count++] =
+            not_negative(json_integer_value(json_array_get(rates, i)));
+    if (recording_check(&request, &err) || recording_start(ctx, &request, call, &err))
+        rpc_fail(call, &err);
 }
 
 static void vm_checkpoint(void *ctx, struct rpc_call *call, const json_t *params)
@@ -253,6 +375,34 @@ static void vm_migrate_cancel(void *ctx, struct rpc_call *call, const json_t *pa
     if (rpc_unpack(call, params, "{}"))
         return;
     if (mover_order(ctx, MOVE_CANCEL, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
+
+static void vm_migrate_post_copy(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    struct err err;
+    if (rpc_unpack(call, params, "{}"))
+        return;
+    if (mover_order(ctx, MOVE_SWITCH, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
+
+static void vm_migrate_recover(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    const char *to = "";
+    struct err err;
+    if (rpc_unpack(call, params, "{s?:s}", "to", &to))
+        return;
+    if (strlen(to) >= sizeof(((struct mover_request *)0)->target)) {
+        fail(call, EINVAL, "to: too long for HOST:PORT");
+        return;
+    }
+    mover_set_address(ctx, to);
+    if (mover_order(ctx, MOVE_RETRY, &err))
         rpc_fail(call, &err);
     else
         rpc_reply(call, NULL);
@@ -296,6 +446,12 @@ static void vm_migrate_status(void *ctx, struct rpc_call *call, const json_t *pa
     rpc_reply(call, status);
 }
 
+static void vm_agent(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    if (!rpc_unpack(call, params, "{}"))
+        inside_hello(ctx, call);
+}
+
 static void vm_bill(void *ctx, struct rpc_call *call, const json_t *params)
 {
     struct monitor *monitor = ctx;
@@ -312,13 +468,18 @@ const struct rpc_method monitor_methods[] = {
     { "vm.pause", vm_pause },
     { "vm.resume", vm_resume },
     { "vm.power_button", vm_power_button },
+    { "vm.balloon", vm_balloon },
     { "vm.kill", vm_kill },
     { "vm.migrate", vm_migrate },
     { "vm.migrate_set", vm_migrate_set },
     { "vm.migrate_status", vm_migrate_status },
     { "vm.migrate_cancel", vm_migrate_cancel },
+    { "vm.migrate_post_copy", vm_migrate_post_copy },
+    { "vm.migrate_recover", vm_migrate_recover },
     { "vm.resolve", vm_resolve },
     { "vm.checkpoint", vm_checkpoint },
     { "vm.bill", vm_bill },
+    { "vm.agent", vm_agent },
+    { "vm.wws", vm_wws },
 };
 const size_t monitor_method_count = ARRAY_LEN(monitor_methods);

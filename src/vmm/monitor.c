@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
+#include "vmm/recording.h"
 #include "vmm/records.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <unistd.h>
 
 const char *monitor_state_name(enum monitor_state state)
 {
@@ -30,8 +32,9 @@ const char *monitor_state_name(enum monitor_state state)
         [MONITOR_STARTING] = "starting",   [MONITOR_RECEIVING] = "receiving",
         [MONITOR_RUNNING] = "running",     [MONITOR_PAUSED] = "paused",
         [MONITOR_MIGRATING] = "migrating", [MONITOR_CHECKPOINTING] = "checkpointing",
-        [MONITOR_UNCERTAIN] = "uncertain", [MONITOR_MOVED] = "moved",
-        [MONITOR_ENDED] = "ended",
+        [MONITOR_UNCERTAIN] = "uncertain", [MONITOR_SERVING] = "serving",
+        [MONITOR_PULLING] = "pulling",     [MONITOR_STRANDED] = "stranded",
+        [MONITOR_MOVED] = "moved",         [MONITOR_ENDED] = "ended",
     };
     return names[state];
 }
@@ -42,6 +45,7 @@ void monitor_set_state(struct monitor *monitor, enum monitor_state state, const 
         return; /* what was still under way then may report, but nothing follows an end */
     const char *previous = monitor_state_name(monitor->state);
     monitor->state = state;
+    (void)snprintf(monitor->state_why, sizeof(monitor->state_why), "%s", reason ? reason : "");
     log_event(LOG_INFO, "vm.state", "%s -> %s%s%s", previous, monitor_state_name(state),
               reason ? ": " : "", reason ? reason : "");
     if (monitor->rpc)
@@ -86,6 +90,13 @@ static void hook_console_out(void *ctx, const uint8_t *bytes, size_t len)
 static void hook_console_room(void *ctx)
 {
     console_input_ready(((struct monitor *)ctx)->console);
+}
+
+static void hook_balloon(void *ctx, uint64_t target_bytes, uint64_t actual_bytes)
+{
+    rpc_post_event(((struct monitor *)ctx)->rpc, "balloon.progress",
+                   json_pack("{s:I, s:I}", "target_bytes", (json_int_t)target_bytes, "actual_bytes",
+                             (json_int_t)actual_bytes));
 }
 
 static size_t console_typed(void *ctx, const uint8_t *bytes, size_t len)
@@ -240,8 +251,12 @@ static int start_new(struct monitor *monitor, struct err *err)
     }
     rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks,
                         &monitor->machine, err);
+    if (!rc)
+        rc = machine_lock_disks(monitor->machine, DISK_ALONE, err);
     if (!rc && !options->fake)
         rc = machine_boot(monitor->machine, &options->host, err);
+    if (!rc)
+        rc = inside_attach(monitor, err);
     if (!rc)
         rc = records_write(&monitor->dir, RECORD_HERE, NULL, NULL, NULL, err);
     if (rc)
@@ -254,12 +269,23 @@ static int start_new(struct monitor *monitor, struct err *err)
 
 static int start_moved(struct monitor *monitor, struct err *err)
 {
-    struct mover_request request = { .kind = monitor->options->start == VMM_RECEIVE
-                                                 ? MOVER_RECEIVE
-                                                 : MOVER_RESTORE };
+    struct mover_request request = { .kind = monitor->options->start == VMM_RECEIVE ? MOVER_RECEIVE
+                                                                                    : MOVER_RESTORE,
+                                     .insecure = monitor->options->insecure };
     (void)snprintf(request.file, sizeof(request.file), "%s", monitor->options->file);
     monitor_set_state(monitor, MONITOR_RECEIVING, NULL);
     return mover_start(monitor, &request, err);
+}
+
+/* Post-copy, and the guest is to end with parts of its memory missing: vCPUs and devices may be asleep at a page
+ * that will never come, deaf to everything. Joining them could take for ever, and closing what they wait on would
+ * let them run on zeroes (mem/uffd.h). So the process goes, and takes them along. */
+static void end_incomplete(struct monitor *monitor)
+{
+    if (monitor->rpc)
+        rpc_server_close(monitor->rpc);
+    rundir_release(&monitor->dir, monitor->keep);
+    _exit(monitor->exit_status);
 }
 
 static void save_scrollback(struct monitor *monitor)
@@ -275,7 +301,11 @@ static void save_scrollback(struct monitor *monitor)
 
 static void teardown(struct monitor *monitor)
 {
+    recording_shutdown(monitor);
     mover_shutdown(monitor);
+    if (atomic_load(&monitor->incomplete))
+        end_incomplete(monitor);
+    inside_detach(monitor);
     machine_free(monitor->machine);
     monitor->machine = NULL;
     if (monitor->rpc) {
@@ -316,6 +346,7 @@ int vmm_main(struct vmm_options *options)
     monitor->hooks = (struct machine_hooks){ .ctx = monitor,
                                              .console_out = hook_console_out,
                                              .console_room = hook_console_room,
+                                             .balloon_changed = hook_balloon,
                                              .on_end = hook_end };
     (void)pthread_mutex_init(&monitor->pause_lock, NULL);
     (void)pthread_mutex_init(&monitor->end_lock, NULL);

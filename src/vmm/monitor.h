@@ -13,8 +13,10 @@
 #include "ctl/rpc.h"
 #include "ctl/rundir.h"
 #include "vm/machine.h"
+#include "vmm/inside.h"
 #include "vmm/vmm.h"
 #include <pthread.h>
+#include <stdatomic.h>
 
 /*
  *   starting ──> running <──> paused            vm.pause, vm.resume
@@ -23,8 +25,10 @@
  *      │          migrating, checkpointing
  *      ▼            │
  *   receiving       ├──> moved ──> (ends)
- *      │            └──> uncertain ──> moved | running
- *      └──> running | uncertain | (ends)        and from anywhere: ended
+ *      │            ├──> uncertain ──> moved | running | serving
+ *      │            └──> serving <──> stranded, then moved             post-copy, at the source
+ *      ├──> running | uncertain | (ends)        and from anywhere: ended
+ *      └──> pulling <──> stranded, then running                        post-copy, at the target
  */
 enum monitor_state {
     MONITOR_STARTING,
@@ -34,12 +38,16 @@ enum monitor_state {
     MONITOR_MIGRATING,
     MONITOR_CHECKPOINTING,
     MONITOR_UNCERTAIN,
+    MONITOR_SERVING,  /* the guest runs elsewhere, and fetches its memory from here */
+    MONITOR_PULLING,  /* it runs here, and its memory is still arriving */
+    MONITOR_STRANDED, /* either of these, without a connection */
     MONITOR_MOVED,
     MONITOR_ENDED,
     MONITOR_STATE_MAX
 };
 
 struct mover;
+struct recording;
 
 struct monitor {
     const struct vmm_options *options;
@@ -48,21 +56,26 @@ struct monitor {
     struct meter meter;
     struct rpc_server *rpc;
     struct console *console;
-    struct loop_source signals, ended, mover_done;
+    struct loop_source signals, ended, mover_done, recording_done;
     int signal_fd, ended_fd;
     int ready_fd;
 
     struct machine *machine; /* NULL until there is one */
     struct machine_hooks hooks;
     struct host_config host;
+    struct inside inside;
     pthread_mutex_t pause_lock;
     bool user_paused; /* by vm.pause: a move keeps it */
 
     enum monitor_state state;
+    char state_why[200]; /* of the last change; may be empty */
+    atomic_bool
+        incomplete; /* parts of the guest's memory are elsewhere: it must not be freed with threads in it */
     uint64_t started_ns;
     uint64_t
         first_run_ns; /* from before the process was made to the guest's first instruction; 0 = not known */
-    struct mover *mover; /* NULL: no move under way */
+    struct mover *mover;         /* NULL: no move under way */
+    struct recording *recording; /* NULL: none under way */
     json_t *last_bill;
     pthread_mutex_t progress_lock;
     json_t *last_progress; /* written by the mover */

@@ -8,6 +8,7 @@
 #include "move/dryrun.h"
 #include "move/migrate.h"
 #include "move/receive.h"
+#include "vmm/recording.h"
 #include "vmm/records.h"
 
 #include <errno.h>
@@ -30,14 +31,19 @@ struct mover {
     struct mover_request request;
     struct move_env env;
     struct arrival_host host;
+    struct trust *trust;
+    struct recording *recording; /* that must end first; NULL = none */
     pthread_t thread;
-    int cancel_fd, wake_fd;
+    int cancel_fd, nudge_fd, wake_fd;
     _Atomic(enum move_order) order;
     _Atomic(uint64_t) bandwidth; /* bytes a second, as last asked for; 0 = no limit */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct errand *errand;
+    enum monitor_state noted; /* a state of post-copy that the loop is to show; STARTING = none */
+    char noted_why[200];
+    char address[512]; /* where a person says the target is; "" = nowhere else */
 
     /* The result: the mover's until it writes `finished`. */
     bool finished;
@@ -116,6 +122,31 @@ static void on_loop(void *ctx, void (*fn)(void *arg), void *arg)
     (void)pthread_mutex_unlock(&mover->lock);
 }
 
+static void hook_address(void *ctx, char *address, size_t size)
+{
+    struct mover *mover = ctx;
+    (void)pthread_mutex_lock(&mover->lock);
+    if (mover->address[0])
+        (void)snprintf(address, size, "%s", mover->address);
+    (void)pthread_mutex_unlock(&mover->lock);
+}
+
+static void hook_prepare(void *ctx, bool slow, struct bill_agent *ret)
+{
+    struct mover *mover = ctx;
+    inside_prepare(mover->monitor, on_loop, mover, mover->cancel_fd, slow, ret);
+}
+
+static void unprepare(void *arg)
+{
+    inside_restore(arg, false);
+}
+
+static void hook_unprepare(void *ctx)
+{
+    on_loop(ctx, unprepare, mover_of(ctx)->monitor);
+}
+
 static void hook_event(void *ctx, const char *name, json_t *params)
 {
     struct monitor *monitor = mover_of(ctx)->monitor;
@@ -182,8 +213,46 @@ static void note_state(void *arg)
     monitor_set_state(n->mover->monitor, state, n->why);
 }
 
+/* Of post-copy: not waited for, since the loop's thread may itself wait for a page that only the mover can get. */
+static bool note_later(struct mover *mover, const char *state, const char *why)
+{
+    static const struct {
+        const char *name;
+        enum monitor_state state;
+    } table[] = { { "serving", MONITOR_SERVING },
+                  { "pulling", MONITOR_PULLING },
+                  { "stranded", MONITOR_STRANDED } };
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (strcmp(table[i].name, state) != 0)
+            continue;
+        if (mover->request.kind == MOVER_RECEIVE)
+            atomic_store(&mover->monitor->incomplete, true);
+        (void)pthread_mutex_lock(&mover->lock);
+        mover->noted = table[i].state;
+        (void)snprintf(mover->noted_why, sizeof(mover->noted_why), "%s", why);
+        (void)pthread_mutex_unlock(&mover->lock);
+        (void)eventfd_write(mover->wake_fd, 1);
+        return true;
+    }
+    return false;
+}
+
+static void show_noted(struct mover *mover)
+{
+    char why[sizeof(mover->noted_why)];
+    (void)pthread_mutex_lock(&mover->lock);
+    enum monitor_state state = mover->noted;
+    mover->noted = MONITOR_STARTING;
+    (void)snprintf(why, sizeof(why), "%s", mover->noted_why);
+    (void)pthread_mutex_unlock(&mover->lock);
+    if (state != MONITOR_STARTING)
+        monitor_set_state(mover->monitor, state, why[0] ? why : NULL);
+}
+
 static void hook_state(void *ctx, const char *state, const char *why)
 {
+    if (note_later(ctx, state, why))
+        return;
     struct noting noting = { .mover = ctx, .state = state, .why = why };
     on_loop(ctx, note_state, &noting);
 }
@@ -195,10 +264,12 @@ static void note_arrival(void *arg)
     monitor->keep |= RUNDIR_KEEP_RECORD; /* until the source has settled */
     monitor->user_paused = monitor->machine->pauses > 0;
     monitor_set_state(monitor, monitor->user_paused ? MONITOR_PAUSED : MONITOR_RUNNING, "arrived");
+    inside_arrived(monitor);
 }
 
 static void hook_arrived(void *ctx)
 {
+    atomic_store(&mover_of(ctx)->monitor->incomplete, false);
     on_loop(ctx, note_arrival, ctx);
 }
 
@@ -206,7 +277,10 @@ static void adopt(void *arg)
 {
     void **pair = arg;
     struct monitor *monitor = pair[0];
+    struct err err = { 0 };
     monitor->machine = pair[1];
+    if (inside_attach(monitor, &err)) /* the guest runs all the same */
+        log_event(LOG_ERROR, "vsock.attach", "%s", err.text);
 }
 
 static void hook_adopt(void *ctx, struct machine *machine)
@@ -230,6 +304,31 @@ static int hook_place(void *ctx, const struct machine_config *config, struct hos
     return 0;
 }
 
+/* For what goes over a network. Only then: a host that moves nothing needs no key. */
+static int open_trust(struct mover *mover)
+{
+    mover->env.insecure = mover->request.insecure;
+    mover->rc = mover->monitor->options->config_dir[0]
+                    ? trust_open(mover->monitor->options->config_dir, mover->env.insecure,
+                                 &mover->trust, &mover->err)
+                    : confdir_path(NULL, (char[CONFDIR_MAX]){ 0 }, &mover->err);
+    mover->env.trust = mover->trust;
+    return mover->rc;
+}
+
+/* Also of a move that did not get as far as migrate_run() there is a bill. */
+static void bill_refused(struct mover *mover)
+{
+    const struct machine_config *config = &mover->env.machine->config;
+    uint64_t now = clock_now_ns();
+    bill_begin(&mover->bill, BILL_MIGRATE, mover->request.mode, config->name, now);
+    bill_machine(&mover->bill, config->memory_bytes, config->vcpus);
+    bill_describe(&mover->bill, NULL, NULL, mover->request.target);
+    bill_fail(&mover->bill, &mover->err);
+    bill_end(&mover->bill, BILL_OWNER_SOURCE, now);
+    mover->outcome = MIGRATE_STAYED;
+}
+
 static void run(struct mover *mover)
 {
     const struct mover_request *request = &mover->request;
@@ -237,6 +336,10 @@ static void run(struct mover *mover)
 
     switch (request->kind) {
     case MOVER_MIGRATE: {
+        if (open_trust(mover)) {
+            bill_refused(mover);
+            break;
+        }
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
                                            .lanes = request->lanes,
@@ -244,6 +347,7 @@ static void run(struct mover *mover)
                                            .delta_bytes = request->delta_bytes,
                                            .bandwidth = &mover->bandwidth,
                                            .bandwidth_paused = request->bandwidth_paused,
+                                           .post_copy = request->post_copy,
                                            .policy = request->policy,
                                            .stall_limit_ns = request->stall_limit_ns,
                                            .paused = mover->monitor->user_paused };
@@ -255,7 +359,8 @@ static void run(struct mover *mover)
                                          .mode = request->mode,
                                          .policy = request->policy,
                                          .stall_limit_ns = request->stall_limit_ns };
-        mover->rc = dryrun_run(&mover->env, &check, &mover->checked, &mover->err);
+        if (!open_trust(mover))
+            mover->rc = dryrun_run(&mover->env, &check, &mover->checked, &mover->err);
         break;
     }
     case MOVER_CHECKPOINT:
@@ -264,7 +369,7 @@ static void run(struct mover *mover)
     case MOVER_RECEIVE: {
         uint8_t store[MOVE_STORE_BYTES];
         mover->rc = records_store(mover->monitor->options->base, store, &mover->err);
-        if (!mover->rc)
+        if (!mover->rc && !open_trust(mover))
             mover->rc =
                 receive_run(&mover->env, &mover->host, mover->monitor->options->listen_fd, store,
                             mover->monitor->options->once, &mover->settled, &mover->err);
@@ -287,6 +392,7 @@ static void *mover_thread(void *arg)
 {
     struct mover *mover = arg;
     int slot = meter_thread_enter(&mover->monitor->meter, BILL_CPU_MOVER);
+    recording_wait(mover->recording); /* both watch the guest's writes, and only one can */
     run(mover);
     meter_thread_leave(&mover->monitor->meter, slot);
     (void)pthread_mutex_lock(&mover->lock);
@@ -301,7 +407,9 @@ static void *mover_thread(void *arg)
 
 static void mover_free(struct mover *mover)
 {
+    trust_close(mover->trust);
     fd_close(&mover->cancel_fd);
+    fd_close(&mover->nudge_fd);
     fd_close(&mover->wake_fd);
     (void)pthread_cond_destroy(&mover->changed);
     (void)pthread_mutex_destroy(&mover->lock);
@@ -346,6 +454,7 @@ static void arrived(struct monitor *monitor, struct mover *mover)
         if (!monitor->user_paused)
             monitor_resume_machine(monitor);
         machine_announce(monitor->machine);
+        inside_arrived(monitor);
         if (ready_report(&monitor->ready_fd, monitor->dir.name))
             log_event(LOG_WARN, "vm.restore", "whoever asked for it has gone");
         came_to_rest(monitor);
@@ -385,6 +494,7 @@ static void act_on_result(struct monitor *monitor, struct mover *mover)
             monitor_end(monitor, 0, "moved away");
         } else {
             came_to_rest(monitor);
+            inside_stayed(monitor, &mover->err);
         }
         break;
     case MOVER_CHECK:
@@ -412,6 +522,7 @@ static void on_wake(struct loop_source *source, uint32_t events)
     struct monitor *monitor = CONTAINER_OF(source, struct monitor, mover_done);
     struct mover *mover = monitor->mover;
     (void)loop_drain(source->fd);
+    show_noted(mover);
     run_errand(mover);
     (void)pthread_mutex_lock(&mover->lock);
     bool finished = mover->finished;
@@ -434,12 +545,14 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
     mover->request = *request;
     mover->bandwidth = request->bandwidth;
     mover->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    mover->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     mover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     (void)pthread_mutex_init(&mover->lock, NULL);
     (void)pthread_cond_init(&mover->changed, NULL);
     mover->env = (struct move_env){ .machine = monitor->machine,
                                     .meter = &monitor->meter,
-                                    .cancel_fd = mover->cancel_fd };
+                                    .cancel_fd = mover->cancel_fd,
+                                    .nudge_fd = mover->nudge_fd };
     mover->env.hooks = (struct move_hooks){ .ctx = mover,
                                             .pause = hook_pause,
                                             .resume = hook_resume,
@@ -447,11 +560,16 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .recorded = hook_recorded,
                                             .state = hook_state,
                                             .order = hook_order,
+                                            .address = hook_address,
                                             .claim = hook_claim,
                                             .unclaim = hook_unclaim,
                                             .adopt = hook_adopt,
                                             .arrived = hook_arrived,
                                             .event = hook_event };
+    if (monitor->inside.dev) {
+        mover->env.hooks.prepare = hook_prepare;
+        mover->env.hooks.unprepare = hook_unprepare;
+    }
     mover->host = (struct arrival_host){ .fake = monitor->options->fake,
                                          .hooks = &monitor->hooks,
                                          .meter = &monitor->meter,
@@ -459,7 +577,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                          .on_loop = on_loop,
                                          .place = hook_place,
                                          .ctx = mover };
-    if (mover->cancel_fd >= 0 && mover->wake_fd >= 0)
+    if (mover->cancel_fd >= 0 && mover->nudge_fd >= 0 && mover->wake_fd >= 0)
         return mover;
     mover_free(mover);
     return NULL;
@@ -476,9 +594,11 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     int rc = loop_add(&monitor->loop, &monitor->mover_done, mover->wake_fd, EPOLLIN, on_wake);
     if (!rc) {
         monitor->mover = mover;
+        mover->recording = recording_interrupt(monitor, "a move began");
         rc = -pthread_create(&mover->thread, NULL, mover_thread, mover);
     }
     if (rc) {
+        recording_wait(mover->recording);
         loop_remove(&monitor->mover_done);
         monitor->mover = NULL;
         mover_free(mover);
@@ -492,16 +612,41 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     return 0;
 }
 
+void mover_set_address(struct monitor *monitor, const char *address)
+{
+    struct mover *mover = monitor->mover;
+    if (!mover)
+        return;
+    (void)pthread_mutex_lock(&mover->lock);
+    (void)snprintf(mover->address, sizeof(mover->address), "%s", address);
+    (void)pthread_mutex_unlock(&mover->lock);
+}
+
 int mover_order(struct monitor *monitor, enum move_order order, struct err *err)
 {
     struct mover *mover = monitor->mover;
-    if (!mover || (order == MOVE_CANCEL && mover->request.kind == MOVER_RECEIVE))
-        return err_set(err, ERR_CALLER, ENOENT, "nothing is moving %s", monitor->dir.name);
-    if (order != MOVE_CANCEL && monitor->state != MONITOR_UNCERTAIN)
+    bool leaving = mover && mover->request.kind == MOVER_MIGRATE;
+    bool split = monitor->state == MONITOR_SERVING || monitor->state == MONITOR_STRANDED;
+    bool of_source = order == MOVE_CANCEL || order == MOVE_SWITCH || order == MOVE_RETRY;
+    if (!mover || (of_source && mover->request.kind != MOVER_CHECKPOINT && !leaving))
+        return err_set(err, ERR_CALLER, ENOENT, "nothing is moving %s away from here",
+                       monitor->dir.name);
+    if ((order == MOVE_CANCEL || order == MOVE_SWITCH) && split)
+        return err_set(
+            err, ERR_CALLER, EBUSY,
+            "%s runs at the target already, and fetches the rest of its memory from here",
+            monitor->dir.name);
+    if (order == MOVE_SWITCH && monitor->state != MONITOR_MIGRATING)
+        return err_set(err, ERR_CALLER, EBUSY, "%s is %s", monitor->dir.name,
+                       monitor_state_name(monitor->state));
+    if (order == MOVE_RETRY && !split && monitor->state != MONITOR_UNCERTAIN)
+        return err_set(err, ERR_CALLER, EBUSY, "%s has lost no connection that matters: it is %s",
+                       monitor->dir.name, monitor_state_name(monitor->state));
+    if (!of_source && monitor->state != MONITOR_UNCERTAIN)
         return err_set(err, ERR_CALLER, EBUSY, "%s is not uncertain, it is %s", monitor->dir.name,
                        monitor_state_name(monitor->state));
     atomic_store(&mover->order, order);
-    (void)eventfd_write(mover->cancel_fd, 1);
+    (void)eventfd_write(order == MOVE_SWITCH ? mover->nudge_fd : mover->cancel_fd, 1);
     return 0;
 }
 

@@ -13,6 +13,7 @@
 #include "move/move.h"
 #include "move/packing.h"
 #include "move/policy.h"
+#include "move/source.h"
 #include "vmm/monitor.h"
 
 enum mover_kind {
@@ -32,14 +33,19 @@ struct mover_request {
     uint64_t bandwidth, bandwidth_paused;
     enum packing_mode packing; /* migrate */
     uint64_t delta_bytes;      /* migrate */
+    enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;
+    bool insecure;   /* migrate, check, receive: plain TCP */
     char file[4096]; /* checkpoint, restore: path */
 };
 
 /* Starts the thread. -EBUSY (ERR_CALLER) names the move that is under way. */
 int mover_start(struct monitor *monitor, const struct mover_request *request,
                 struct err *err) MUST_CHECK;
+
+/* For MOVE_RETRY: where the target is now; "" = where it was. Before the order. */
+void mover_set_address(struct monitor *monitor, const char *address);
 
 /* Passes an order of a person on to the move under way; whether it can still be obeyed is for its engine to
  * say. -ENOENT: nothing moves. -EBUSY: it is an order for an uncertain move, and this is none. */

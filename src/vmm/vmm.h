@@ -6,6 +6,8 @@
 #include "vm/config.h"
 #include <stdbool.h>
 
+#define VMM_SELF_MIGRATE_MAX 16
+
 enum vmm_start {
     VMM_BOOT = 1, /* a new machine: `machine` and `host` are complete */
     VMM_RECEIVE,  /* wait on listen_fd for one that moves here */
@@ -23,6 +25,7 @@ struct vmm_place {
 struct vmm_options {
     enum vmm_start start;
     char base[1024];            /* rundir_base() */
+    char config_dir[1024];      /* confdir_path(); empty: there is none, and nothing can move */
     char name[CONFIG_NAME_MAX]; /* empty: the machine's own */
     struct machine_config machine;
     struct host_config host;
@@ -30,8 +33,12 @@ struct vmm_options {
     int listen_fd;
     /* VMM_RECEIVE: end after a move that failed, instead of waiting for the next */
     bool once;
+    bool insecure; /* VMM_RECEIVE: do not encrypt, trust anyone; within the limits of godwit.conf */
     char file[4096]; /* VMM_RESTORE: absolute */
-    bool paused;     /* VMM_RESTORE: do not run the guest before vm.resume */
+    /* where its guest may ask to be moved: HOST:PORT each, or "any"; none = nowhere. Of this host */
+    char self_migrate[VMM_SELF_MIGRATE_MAX][256];
+    unsigned self_migrate_count;
+    bool paused; /* VMM_RESTORE: do not run the guest before vm.resume */
     struct vmm_place place[CONFIG_DEVICES_MAX];
     unsigned place_count;
     /* the fake hypervisor: tests of everything above it, without /dev/kvm */

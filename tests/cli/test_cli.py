@@ -19,8 +19,8 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../system"))
 from harness import GODWIT, Failed, Host, free_port, run_tests, wait_for  # noqa: E402
 
-COMMANDS = ["run", "ps", "info", "console", "pause", "resume", "stop", "kill", "migrate", "receive", "checkpoint",
-            "restore", "resolve", "bill", "dump", "check", "completion"]
+COMMANDS = ["run", "ps", "info", "console", "pause", "resume", "stop", "kill", "balloon", "migrate", "receive", "checkpoint",
+            "restore", "resolve", "bill", "agent", "wws", "dump", "check", "trust", "completion"]
 
 
 def godwit(*args, **kwargs):
@@ -131,7 +131,7 @@ def test_bash_completion():
     expect(complete(host, "--runtime-dir", "/x", "mi") == ["migrate"], "after --runtime-dir")
     expect(complete(host, "info", "web") == ["web1", "web2"], "names of VMs")
     expect(complete(host, "info", "--j") == ["--json"], "options")
-    expect(complete(host, "migrate", "web1", "h:1", "--mode", "") == ["auto", "pre-copy", "stop-copy"], "choices")
+    expect(complete(host, "migrate", "web1", "h:1", "--mode", "") == ["auto", "pre-copy", "stop-copy", "post-copy"], "choices")
     expect(complete(host, "migrate", "web1", "") == [], "nothing to offer for an address")
     expect("--fake" not in complete(host, "run", "--"), "hidden options stay hidden")
     expect("vmm" not in complete(host, "v"), "hidden commands stay hidden")
@@ -229,7 +229,7 @@ def test_life():
     machine = facts["config"]["machine"]
     expect(facts["state"] == "running" and facts["pid"] == started["pid"], f"info: {facts}")
     expect(machine["memory_bytes"] == 64 << 20 and machine["vcpus"] == 1, f"machine: {machine}")
-    expect([d["kind"] for d in machine["devices"]] == ["rng"], "devices")
+    expect([d["kind"] for d in machine["devices"]] == ["rng", "balloon"], "devices")
     text = host.run("info", "vm").stdout
     expect("64.0 MiB" in text and "running" in text and machine["uuid"] in text, text)
 
@@ -237,7 +237,18 @@ def test_life():
     expect(again.returncode == 2 and f"process {facts['pid']}" in again.stderr, f"a name in use: {again.stderr}")
     expect(again.stderr.count("\n") == 1, f"not one line: {again.stderr!r}")
 
+    expect("none: nothing is given back" in host.run("balloon", "vm").stdout, "the fake guest drives no balloon")
+    set_to = host.json("balloon", "vm", "16M")
+    expect((set_to["target_bytes"], set_to["actual_bytes"], set_to["driver"]) == (16 << 20, 0, False), f"balloon: {set_to}")
+    expect(host.json("info", "vm")["balloon"]["target_bytes"] == 16 << 20, "info knows of the balloon")
+    expect("16.0 MiB" in host.run("balloon", "vm").stdout and "0 B of 16.0 MiB" in host.run("info", "vm").stdout, "for people")
+    larger = host.run("balloon", "vm", "65M", check=False)
+    expect(larger.returncode == 2 and "guest's memory" in larger.stderr, f"a balloon beyond the memory: {larger.stderr}")
+    host.run("balloon", "vm", "0")
+
     host.run("pause", "vm")
+    still = host.run("balloon", "vm", "1M", check=False)
+    expect(still.returncode != 0 and "stands still" in still.stderr, f"a paused guest's balloon: {still.stderr}")
     host.run("pause", "vm")
     expect(state(host) == "paused", "paused")
     host.run("resume", "vm")
@@ -247,9 +258,46 @@ def test_life():
     expect(host.run("ps", "--names").stdout == "vm\n", "ps --names")
 
     host.run("kill", "vm")
+    start(host, "vm", "--no-balloon")
+    none = host.run("balloon", "vm", check=False)
+    expect(none.returncode == 2 and "without a balloon" in none.stderr, f"no balloon: {none.stderr}")
+    host.run("kill", "vm")
     expect(not alive(facts["pid"]) and host.names() == [], "killed, and gone when kill returns")
     start(host)  # so its name is free at once
     host.run("kill", "vm")
+    host.close()
+
+
+def test_disk_in_use():
+    """A disk has one writer, or readers; a checkpoint of a VM that still has its disk is not restored beside it."""
+    host = Host()
+    disk, file = os.path.join(host.base, "disk.raw"), os.path.join(host.base, "vm.godwit")
+    with open(disk, "wb") as f:
+        f.truncate(1 << 20)
+
+    def attempt(option):
+        done = host.run("run", "--name", "other", "--kernel", "/none", "--memory", "64M", "--fake", "--detach",
+                        "--disk", f"d={disk}{option}", check=False)
+        expect(done.returncode == 0 or "disk d is in use" in done.stderr, f"another user: {done.stderr}")
+        if done.returncode == 0:
+            host.run("kill", "other")
+        return done.returncode == 0
+
+    start(host, "vm", "--disk", f"d={disk}")
+    expect(not attempt("") and not attempt(",ro"), "beside a writer")
+    host.run("checkpoint", "vm", file)
+    restore = ["restore", file, "--fake", "--name", "again", "--disk", f"d={disk}", "--detach"]
+    done = host.run(*restore, check=False)
+    expect(done.returncode != 0 and "disk d is in use" in done.stderr, f"a second life: {done.stderr}")
+    expect(host.names() == ["vm"], f"left behind: {host.names()}")
+    host.run("kill", "vm")
+    host.run(*restore)
+    expect(not attempt(""), "beside the restored one")
+    host.run("kill", "again")
+    start(host, "vm", "--disk", f"d={disk},ro")
+    expect(attempt(",ro") and not attempt(""), "beside a reader")
+    host.run("kill", "vm")
+    expect(attempt(""), "given back")
     host.close()
 
 

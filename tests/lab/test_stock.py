@@ -103,6 +103,11 @@ class Stock:
         self.hosts = {name: LabHost(lab[name]) for name in "ab"}
         for host in self.hosts.values():
             host.prepare(GODWIT)
+        a, b = self.hosts.values()
+        for host, other in ((a, b), (b, a)):  # as someone at both keyboards would
+            own = other.run([other.godwit, "trust", "--self", "--json"])
+            expect(own.status == 0, f"godwit trust --self: {own.stderr.decode(errors='replace')}")
+            self.godwit(host, "trust", other.address, json.loads(own.stdout)["fingerprint"])
         self.at = "a"
         self.boot_id = self.clocksource = None
         self.mark = 0
@@ -200,7 +205,7 @@ class Stock:
 
 def check_bill(bill):
     stages = [stage["stage"] for stage in bill["stages"]]
-    expect(stages == ["pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation"],
+    expect(stages == ["pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation", "pulling"],
            f"the bill's stages: {stages}")
     expect(sum(stage["ns"] for stage in bill["stages"]) == bill["total_ns"], "the stages sum up to the total")
     if bill["downtime"]:

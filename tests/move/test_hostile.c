@@ -11,6 +11,7 @@
 #include "move/checkpoint.h"
 #include "move/receive.h"
 #include "move/wire.h"
+#include "trusting.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -33,6 +34,7 @@
 #define MIB (UINT64_C(1) << 20)
 
 static uint64_t seed = 1, count = 60;
+static struct trust *trust[2]; /* the peer's, the target's */
 
 static uint64_t roll(uint64_t below)
 {
@@ -162,7 +164,8 @@ static void end_init(struct end *end)
     end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
                                                  .console_room = ignore_room,
                                                  .on_end = ignore_end };
-    end->env = (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd };
+    end->env =
+        (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd, .nudge_fd = -1 };
     end->env.hooks = (struct move_hooks){ .ctx = end,
                                           .pause = hook_pause,
                                           .resume = hook_resume,
@@ -262,6 +265,9 @@ static void record_checkpoint(struct stream *s)
     size_t len;
     end_init(&end);
     start_guest(&end);
+    /* A guest that has written nothing yet would leave the pages out. */
+    for (int tries = 0; tries < 2000 && mem_resident_pages(&end.machine->mem) == 0; tries++)
+        (void)poll(NULL, 0, 5);
     fd_close(&(int){ mkstemp(path) });
     assert_int_equal(checkpoint_write(&end.env, path, &bill, &err), 0);
     assert_int_equal(fd_read_file(path, 256 * MIB, &bytes, &len), 0);
@@ -405,7 +411,20 @@ struct sending {
     struct end *end;
     struct sockaddr_un at;
     const struct buf *bytes;
+    bool encrypted;
 };
+
+/* The same from a peer that is trusted: proving who one is must be all that it changes. */
+static void send_encrypted(int fd, const struct sending *sending)
+{
+    struct link link = LINK_NONE;
+    struct err err;
+    link.stall_limit_ns = CLOCK_SECOND;
+    if (!link_adopt(&link, fd, &err) && !link_secure(&link, trust[0], "127.0.0.1", &err) &&
+        !link_send(&link, sending->bytes->data, sending->bytes->len, &err))
+        link_linger(&link, CLOCK_SECOND);
+    link_close(&link);
+}
 
 /* Says it all, then waits for the target to hang up; one that had no reason to is told to end. */
 static void *sender(void *arg)
@@ -416,7 +435,10 @@ static void *sender(void *arg)
     struct timeval limit = { .tv_sec = 1 };
     char drop[4096];
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    if (connect(fd, (struct sockaddr *)&sending->at, sizeof(sa_family_t) + 16) == 0) {
+    bool there = connect(fd, (struct sockaddr *)&sending->at, sizeof(sa_family_t) + 16) == 0;
+    if (there && sending->encrypted) {
+        send_encrypted(TAKE_FD(fd), sending);
+    } else if (there) {
         (void)!fd_write_full(fd, bytes->data, bytes->len);
         (void)shutdown(fd, SHUT_WR);
         while (read(fd, drop, sizeof(drop)) > 0)
@@ -426,15 +448,19 @@ static void *sender(void *arg)
     return NULL;
 }
 
-static bool receive(const struct buf *bytes)
+static bool receive(const struct buf *bytes, bool encrypted)
 {
     static const uint8_t store[MOVE_STORE_BYTES] = { 7 };
     struct end end;
-    struct sending sending = { .end = &end, .at = { .sun_family = AF_UNIX }, .bytes = bytes };
+    struct sending sending = {
+        .end = &end, .at = { .sun_family = AF_UNIX }, .bytes = bytes, .encrypted = encrypted
+    };
     struct err err = { 0 };
     bool settled;
     pthread_t thread;
     end_init(&end);
+    end.env.trust = trust[1];
+    end.env.insecure = !encrypted;
     (void)snprintf(sending.at.sun_path + 1, 16, "hostile%08d", (int)getpid()); /* abstract */
     end.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     assert_int_equal(bind(end.listen_fd, (struct sockaddr *)&sending.at, sizeof(sa_family_t) + 16),
@@ -454,6 +480,7 @@ static int record(void **state)
 {
     (void)state;
     (void)signal(SIGPIPE, SIG_IGN);
+    trusting_pair(trust);
     record_checkpoint(&file);
     make_move(&file, &move);
     return 0;
@@ -463,7 +490,8 @@ static void test_undamaged(void **state)
 {
     (void)state;
     assert_true(restore(&file.bytes));
-    assert_true(receive(&move.bytes));
+    assert_true(receive(&move.bytes, false));
+    assert_true(receive(&move.bytes, true));
 }
 
 static void test_restore(void **state)
@@ -482,7 +510,7 @@ static void test_receive(void **state)
     for (uint64_t i = 0; i < count; i++) {
         CLEANUP_BUF struct buf bytes = { 0 };
         make_hostile(&move, &bytes);
-        (void)receive(&bytes);
+        (void)receive(&bytes, i % 2);
     }
 }
 
@@ -556,6 +584,8 @@ static void test_lanes_refused(void **state)
     pthread_t thread;
     CLEANUP_BUF struct buf facts = { 0 };
     end_init(&serving.end);
+    serving.end.env.trust = trust[1];
+    serving.end.env.insecure = true;
     (void)snprintf(serving.at.sun_path + 1, 16, "lanes%08d", (int)getpid());
     serving.end.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     assert_int_equal(bind(serving.end.listen_fd, (struct sockaddr *)&serving.at,
@@ -586,7 +616,7 @@ static void test_lanes_refused(void **state)
 
     refused(&serving, 9, LANE_BULK, 0, "another move's token");
     refused(&serving, 1, LANE_BULK, 2, "2 were granted");
-    refused(&serving, 1, LANE_URGENT, 0, "urgent");
+    refused(&serving, 9, LANE_URGENT, 0, "not a connection of this move");
     dial(&serving, &lane);
     *m = (struct message){ .type = MESSAGE_LANE,
                            .lane = { .token = { 1 }, .kind = LANE_BULK, .index = 1 } };
@@ -620,5 +650,7 @@ int main(void)
     int failed = cmocka_run_group_tests(tests, record, NULL);
     buf_free(&file.bytes);
     buf_free(&move.bytes);
+    for (int i = 0; i < 2; i++)
+        trusting_end(trust[i]);
     return failed;
 }

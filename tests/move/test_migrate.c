@@ -1,18 +1,22 @@
 /*
  * Whole migrations over the fake hypervisor: both pumps, real TCP, machines whose memory can be replayed.
  *
- * A relay stands between the two ends and cuts, damages or silences the first connection once a given number
- * of bytes has passed; later connections get through. Wherever the fault falls, one side must run the guest,
+ * A relay stands between the two ends and cuts, damages or silences one connection, the first if not said
+ * otherwise, once a given number of bytes has passed; later connections get through. Wherever the fault falls, one side must run the guest,
  * with all its memory right, and the other must have nothing.
+ *
+ * The argument, "tls" or "plain", says what the connections are; "lanes" is about moves with encrypted lanes.
  */
 #include "base/clock.h"
 #include "base/fd.h"
 #include "kvm/fake.h"
 #include "move/migrate.h"
 #include "move/receive.h"
+#include "trusting.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -20,6 +24,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -27,10 +32,17 @@
 #include <cmocka.h>
 
 #define MIB (UINT64_C(1) << 20)
+#define STRANGERS_MAX 7 /* more than a receiver serves at a time */
+
+static bool plain;
+static struct trust *trust[2]; /* the source's, the target's */
+
+static char disk_path[256];
+static const char *target_disk; /* NULL: the same */
 
 /* ------------------------------------------------------------------------------------------- the relay */
 
-#define PAIRS_MAX 24
+#define PAIRS_MAX 32
 
 enum fault { FAULT_NONE, FAULT_CUT, FAULT_FLIP, FAULT_SILENCE };
 
@@ -42,6 +54,7 @@ struct relay {
     uint64_t at;     /* bytes of it that pass before the fault */
     bool fired;
     uint64_t passed[2];
+    unsigned strangers; /* connections that go straight to the target, say little, and stay */
     atomic_bool quit;
     pthread_t thread;
 };
@@ -153,6 +166,7 @@ struct end {
     int record_fails; /* so many times first */
     enum move_order order;
     int cancel_fd;
+    unsigned stranded; /* times */
 };
 
 static void ignore_console(void *ctx, const uint8_t *bytes, size_t len)
@@ -207,7 +221,14 @@ static bool hook_recorded(void *ctx, const uint8_t *token)
 
 static void hook_state(void *ctx, const char *state, const char *why)
 {
-    (void)ctx, (void)state, (void)why;
+    struct end *end = ctx;
+    (void)why;
+    end->stranded += strcmp(state, "stranded") == 0;
+}
+
+static void hook_address(void *ctx, char *address, size_t size)
+{
+    (void)ctx, (void)address, (void)size;
 }
 
 static enum move_order hook_order(void *ctx)
@@ -257,11 +278,48 @@ static void on_loop(void *ctx, void (*fn)(void *), void *arg)
 static int place(void *ctx, const struct machine_config *config, struct host_config *host,
                  struct err *err)
 {
-    (void)ctx, (void)config, (void)host, (void)err;
-    return 0;
+    (void)ctx;
+    return config_host_set(config, host, "disk", target_disk ? target_disk : disk_path, err);
 }
 
-static void end_init(struct end *end)
+/* Both ends have the same writable disk, as on storage they share. */
+static int open_disk(const char *path)
+{
+    struct err err;
+    uint64_t sectors;
+    int fd;
+    assert_int_equal(disk_open(path, false, &fd, &sectors, &err), 0);
+    return fd;
+}
+
+static void check_disk_is_locked(bool locked)
+{
+    int fd = open_disk(disk_path);
+    assert_int_equal(disk_lock(fd, false, DISK_ALONE), locked ? -EBUSY : 0);
+    close(fd);
+}
+
+static int syncs_while_running, syncs_in_pause, syncs_that_fail;
+static struct end *syncing; /* the source */
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+int __wrap_fdatasync(int fd)
+{
+    if (syncing->running) {
+        syncs_while_running++;
+    } else {
+        syncs_in_pause++;
+        if (syncs_that_fail > 0) {
+            syncs_that_fail--;
+            errno = EIO;
+            return -1;
+        }
+    }
+    return __real_fdatasync(fd);
+}
+
+static void end_init(struct end *end, const struct trust *own)
 {
     *end = (struct end){ .cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK) };
     assert_int_equal(loop_init(&end->loop), 0);
@@ -269,7 +327,11 @@ static void end_init(struct end *end)
     end->machine_hooks = (struct machine_hooks){ .console_out = ignore_console,
                                                  .console_room = ignore_room,
                                                  .on_end = ignore_end };
-    end->env = (struct move_env){ .meter = &end->meter, .cancel_fd = end->cancel_fd };
+    end->env = (struct move_env){ .meter = &end->meter,
+                                  .cancel_fd = end->cancel_fd,
+                                  .nudge_fd = -1,
+                                  .trust = own,
+                                  .insecure = plain };
     end->env.hooks = (struct move_hooks){ .ctx = end,
                                           .pause = hook_pause,
                                           .resume = hook_resume,
@@ -277,6 +339,7 @@ static void end_init(struct end *end)
                                           .recorded = hook_recorded,
                                           .state = hook_state,
                                           .order = hook_order,
+                                          .address = hook_address,
                                           .claim = hook_claim,
                                           .unclaim = hook_unclaim,
                                           .adopt = hook_adopt,
@@ -308,13 +371,17 @@ static void start_guest(struct end *end)
     for (int i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds.device[i] = -1;
     config = (struct machine_config){
-        .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 1
+        .name = "m", .uuid = { 1 }, .vcpus = 2, .memory_bytes = 64 * MIB, .device_count = 3
     };
     config.device[0] = (struct config_device){ .kind = CONFIG_RNG, .id = "rng0" };
+    config.device[1] = (struct config_device){ .kind = CONFIG_BLK, .id = "disk", .sectors = 8 };
+    config.device[2] = (struct config_device){ .kind = CONFIG_BALLOON, .id = "balloon0" };
+    fds.device[1] = open_disk(disk_path);
     hv_fake_cpuid(&cpuid);
     assert_int_equal(machine_create(&config, &cpuid, &fds, &end->loop, &end->meter,
                                     &end->machine_hooks, &end->machine, &err),
                      0);
+    assert_int_equal(machine_lock_disks(end->machine, DISK_ALONE, &err), 0);
     end->env.machine = end->machine;
     end->record = RECORD_HERE;
     hook_resume(end);
@@ -380,6 +447,10 @@ struct result {
     int source_rc, target_rc;
     struct err source_err;
     uint64_t passed[2];
+    unsigned stranded;    /* times, at the target */
+    unsigned interrupted; /* the same, at the source */
+    struct bill_faults faults;
+    bool has_faults;
 };
 
 /* How the moves to come send their pages. */
@@ -395,9 +466,12 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     struct end source, target;
     struct result result = { 0 };
     struct bill *bill = calloc(1, sizeof(*bill));
-    end_init(&source);
-    end_init(&target);
+    end_init(&source, trust[0]);
+    end_init(&target, trust[1]);
+    syncing = &source;
+    syncs_while_running = syncs_in_pause = 0;
     start_guest(&source);
+    check_disk_is_locked(true);
     source.record_fails = source_record_fails;
     target.record_fails = target_record_fails;
     if (cancel) {
@@ -412,11 +486,22 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     assert_int_equal(pthread_create(&relay.thread, NULL, relay_thread, &relay), 0);
     assert_int_equal(pthread_create(&thread, NULL, target_thread, &run), 0);
 
+    int stranger[STRANGERS_MAX];
+    for (unsigned i = 0; i < relay.strangers; i++) {
+        stranger[i] = connect_port(relay.to_port);
+        assert_true(stranger[i] >= 0);
+        if (i % 2) /* a handshake that goes no further */
+            assert_int_equal(write(stranger[i], "\x16\x03\x01", 3), 3);
+    }
+
     char address[64];
     (void)snprintf(address, sizeof(address), "127.0.0.1:%d", relay.port);
+    bool allow = strcmp(mode, "allow") == 0;
     static const _Atomic(uint64_t) no_limit;
     struct migrate_request request = { .target = address,
-                                       .mode = mode,
+                                       .mode = allow ? "auto" : mode,
+                                       .post_copy =
+                                           allow ? SOURCE_POST_COPY_ALLOW : SOURCE_POST_COPY_NEVER,
                                        .lanes = lanes,
                                        .packing = packing_of_next,
                                        .delta_bytes = delta_of_next,
@@ -424,6 +509,8 @@ static struct result move_with(struct relay relay, const char *mode, int source_
                                        .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
                                        .policy = policy_limits_default(),
                                        .stall_limit_ns = stall_of_next };
+    if (allow)
+        request.policy.max_downtime_ns = 1;
     result.source_rc =
         migrate_run(&source.env, &request, bill, &result.outcome, &result.source_err);
 
@@ -438,6 +525,10 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     assert_int_equal(pthread_join(relay.thread, NULL), 0);
     result.target_rc = run.rc;
     memcpy(result.passed, relay.passed, sizeof(relay.passed));
+    result.stranded = target.stranded;
+    result.interrupted = source.stranded;
+    result.faults = bill->faults;
+    result.has_faults = bill->has_faults;
 
     /* Exactly one owner. */
     if (result.outcome == MIGRATE_MOVED) {
@@ -454,6 +545,16 @@ static struct result move_with(struct relay relay, const char *mode, int source_
         assert_int_not_equal(result.source_rc, 0);
         assert_true(result.source_err.text[0]);
         check_guest(&source);
+        struct err err; /* it has back what it may have given up */
+        assert_int_equal(machine_lock_disks(source.machine, DISK_TAKE_OVER, &err), 0);
+    }
+    check_disk_is_locked(true); /* the source's monitor is still there */
+    if (result.outcome == MIGRATE_MOVED) {
+        machine_free(source.machine);
+        source.machine = NULL;
+        check_disk_is_locked(true); /* and when it is not */
+        assert_int_equal(syncs_in_pause, 1);
+        assert_true(bill->part_ns[BILL_DISK_SYNC] > 0);
     }
     /* The bill adds up, also of a failure. */
     uint64_t stages = 0;
@@ -462,7 +563,15 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     assert_true(bill->ended);
     assert_int_equal(stages, bill_total_ns(bill));
     assert_int_equal(bill->err.code != 0, result.outcome != MIGRATE_MOVED);
+    /* It says how the guest travelled, if it did. */
+    if (result.outcome == MIGRATE_MOVED) {
+        assert_true(bill->has_link);
+        assert_int_equal(bill->link.encrypted, !plain);
+        assert_int_equal(bill->wire_sent_bytes > bill->bytes[BILL_BYTES_PAGE_DATA], !plain);
+    }
 
+    for (unsigned i = 0; i < relay.strangers; i++)
+        close(stranger[i]);
     free(bill);
     close(run.listen_fd);
     close(relay.listen_fd);
@@ -492,6 +601,8 @@ static void fault_everywhere(enum fault fault, const char *mode, unsigned steps,
                              unsigned victim)
 {
     struct relay none = { .fault = FAULT_NONE, .victim = victim };
+    if (plain) /* the same pumps: fewer places will do */
+        steps = (steps + 2) / 3;
     stall_of_next = 10 * CLOCK_SECOND;
     struct result whole = move_with(none, mode, 0, 0, false, lanes);
     stall_of_next = 300 * CLOCK_MSEC;
@@ -580,12 +691,106 @@ static void classes(void **unused)
     delta_of_next = 0;
 }
 
+/* The guest's vCPUs write all over its memory from the moment they run: each of their accesses to a page that is
+ * still away has to wait for it, and one that did not would be found by check_memory(). */
+static void post_copy_calm(uint32_t lanes)
+{
+    for (int i = 0; i < 6; i++) {
+        struct result r = move_with((struct relay){ .fault = FAULT_NONE },
+                                    i % 2 ? "allow" : "post-copy", 0, 0, false, lanes);
+        assert_int_equal(r.outcome, MIGRATE_MOVED);
+        assert_int_equal(r.target_rc, 0);
+        assert_int_equal(r.stranded, 0);
+        assert_int_equal(r.interrupted, 0); /* the end of it is no loss */
+        assert_int_equal(r.faults.missing, 0);
+        assert_int_equal(r.faults.duplicates, 0);
+        if (r.has_faults)
+            assert_int_equal(r.faults.absent, r.faults.pushed + r.faults.answered);
+    }
+}
+
+static void post_copy_whole(void **unused)
+{
+    (void)unused;
+    post_copy_calm(0);
+}
+
+/* Rounds on lanes before it, and packed pages and deltas in them. */
+static void post_copy_with_lanes(void **unused)
+{
+    (void)unused;
+    stall_of_next = 10 * CLOCK_SECOND;
+    post_copy_calm(2);
+    packing_of_next = PACKING_MODE_ZSTD;
+    delta_of_next = 8 * MIB;
+    post_copy_calm(MIGRATE_LANES_AUTO);
+    packing_of_next = PACKING_MODE_OFF;
+    delta_of_next = 0;
+    stall_of_next = 300 * CLOCK_MSEC;
+}
+
+/* Faults on each connection of a pure post-copy: the move's, its urgent lane. */
+static void post_copy_fault(enum fault fault, unsigned connection, unsigned steps)
+{
+    unsigned moved = 0, stayed = 0, stranded = 0;
+    struct relay calm = { .fault = FAULT_NONE, .victim = connection };
+    struct result whole = move_with(calm, "post-copy", 0, 0, false, 0);
+    for (int to_source = 0; to_source < 2; to_source++) {
+        uint64_t total = connection ? (to_source ? 400 : 40000) : whole.passed[to_source];
+        for (unsigned i = 0; i < steps; i++) {
+            uint64_t at = i < steps / 2 ? i * 53 : total * (i - steps / 2) / (steps / 2);
+            struct relay relay = {
+                .fault = fault, .to_source = to_source, .at = at, .victim = connection
+            };
+            struct result r = move_with(relay, "post-copy", 0, 0, false, 0);
+            moved += r.outcome == MIGRATE_MOVED;
+            stayed += r.outcome == MIGRATE_STAYED;
+            stranded += r.outcome == MIGRATE_MOVED && r.stranded;
+            if (r.outcome == MIGRATE_MOVED) {
+                assert_int_equal(r.faults.missing, 0);
+                assert_int_equal(r.faults.duplicates, 0);
+            }
+        }
+    }
+    print_message("# connection %u: %u moved, %u of them after a break; %u stayed\n", connection,
+                  moved, stranded, stayed);
+    assert_true(moved > 0);
+    assert_true(connection == 1 || (stayed > 0 && stranded > 0));
+}
+
+static void post_copy_cut_anywhere(void **unused)
+{
+    (void)unused;
+    post_copy_fault(FAULT_CUT, 0, 24);
+    post_copy_fault(FAULT_CUT, 1, 10);
+}
+
+static void post_copy_damage_anywhere(void **unused)
+{
+    (void)unused;
+    post_copy_fault(FAULT_FLIP, 0, 16);
+    post_copy_fault(FAULT_FLIP, 1, 6);
+}
+
+static void post_copy_silence_anywhere(void **unused)
+{
+    (void)unused;
+    post_copy_fault(FAULT_SILENCE, 0, 8);
+}
+
 static void records_that_fail(void **unused)
 {
     (void)unused;
     struct result r = move_with((struct relay){ 0 }, "pre-copy", 1, 0, false, 2);
     assert_int_equal(r.outcome, MIGRATE_STAYED);
     (void)move_with((struct relay){ 0 }, "pre-copy", 0, 1, false, 2); /* either way: one owner */
+}
+
+static void strangers(void **unused)
+{
+    (void)unused;
+    struct relay relay = { .strangers = STRANGERS_MAX };
+    assert_int_equal(move_with(relay, "pre-copy", 0, 0, false, 2).outcome, MIGRATE_MOVED);
 }
 
 static void cancelled(void **unused)
@@ -598,6 +803,37 @@ static void cancelled(void **unused)
     }
 }
 
+/* Whatever the guest wrote must be durable before it is handed over, or it stays. */
+static void disk_that_fails(void **unused)
+{
+    (void)unused;
+    syncs_that_fail = 1;
+    struct result r = move_with((struct relay){ 0 }, "pre-copy", 0, 0, false, 0);
+    assert_int_equal(r.outcome, MIGRATE_STAYED);
+    assert_int_equal(syncs_in_pause, 1);
+    assert_true(syncs_while_running > 0);
+    assert_non_null(strstr(r.source_err.text, "disk"));
+}
+
+/* A target whose disk someone else writes to refuses, and the source has its own back. */
+static void disk_of_a_stranger(void **unused)
+{
+    (void)unused;
+    char other[sizeof(disk_path) + 8];
+    (void)snprintf(other, sizeof(other), "%s-other", disk_path);
+    int fd = open(other, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, 4096), 0);
+    assert_int_equal(disk_lock(fd, false, DISK_ALONE), 0);
+    target_disk = other;
+    struct result r = move_with((struct relay){ 0 }, "pre-copy", 0, 0, false, 0);
+    assert_int_equal(r.outcome, MIGRATE_STAYED);
+    assert_non_null(strstr(r.source_err.text, "lock a disk"));
+    target_disk = NULL;
+    close(fd);
+    assert_int_equal(unlink(other), 0);
+}
+
 static void nobody_listens(void **unused)
 {
     (void)unused;
@@ -605,7 +841,7 @@ static void nobody_listens(void **unused)
     struct bill *bill = calloc(1, sizeof(*bill));
     enum migrate_outcome outcome;
     struct err err;
-    end_init(&source);
+    end_init(&source, trust[0]);
     start_guest(&source);
     static const _Atomic(uint64_t) no_limit;
     struct migrate_request request = { .target = "127.0.0.1:1",
@@ -624,23 +860,46 @@ static void nobody_listens(void **unused)
     free(bill);
 }
 
-/* With an argument, the tests with lanes: two short runs instead of one long. */
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest plain[] = {
-        cmocka_unit_test(moves_whole),       cmocka_unit_test(cut_anywhere),
-        cmocka_unit_test(damage_anywhere),   cmocka_unit_test(silence_anywhere),
-        cmocka_unit_test(records_that_fail), cmocka_unit_test(cancelled),
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(moves_whole),
+        cmocka_unit_test(cut_anywhere),
+        cmocka_unit_test(damage_anywhere),
+        cmocka_unit_test(silence_anywhere),
+        cmocka_unit_test(records_that_fail),
+        cmocka_unit_test(cancelled),
+        cmocka_unit_test(disk_that_fails),
+        cmocka_unit_test(disk_of_a_stranger),
         cmocka_unit_test(nobody_listens),
+        cmocka_unit_test(post_copy_whole),
+        cmocka_unit_test(post_copy_cut_anywhere),
+        cmocka_unit_test(post_copy_damage_anywhere),
+        cmocka_unit_test(post_copy_silence_anywhere),
+        cmocka_unit_test(strangers),
     };
     const struct CMUnitTest with_lanes[] = {
         cmocka_unit_test(classes),
+        cmocka_unit_test(post_copy_with_lanes),
         cmocka_unit_test(cut_with_lanes),
         cmocka_unit_test(damage_with_lanes),
         cmocka_unit_test(silence_with_lanes),
     };
-    (void)argv;
+    const char *tmp = getenv("TMPDIR");
+    (void)snprintf(disk_path, sizeof(disk_path), "%s/godwit-disk-XXXXXX", tmp ? tmp : "/tmp");
+    int disk = mkstemp(disk_path);
+    if (disk < 0 || ftruncate(disk, 4096) < 0)
+        return 1;
+    close(disk);
     (void)signal(SIGPIPE, SIG_IGN);
-    return argc > 1 ? cmocka_run_group_tests(with_lanes, NULL, NULL)
-                    : cmocka_run_group_tests(plain, NULL, NULL);
+    if (argc != 2)
+        return 2;
+    plain = strcmp(argv[1], "plain") == 0;
+    trusting_pair(trust);
+    int failed = strcmp(argv[1], "lanes") == 0 ? cmocka_run_group_tests(with_lanes, NULL, NULL)
+                                               : cmocka_run_group_tests(tests, NULL, NULL);
+    for (int i = 0; i < 2; i++)
+        trusting_end(trust[i]);
+    (void)unlink(disk_path);
+    return failed;
 }

@@ -4,6 +4,7 @@
  */
 #include "kvm/fake.h"
 #include "mem/dirty.h"
+#include "mem/discard.h"
 #include "move/page_maker.h"
 #include "move/page_sink.h"
 
@@ -226,6 +227,129 @@ static void untouched_memory_is_not_looked_at(void **unused)
     mem_fini(&to);
 }
 
+/* Gives back random runs, as a guest's balloon and reports do, while the guest writes and pages travel. */
+struct giver {
+    struct mem *mem;
+    _Atomic bool stop;
+    _Atomic(uint64_t) given;
+};
+
+static void *give_back(void *arg)
+{
+    struct giver *giver = arg;
+    for (uint64_t seed = 1; !giver->stop; giver->given++) {
+        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        uint64_t count = 1 + (seed >> 33) % ((seed >> 20) % 8 ? 20 : 2000);
+        uint64_t first = (seed >> 40) % (giver->mem->pages - count);
+        assert_int_equal(mem_discard(giver->mem, gpa_of(first * PAGE_BYTES), count * PAGE_BYTES,
+                                     false),
+                         0);
+        (void)sched_yield();
+    }
+    return NULL;
+}
+
+static uint64_t resident(const struct mem *mem, uint64_t first, uint64_t end)
+{
+    uint64_t pages = 0, from, to;
+    for (uint64_t at = first; at < end && !mem_next_touched(mem, at, &from, &to); at = to)
+        pages += from < end ? MIN(to, end) - from : 0;
+    return pages;
+}
+
+/* Pages given back before, between and during the rounds: the target ends with what the source has, holds
+ * no memory for what was given back, and none of it was looked at. */
+static void freed_pages_do_not_travel(void **unused)
+{
+    (void)unused;
+    struct mem from, to;
+    struct hv *hv;
+    struct dirty dirty;
+    struct page_source source;
+    struct page_maker maker;
+    struct receiver receiver = { .mem = &to };
+    struct link out;
+    pthread_t receiving, running, giving;
+    uint64_t pending, freed = 0;
+
+    assert_int_equal(mem_init(&from, 128 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&to, 128 * MIB, NULL), 0);
+    assert_int_equal(hv_fake_open(&hv), 0);
+    assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
+    connect_pair(&out, &receiver.link);
+    memset(from.host, 0x5a, 96 * MIB);
+
+    /* Before: as good as never touched, but told apart. */
+    assert_int_equal(mem_discard(&from, gpa_of(MIB + 1), 20 * MIB, false), 0);
+    assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
+    assert_int_equal(dirty_start(&dirty, &from, hv), 0);
+    page_source_init(&source, &from, &dirty);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    send_round(&maker, &out, true);
+    send_mark(&out, SECTION_MESSAGE);
+    assert_int_equal(source.untouched_free, 20 * 256 - 1);
+    assert_int_equal(source.untouched, 20 * 256 - 1 + 32 * 256);
+    assert_int_equal(maker.count.data, 76 * 256 + 1);
+    assert_int_equal(maker.count.free, 0);
+
+    /* Between: sent before, so the target must hear that they are gone. */
+    assert_int_equal(mem_discard(&from, gpa_of(30 * MIB), 8 * MIB, false), 0);
+    memset(mem_page(&from, 30 * 256 + 99), 0x77, 1);
+    mem_mark(&from, gpa_of(30 * MIB + 99 * PAGE_BYTES), 1); /* one is used again */
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    assert_int_equal(pending, 8 * 256);
+    send_round(&maker, &out, false);
+    send_mark(&out, SECTION_MESSAGE);
+    assert_int_equal(maker.count.free, 8 * 256 - 1);
+    assert_int_equal(maker.count.data, 1);
+    assert_true(maker.count.bytes < 3 * PAGE_BYTES);
+
+    /* During. */
+    struct writer writer;
+    struct hv_cpuid *cpuid = calloc(1, sizeof(*cpuid));
+    struct giver giver = { .mem = &from };
+    assert_int_equal(hv->ops->vcpu_open(hv, 0, cpuid, &writer.vcpu), 0);
+    assert_int_equal(pthread_create(&running, NULL, run_guest, &writer), 0);
+    assert_int_equal(pthread_create(&giving, NULL, give_back, &giver), 0);
+    for (int round = 0; round < 30; round++) {
+        uint64_t seen = giver.given;
+        do
+            assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+        while ((pending < 20 || giver.given < seen + 5) && sched_yield() == 0);
+        send_round(&maker, &out, false);
+        send_mark(&out, SECTION_MESSAGE);
+        freed += maker.count.free;
+    }
+    giver.stop = true;
+    hv->ops->vcpu_kick(writer.vcpu);
+    assert_int_equal(pthread_join(giving, NULL), 0);
+    assert_int_equal(pthread_join(running, NULL), 0);
+    assert_true(freed > 1000);
+
+    /* The last round, the guest standing still. */
+    assert_int_equal(mem_discard(&from, gpa_of(64 * MIB), 32 * MIB, false), 0);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    send_round(&maker, &out, false);
+    send_mark(&out, SECTION_END);
+    assert_int_equal(pthread_join(receiving, NULL), 0);
+    assert_int_equal(receiver.rc, 0);
+    assert_int_equal(resident(&from, 64 * 256, 96 * 256), 0);
+    assert_true(resident(&to, 64 * 256, 96 * 256) < 100); /* short runs may have been overwritten */
+    assert_memory_equal(from.host, to.host, from.bytes);
+
+    free(cpuid);
+    page_maker_fini(&maker);
+    page_source_fini(&source);
+    dirty_stop(&dirty);
+    hv->ops->vcpu_close(writer.vcpu);
+    hv->ops->close(hv);
+    link_close(&out);
+    link_close(&receiver.link);
+    mem_fini(&from);
+    mem_fini(&to);
+}
+
 static void damaged_page_is_refused(void **unused)
 {
     (void)unused;
@@ -282,6 +406,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(running_guest_arrives_whole),
         cmocka_unit_test(untouched_memory_is_not_looked_at),
+        cmocka_unit_test(freed_pages_do_not_travel),
         cmocka_unit_test(damaged_page_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,7 +5,8 @@
  *     sim --seed N [--trace]      one random schedule again
  *     sim --pairs                 every two faults at every two events
  *     sim --table                 each message, each fault: what comes of it
- *     sim --point N --fault NAME [--coin N] [--stop-copy] [--trace]
+ *     sim --document              the same for every kind of fault, as docs/faults.md has it
+ *     sim --point N --fault NAME [--coin N] [--stop-copy | --post-copy] [--trace]
  *                                 one single fault again, at the N-th event
  */
 #include "world.h"
@@ -31,6 +32,12 @@ static struct schedule schedule_of(uint64_t seed)
 {
     uint64_t r = mix(seed);
     struct schedule s = { .seed = seed, .mode = r & 1 ? MOVE_PRE_COPY : MOVE_STOP_COPY };
+    unsigned reach = 60;
+    if (r >> 62) { /* three in four: most has changed there last */
+        s.mode = MOVE_POST_COPY;
+        s.post_copy = r & 1 ? SOURCE_POST_COPY_NOW : SOURCE_POST_COPY_ALLOW;
+        reach = 150;
+    }
     if (seed % 8 == 0)
         return s;
     s.faults = 1 + (unsigned)((r >> 8) % FAULTS_MAX);
@@ -38,7 +45,7 @@ static struct schedule schedule_of(uint64_t seed)
     for (unsigned i = 0; i < s.faults; i++) {
         uint64_t f = mix(r + i);
         /* Half of them around the commitment, where it matters most. */
-        unsigned at = f >> 63 ? 18 + (unsigned)((f >> 32) % 30) : (unsigned)((f >> 32) % 60);
+        unsigned at = f >> 63 ? 18 + (unsigned)((f >> 32) % 30) : (unsigned)((f >> 32) % reach);
         s.fault[i] = (struct fault){ .kind = (enum fault_kind)(1 + f % (FAULT_MAX - 1)),
                                      .at = at,
                                      .random = mix(f) };
@@ -98,12 +105,14 @@ static int random_schedules(uint64_t count)
     return 0;
 }
 
+/* How each mode is run when only one thing goes wrong. */
 static struct schedule single(enum move_mode mode, enum fault_kind kind, bool at_point, unsigned at,
                               uint64_t coin)
 {
     return (struct schedule){
         .seed = 7,
         .mode = mode,
+        .post_copy = mode == MOVE_POST_COPY ? SOURCE_POST_COPY_NOW : SOURCE_POST_COPY_NEVER,
         .faults = 1,
         .fault = { { .kind = kind, .at_point = at_point, .at = at, .random = coin } }
     };
@@ -132,7 +141,9 @@ static int single_faults(void)
                     if (run(&s, false) == OUTCOME_BROKEN) {
                         printf("  again with --point %u --fault %s --coin %llu%s --trace\n", at,
                                fault_name((enum fault_kind)kind), (unsigned long long)coin,
-                               mode == MOVE_STOP_COPY ? " --stop-copy" : "");
+                               mode == MOVE_STOP_COPY   ? " --stop-copy"
+                               : mode == MOVE_POST_COPY ? " --post-copy"
+                                                        : "");
                         return 1;
                     }
                 }
@@ -209,6 +220,112 @@ static int table(void)
     return rc;
 }
 
+/* ------------------------------------------------------------------------------------ docs/faults.md */
+
+static const char *letter(enum outcome outcome)
+{
+    static const char *const letters[] = {
+        "!", "M", "S", "C", "DS", "DT", "H", "A", "K", "L", "P"
+    };
+    _Static_assert(ARRAY_LEN(letters) == OUTCOME_MAX, "one for each outcome");
+    return letters[outcome];
+}
+
+/* A point by its name, since how many rounds there are is left to chance. */
+struct named_point {
+    uint16_t type; /* of the message; 0 = a record write */
+    bool last;     /* of several; else the first */
+};
+
+#define DOCUMENT_SEEDS 8
+#define POINTS_MAX ARRAY_LEN(world.point)
+
+/* The points of a run of this seed without faults; returns how many. */
+static unsigned points_of(uint64_t seed, uint16_t point[POINTS_MAX])
+{
+    struct schedule s = { .seed = seed, .mode = MOVE_PRE_COPY };
+    (void)world_run(&world, &s, false);
+    world_free(&world);
+    memcpy(point, world.point, sizeof(world.point));
+    return MIN(world.points, (unsigned)POINTS_MAX);
+}
+
+static unsigned find_point(uint64_t seed, struct named_point want)
+{
+    uint16_t point[POINTS_MAX];
+    unsigned count = points_of(seed, point), found = 0;
+    for (unsigned i = 0; i < count && (want.last || !found); i++)
+        if (point[i] == want.type)
+            found = i + 1;
+    return found;
+}
+
+/* All that can come of one fault at one point: over several timings, and all that is left to chance. */
+static int document_cell(enum fault_kind kind, const unsigned at[DOCUMENT_SEEDS])
+{
+    bool seen[OUTCOME_MAX] = { 0 };
+    for (unsigned n = 0; n < DOCUMENT_SEEDS; n++)
+        for (uint64_t coin = 0; coin < 8 && at[n]; coin++) {
+            struct schedule s = single(MOVE_PRE_COPY, kind, true, at[n], coin);
+            s.seed = n + 1;
+            enum outcome outcome = run(&s, false);
+            if (outcome == OUTCOME_BROKEN)
+                return 1;
+            seen[outcome] = true;
+        }
+    for (int i = 1; i < OUTCOME_MAX; i++)
+        if (seen[i])
+            printf(" %s", letter((enum outcome)i));
+    printf(" |");
+    return 0;
+}
+
+static int document_row(struct named_point want, const char *which)
+{
+    unsigned at[DOCUMENT_SEEDS];
+    int rc = 0;
+    for (unsigned n = 0; n < DOCUMENT_SEEDS; n++)
+        at[n] = find_point(n + 1, want);
+    if (want.type)
+        printf("| %s%s |", which, message_name(want.type));
+    else
+        printf("| *record at the %s* |", want.last ? "target" : "source");
+    for (int kind = FAULT_NONE + 1; kind < FAULT_MAX && !rc; kind++)
+        rc = document_cell((enum fault_kind)kind, at);
+    printf("\n");
+    return rc;
+}
+
+/* The table of docs/faults.md. Of a message sent several times: the first and the last. */
+static int document(void)
+{
+    uint16_t point[POINTS_MAX];
+    unsigned points = points_of(1, point);
+    int rc = 0;
+
+    printf("| after |");
+    for (int kind = FAULT_NONE + 1; kind < FAULT_MAX; kind++)
+        printf(" %s |", fault_name((enum fault_kind)kind));
+    printf("\n|---|");
+    for (int kind = FAULT_NONE + 1; kind < FAULT_MAX; kind++)
+        printf("---|");
+    printf("\n");
+    for (unsigned i = 0; i < points && !rc; i++) {
+        bool before = false, after = false;
+        for (unsigned k = 0; k < points; k++) {
+            before |= k < i && point[k] == point[i];
+            after |= k > i && point[k] == point[i];
+        }
+        if (before && after)
+            continue;
+        rc = document_row((struct named_point){ .type = point[i], .last = before }, after ? "first "
+                                                                                    : before
+                                                                                        ? "last "
+                                                                                        : "");
+    }
+    return rc;
+}
+
 static enum fault_kind fault_of(const char *name)
 {
     for (int kind = 0; kind < FAULT_MAX; kind++)
@@ -220,16 +337,30 @@ static enum fault_kind fault_of(const char *name)
 
 int main(int argc, char **argv)
 {
-    enum { SCHEDULES = 1, SEED, TRACE, TABLE, POINT, FAULT, COIN, STOP_COPY, PAIRS };
+    enum {
+        SCHEDULES = 1,
+        SEED,
+        TRACE,
+        TABLE,
+        DOCUMENT,
+        POINT,
+        FAULT,
+        COIN,
+        STOP_COPY,
+        POST_COPY,
+        PAIRS
+    };
     static const struct option options[] = {
         { "schedules", required_argument, NULL, SCHEDULES },
         { "seed", required_argument, NULL, SEED },
         { "trace", no_argument, NULL, TRACE },
         { "table", no_argument, NULL, TABLE },
+        { "document", no_argument, NULL, DOCUMENT },
         { "point", required_argument, NULL, POINT },
         { "fault", required_argument, NULL, FAULT },
         { "coin", required_argument, NULL, COIN },
         { "stop-copy", no_argument, NULL, STOP_COPY },
+        { "post-copy", no_argument, NULL, POST_COPY },
         { "pairs", no_argument, NULL, PAIRS },
         { 0 },
     };
@@ -252,6 +383,8 @@ int main(int argc, char **argv)
             break;
         case TABLE:
             return table();
+        case DOCUMENT:
+            return document();
         case PAIRS:
             return pairs();
         case POINT:
@@ -265,6 +398,9 @@ int main(int argc, char **argv)
             break;
         case STOP_COPY:
             mode = MOVE_STOP_COPY;
+            break;
+        case POST_COPY:
+            mode = MOVE_POST_COPY;
             break;
         default:
             return 2;

@@ -84,13 +84,188 @@ static void do_connect(struct world *w, uint32_t conn)
     world_plan(w, P_CONNECT, SIDE_SOURCE, work_ns(w))->link = n;
 }
 
+static unsigned count_of(uint64_t set)
+{
+    return (unsigned)__builtin_popcountll(set);
+}
+
+static uint64_t random_set(struct world *w, uint64_t of, unsigned most)
+{
+    uint64_t set = 0;
+    while (of && most-- > 0) {
+        uint64_t page = UINT64_C(1) << world_random(w, GUEST_PAGES);
+        set |= page & of;
+    }
+    return set ? set : of & (~of + 1);
+}
+
+/* The last round of post-copy: what the target lacks, in two sections. */
+static void send_absent_round(struct world *w, const struct move_action *action)
+{
+    uint64_t low = (UINT64_C(1) << GUEST_PAGES / 2) - 1, all = (UINT64_C(1) << GUEST_PAGES) - 1;
+    uint64_t set = world_random(w, 16) ? random_set(w, all, 2 * GUEST_PAGES) : 0;
+    unsigned n;
+    CHECK(w, !w->source_runs, "pages are named while the guest runs");
+    CHECK(w, w->source.urgent, "post-copy without the urgent lane");
+    w->unsent = set;
+    if (world_link(w, SIDE_SOURCE, action->conn, &n))
+        for (int half = 0; half < 2; half++) {
+            uint64_t part = half ? set & ~low : set & low;
+            struct item item = { .section.type = SECTION_ABSENT, .set = part };
+            world_send(w, n, SIDE_SOURCE, item);
+        }
+    struct source_event *event = &work(w, SIDE_SOURCE)->source;
+    event->kind = SOURCE_ROUND_SENT;
+    event->conn = action->conn;
+    event->round.pages = count_of(set);
+}
+
+static void end_round(struct world *w)
+{
+    for (unsigned i = 0; i < w->pending_count; i++) {
+        struct pending *p = &w->pending[i];
+        if (p->kind == P_SOURCE && p->source.kind == SOURCE_ROUND_SENT)
+            p->due = MIN(p->due, w->now_ns + 1000);
+    }
+}
+
+static void open_urgent(struct world *w, uint32_t conn)
+{
+    unsigned of;
+    if (!world_link(w, SIDE_SOURCE, conn, &of) || !w->link[of].open[SIDE_SOURCE])
+        return;
+    if (w->told_conn == conn) {
+        CHECK(w, (w->told & ~w->absent) == 0 || w->source.state != SOURCE_SERVING,
+              "the target asks for what it has");
+        w->unsent = w->told;
+    }
+    unsigned n = w->links++;
+    if (n >= LINKS_MAX) {
+        fprintf(stderr, "sim: too many connections\n");
+        abort();
+    }
+    struct link *link = &w->link[n];
+    memset(link, 0, sizeof(*link));
+    link->open[SIDE_SOURCE] = link->lane[SIDE_SOURCE] = true;
+    link->of = of;
+    link->conn[SIDE_SOURCE] = UINT32_MAX - n;
+    link->life[SIDE_SOURCE] = w->host[SIDE_SOURCE].life;
+    world_plan(w, P_CONNECT, SIDE_SOURCE, work_ns(w))->link = n;
+}
+
+static void push(struct world *w, uint32_t conn)
+{
+    unsigned n;
+    CHECK(w, w->source.urgent, "the rest is pushed while nobody answers faults");
+    if (world_link(w, SIDE_SOURCE, conn, &n)) {
+        w->pushing = n + 1;
+        world_plan(w, P_PUSH, SIDE_SOURCE, work_ns(w))->link = n;
+    }
+}
+
+void world_push(struct world *w, unsigned n)
+{
+    struct link *link = &w->link[n];
+    if (w->pushing != n + 1 || !link->open[SIDE_SOURCE])
+        return;
+    if (w->unsent) {
+        uint64_t set = random_set(w, w->unsent, 6);
+        w->unsent &= ~set;
+        world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = SECTION_PAGES, .set = set });
+        world_plan(w, P_PUSH, SIDE_SOURCE, work_ns(w))->link = n;
+        world_source(w, &(struct source_event){ .kind = SOURCE_PROGRESS,
+                                                .conn = link->conn[SIDE_SOURCE] });
+    }
+}
+
+/* Asks the source for pages, if there is a lane; what is wanted is asked for again on a new one. */
+void world_ask(struct world *w, uint64_t set)
+{
+    unsigned of, n;
+    w->wanted |= set;
+    if (!w->target.conn || !world_link(w, SIDE_TARGET, w->target.conn, &of) ||
+        !world_lane(w, of, SIDE_TARGET, &n))
+        return;
+    for (; set; set &= set - 1)
+        world_send(w, n, SIDE_TARGET,
+                   (struct item){ .section.type = REQUEST, .set = set & (~set + 1) });
+}
+
+/* The guest at the target reads a page, if it can; else it waits for it, and other vCPUs go on. */
+void world_touch(struct world *w)
+{
+    if (!w->target_runs || !(w->absent & ~w->wanted) || w->touches == 0)
+        return;
+    w->touches--;
+    uint64_t page = UINT64_C(1) << world_random(w, GUEST_PAGES);
+    if (page & w->absent & ~w->wanted)
+        world_ask(w, page);
+    (void)world_plan(w, P_TOUCH, SIDE_TARGET, work_ns(w));
+}
+
+static void answer(struct world *w, unsigned n, uint64_t page)
+{
+    if (!(w->unsent & page) || !w->link[n].open[SIDE_SOURCE])
+        return; /* on its way already */
+    CHECK(w, w->source_has && !w->source_runs, "a page of a guest that is not paused is served");
+    w->unsent &= ~page;
+    world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = REPLY, .set = page });
+}
+
+static void all_in(struct world *w)
+{
+    static const struct message_pulled pulled;
+    bool pulling = w->target.state == TARGET_PULLING || w->target.state == TARGET_STRANDED;
+    if (!w->absent && pulling)
+        world_target(w, &(struct target_event){ .kind = TARGET_PULLED, .pulled = &pulled });
+}
+
+static void place(struct world *w, uint64_t set)
+{
+    CHECK(w, (set & ~w->absent) == 0, "a page came twice");
+    w->absent &= ~set;
+    w->wanted &= ~set;
+    all_in(w);
+}
+
+static void take_lane(struct world *w, uint32_t conn)
+{
+    unsigned n, of;
+    if (!world_link(w, SIDE_TARGET, conn, &n) || !world_link(w, SIDE_TARGET, w->target.conn, &of))
+        return;
+    w->link[n].lane[SIDE_TARGET] = true;
+    w->link[n].of = of;
+    world_ask(w, w->wanted & w->absent);
+}
+
+static void send_message(struct world *w, enum side side, const struct move_action *action);
+
+static void send_absent(struct world *w, uint32_t conn)
+{
+    unsigned n, lane;
+    if (!world_link(w, SIDE_TARGET, conn, &n))
+        return;
+    CHECK(w, !world_lane(w, n, SIDE_TARGET, &lane), "pages are named that may be under way");
+    world_send(w, n, SIDE_TARGET,
+               (struct item){ .section.type = SECTION_ABSENT, .set = w->absent });
+    struct message pull = { .type = MESSAGE_PULL, .pull.pages = count_of(w->absent) };
+    memcpy(pull.pull.token, w->target.hello.token, sizeof(pull.pull.token));
+    send_message(w, SIDE_TARGET,
+                 &(struct move_action){ .kind = ACTION_SEND, .conn = conn, .message = &pull });
+}
+
 static void send_round(struct world *w, const struct move_action *action)
 {
+    if (action->round.kind == ROUND_ABSENT) {
+        send_absent_round(w, action);
+        return;
+    }
+    bool last = action->round.kind == ROUND_PAUSED;
     static const uint16_t types[] = { SECTION_PAGES, SECTION_PAGES };
     uint64_t pages = w->left_pages & ~UINT64_C(1);
     send_sections(w, action->conn, types, ARRAY_LEN(types), pages);
-    w->left_pages = action->round.last ? 0 : pages / (2 + world_random(w, 7));
-    CHECK(w, !action->round.last || !w->source_runs, "the last round while the guest runs");
+    w->left_pages = last ? 0 : pages / (2 + world_random(w, 7));
+    CHECK(w, !last || !w->source_runs, "the last round while the guest runs");
 
     struct source_event *event = &work(w, SIDE_SOURCE)->source;
     event->kind = SOURCE_ROUND_SENT;
@@ -149,6 +324,7 @@ static void resume_source(struct world *w)
           "the source resumes while its record says handed");
     CHECK(w, w->host[SIDE_TARGET].disk.record != RECORD_HERE || w->person,
           "the source resumes while the target's record says that it owns the guest");
+    w->unsent = 0; /* whatever is still asked for */
     if (!w->source_runs)
         w->version++;
     w->source_runs = true;
@@ -158,6 +334,8 @@ static void release_source(struct world *w)
 {
     CHECK(w, !w->source_runs, "the source releases a running guest");
     CHECK(w, w->target_owned, "released, and the target does not own it");
+    CHECK(w, !w->target_runs || !w->absent || w->abandoned,
+          "released while the target lacks pages");
     w->source_has = false;
 }
 
@@ -172,6 +350,8 @@ static void run_target(struct world *w)
     w->target_runs = w->target_ran = true;
     struct pending *p = world_plan(w, P_TARGET, SIDE_TARGET, work_ns(w));
     static const struct message_activated activated = { .resume_ns = 5 };
+    CHECK(w, !w->absent || w->target.post_copy, "the target runs on less than all memory");
+    world_touch(w);
     p->target.kind = TARGET_RUNNING;
     p->target.activated = &activated;
 }
@@ -239,6 +419,10 @@ static void hear(struct world *w, enum side side, const struct move_action *acti
 
     CHECK(w, reason != REASON_BUG, "reason bug: %s", action->emit.text);
     CHECK(w, reason != REASON_SPLIT, "reason split");
+    CHECK(w, reason != REASON_SOURCE_LOST || w->host[SIDE_SOURCE].crashed || w->abandoned,
+          "the source is said to be lost");
+    CHECK(w, side != SIDE_TARGET || action->emit.to != TARGET_ACTIVE || !w->absent,
+          "the target thinks that it has all pages");
     CHECK(w, reason != REASON_PROTOCOL || w->corrupted || w->strangers,
           "honest engines disagree: %s", action->emit.text);
     if (side == SIDE_SOURCE && action->emit.from != action->emit.to) {
@@ -279,6 +463,19 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_SEND_ROUND:
         send_round(w, action);
         break;
+    case ACTION_END_ROUND:
+        end_round(w);
+        break;
+    case ACTION_OPEN_URGENT:
+        open_urgent(w, action->conn);
+        break;
+    case ACTION_PUSH:
+        push(w, action->conn);
+        break;
+    case ACTION_PREPARE_GUEST:
+        CHECK(w, w->source_runs && w->prepared++ == 0, "the guest is prepared once, while it runs");
+        work(w, SIDE_SOURCE)->source.kind = SOURCE_GUEST_PREPARED;
+        break;
     case ACTION_THROTTLE:
         CHECK(w, w->source_runs, "a guest that stands still is to be slowed");
         break;
@@ -304,6 +501,8 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_LOAD:
         w->target_has = true;
         w->loaded_version = w->sent_version;
+        if (w->absent && world_random(w, 2)) /* loading registers touches memory */
+            world_ask(w, random_set(w, w->absent, 2));
         target_work(w, TARGET_LOADED);
         break;
     case ACTION_RUN_GUEST:
@@ -315,6 +514,12 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_END:
         if (w->target.state == TARGET_GONE)
             end_target(w);
+        break;
+    case ACTION_TAKE_LANE:
+        take_lane(w, action->conn);
+        break;
+    case ACTION_SEND_ABSENT:
+        send_absent(w, action->conn);
         break;
     case ACTION_KIND_MAX:
         world_broken(w, "no such action");
@@ -351,6 +556,25 @@ void world_target(struct world *w, const struct target_event *event)
         world_trace(w, "  target refuses: %s", err.text);
     CHECK(w, rc == 0 || err.code == -rc, "an error without its reason");
     carry_out(w, SIDE_TARGET);
+    if (event->kind == TARGET_RUNNING)
+        all_in(w);
+}
+
+/* The target's answer on the new lane: the same message, or it is not wanted there. */
+static void lane_says(struct world *w, unsigned n, const struct message *message,
+                      const struct err *bad)
+{
+    struct link *link = &w->link[n], *main = &w->link[link->of];
+    struct source_event event = { .kind = SOURCE_URGENT_OPEN, .conn = main->conn[SIDE_SOURCE] };
+    struct err why = { .code = EBUSY, .fault = ERR_PEER, .text = "the lane was refused" };
+    if (!link->open[SIDE_SOURCE] || !main->open[SIDE_SOURCE])
+        return;
+    if (bad || message->type != MESSAGE_LANE) {
+        event.kind = SOURCE_LOST;
+        event.why = &why;
+        world_close(w, link->of, SIDE_SOURCE);
+    }
+    world_source(w, &event);
 }
 
 static void deliver_source(struct world *w, uint32_t conn, const struct message *message,
@@ -379,9 +603,22 @@ static void deliver_target(struct world *w, uint32_t conn, const struct item *it
                                        .conn = conn,
                                        .section = item->section.type };
     }
+    uint64_t stale = w->target.stale;
+    bool ours = conn == w->target.conn;
     world_target(w, &event);
-    if (item->section.type == SECTION_PAGES && w->target.state == TARGET_RECEIVING &&
-        conn == w->target.conn)
+    ours &= conn == w->target.conn && stale == w->target.stale;
+    if (message || bad || !ours) {
+        all_in(w);
+        return;
+    }
+    if (item->section.type == SECTION_ABSENT && w->target.state == TARGET_RECEIVING) {
+        w->absent |= item->set;
+        world_target(w, &(struct target_event){
+                            .kind = TARGET_PAGES_OK, .conn = conn, .pages = count_of(item->set) });
+    } else if (item->section.type == SECTION_PAGES && w->target.state == TARGET_PULLING) {
+        place(w, item->set);
+    } else if (item->section.type == SECTION_PAGES && w->target.state == TARGET_RECEIVING &&
+               conn == w->target.conn)
         world_target(w, &(struct target_event){
                             .kind = TARGET_PAGES_OK, .conn = conn, .pages = item->pages });
 }
@@ -404,6 +641,24 @@ void world_deliver(struct world *w, enum side side, unsigned n, struct item *ite
             bad = &err;
         else
             decoded = &message;
+    }
+    if (item->section.type == REQUEST) {
+        answer(w, n, item->set);
+        return;
+    }
+    if (item->section.type == REPLY) {
+        if (link->open[side])
+            place(w, item->set);
+        return;
+    }
+    if (side == SIDE_SOURCE && item->section.type == SECTION_ABSENT) {
+        w->told = item->set;
+        w->told_conn = link->conn[side];
+        return;
+    }
+    if (side == SIDE_SOURCE && link->lane[side]) {
+        lane_says(w, n, decoded, bad);
+        return;
     }
     if (side == SIDE_SOURCE)
         deliver_source(w, link->conn[side], decoded, bad);

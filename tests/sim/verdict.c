@@ -4,8 +4,9 @@
 const char *outcome_name(enum outcome outcome)
 {
     static const char *const names[] = {
-        "BROKEN",         "moved",        "stayed",      "stayed, stale copy", "died at source",
-        "died at target", "target holds", "source asks", "source keeps",       "lost",
+        "BROKEN",         "moved",          "stayed",       "stayed, stale copy",
+        "died at source", "died at target", "target holds", "source asks",
+        "source keeps",   "lost",           "stranded",
     };
     _Static_assert(ARRAY_LEN(names) == OUTCOME_MAX, "one name an outcome");
     return names[outcome];
@@ -47,8 +48,24 @@ static enum outcome judge_source_runs(struct world *w)
     return OUTCOME_STAYED_COPY;
 }
 
+/* Half the guest died with the source. */
+static enum outcome judge_stranded(struct world *w)
+{
+    if (!w->host[SIDE_SOURCE].crashed && !w->abandoned)
+        return broken(w, "the target is stranded, and the source has not died");
+    if (w->source_has || !w->absent)
+        return broken(w, "the target is stranded without need");
+    if (w->target.reason == 0)
+        return broken(w, "the target is stranded and does not say why");
+    return OUTCOME_STRANDED;
+}
+
 static enum outcome judge_target_runs(struct world *w)
 {
+    if (w->target.state == TARGET_STRANDED)
+        return judge_stranded(w);
+    if (w->absent)
+        return broken(w, "pages were lost");
     if (w->target.state != TARGET_ACTIVE)
         return broken(w, "the target runs and is not active");
     if (w->host[SIDE_SOURCE].alive && (w->source.state != SOURCE_DONE || w->source_has))
@@ -62,6 +79,14 @@ static enum outcome judge_source_paused(struct world *w)
     bool died = w->source.reason == REASON_TARGET_DIED;
     bool answered = w->host[SIDE_TARGET].alive && !w->wiped;
 
+    if (w->source.state == SOURCE_SERVING) {
+        if (answered || !w->host[SIDE_TARGET].crashed)
+            return broken(w, "the target is there and the source still serves");
+        w->abandoned = true;
+        world_source(w, &(struct source_event){ .kind = SOURCE_FORGET });
+        return w->source.state == SOURCE_DONE && !w->source_has ? OUTCOME_DIED_AT_TARGET
+                                                                : broken(w, "FORGET did not");
+    }
     if (w->source.state != SOURCE_UNCERTAIN)
         return broken(w, "the source is paused and does not ask");
     if (answered && !died)
@@ -90,6 +115,11 @@ static enum outcome judge_target_holds(struct world *w)
         return broken(w, "the target holds the guest and a living source does nothing about it");
     if (w->host[SIDE_SOURCE].disk.record == RECORD_HERE)
         return OUTCOME_DIED_AT_SOURCE; /* the copy may be stale */
+    if (w->target.post_copy) {
+        world_target(w, &(struct target_event){ .kind = TARGET_ADOPT });
+        world_play(w, w->now_ns + 10 * CLOCK_SECOND);
+        return w->target_runs ? broken(w, "half a guest was adopted") : OUTCOME_LOST;
+    }
     if (w->host[SIDE_SOURCE].alive)
         return broken(w, "a recovered source gave up a guest that the target holds");
     if (w->target.state != TARGET_UNCERTAIN)
@@ -110,7 +140,7 @@ static enum outcome judge_nowhere(struct world *w)
         return OUTCOME_DIED_AT_TARGET;
     if (source_died && w->host[SIDE_SOURCE].disk.record == RECORD_HERE)
         return OUTCOME_DIED_AT_SOURCE;
-    if (source_died && (target_died || w->operator_freed))
+    if (source_died && (target_died || w->operator_freed || w->target.post_copy))
         return OUTCOME_LOST;
     return broken(w, "the guest is nowhere");
 }

@@ -37,6 +37,10 @@ const char *fault_name(enum fault_kind kind)
         "flip",
         "stranger",
         "wipe-target",
+        "cut-lane",
+        "switch",
+        "retry",
+        "abandon",
     };
     _Static_assert(ARRAY_LEN(names) == FAULT_MAX, "one name a fault");
     return names[kind];
@@ -168,8 +172,26 @@ void world_close(struct world *w, unsigned n, enum side side)
         return;
     link->open[side] = false;
     link->sloppy[side] = true;
+    world_close_lanes(w, n, side);
     if (link->made && !link->mute[side] && link->open[peer])
         plan_lost(w, n, peer, arrival(w, link, side));
+}
+
+bool world_lane(struct world *w, unsigned of, enum side side, unsigned *ret)
+{
+    for (unsigned n = 0; n < w->links; n++)
+        if (w->link[n].lane[side] && w->link[n].of == of && w->link[n].open[side]) {
+            *ret = n;
+            return true;
+        }
+    return false;
+}
+
+void world_close_lanes(struct world *w, unsigned of, enum side side)
+{
+    unsigned n;
+    if (!w->link[of].lane[side] && world_lane(w, of, side, &n))
+        world_close(w, n, side);
 }
 
 static void drop_in_flight(struct world *w, unsigned n)
@@ -181,11 +203,11 @@ static void drop_in_flight(struct world *w, unsigned n)
         }
 }
 
-static void cut(struct world *w, bool late, uint64_t *random)
+static void cut(struct world *w, bool late, bool lanes, uint64_t *random)
 {
     for (unsigned n = 0; n < w->links; n++) {
         struct link *link = &w->link[n];
-        if (!link->made)
+        if (!link->made || (lanes && !link->lane[SIDE_SOURCE]))
             continue;
         if (!late)
             drop_in_flight(w, n);
@@ -200,6 +222,34 @@ static void cut(struct world *w, bool late, uint64_t *random)
     }
 }
 
+static void lost_event(struct world *w, enum side side, uint32_t conn);
+
+/* The source's pump has its second connection: it says what it is for. */
+static void lane_connected(struct world *w, unsigned n, bool up)
+{
+    struct link *link = &w->link[n];
+    if (!up) {
+        link->open[SIDE_SOURCE] = false;
+        world_close(w, link->of, SIDE_SOURCE);
+        lost_event(w, SIDE_SOURCE, w->link[link->of].conn[SIDE_SOURCE]);
+        return;
+    }
+    link->made = link->open[SIDE_TARGET] = true;
+    link->conn[SIDE_TARGET] = ++w->accepted;
+    link->life[SIDE_TARGET] = w->host[SIDE_TARGET].life;
+    struct message m = { .type = MESSAGE_LANE, .lane = { .kind = LANE_URGENT } };
+    memcpy(m.lane.token, w->source.config.hello.token, sizeof(m.lane.token));
+    struct buf bytes = { 0 };
+    struct item item = { 0 };
+    message_encode(&m, &bytes);
+    if (section_decode(bytes.data, &item.section, NULL) == 0) {
+        item.body = malloc(item.section.length + 1);
+        memcpy(item.body, bytes.data + STREAM_SECTION_BYTES, item.section.length);
+        world_send(w, n, SIDE_SOURCE, item);
+    }
+    buf_free(&bytes);
+}
+
 static void connect_done(struct world *w, const struct pending *p)
 {
     struct link *link = &w->link[p->link];
@@ -209,6 +259,10 @@ static void connect_done(struct world *w, const struct pending *p)
 
     if (!link->open[SIDE_SOURCE])
         return;
+    if (link->lane[SIDE_SOURCE]) {
+        lane_connected(w, p->link, up);
+        return;
+    }
     if (up) {
         link->made = link->open[SIDE_TARGET] = true;
         link->conn[SIDE_TARGET] = ++w->accepted;
@@ -225,22 +279,28 @@ static void connect_done(struct world *w, const struct pending *p)
 static void lost(struct world *w, const struct pending *p)
 {
     struct link *link = &w->link[p->link];
-    struct err why = { .code = ECONNRESET, .fault = ERR_PEER, .text = "connection reset" };
     bool heard = link->open[p->side] || (link->sloppy[p->side] && world_random(w, 4) == 0);
     if (!heard || link->life[p->side] != w->host[p->side].life)
         return;
     link->open[p->side] = false;
-    if (p->side == SIDE_TARGET) {
-        struct target_event event = { .kind = TARGET_LOST,
-                                      .conn = link->conn[SIDE_TARGET],
-                                      .why = &why };
-        world_target(w, &event);
-    } else if (!link->stranger) {
-        struct source_event event = { .kind = SOURCE_LOST,
-                                      .conn = link->conn[SIDE_SOURCE],
-                                      .why = &why };
-        world_source(w, &event);
+    if (link->lane[p->side]) { /* then the whole connection is */
+        if (!w->link[link->of].open[p->side])
+            return;
+        world_close(w, link->of, p->side);
+        link = &w->link[link->of];
     }
+    world_close_lanes(w, (unsigned)(link - w->link), p->side);
+    if (p->side == SIDE_TARGET || !link->stranger)
+        lost_event(w, p->side, link->conn[p->side]);
+}
+
+static void lost_event(struct world *w, enum side side, uint32_t conn)
+{
+    struct err why = { .code = ECONNRESET, .fault = ERR_PEER, .text = "connection reset" };
+    if (side == SIDE_TARGET)
+        world_target(w, &(struct target_event){ .kind = TARGET_LOST, .conn = conn, .why = &why });
+    else
+        world_source(w, &(struct source_event){ .kind = SOURCE_LOST, .conn = conn, .why = &why });
 }
 
 /* --------------------------------------------------------------------------------------------- hosts */
@@ -337,7 +397,8 @@ static void stranger(struct world *w, uint64_t random)
     link->life[SIDE_TARGET] = w->host[SIDE_TARGET].life;
 
     static const uint16_t types[] = { MESSAGE_HELLO,   MESSAGE_RESOLVE, MESSAGE_COMMIT,
-                                      MESSAGE_SETTLED, MESSAGE_ABORT,   MESSAGE_ROUND };
+                                      MESSAGE_SETTLED, MESSAGE_ABORT,   MESSAGE_ROUND,
+                                      MESSAGE_LANE,    MESSAGE_PULL };
     struct message m = { .type = types[random % ARRAY_LEN(types)] };
     switch (m.type) {
     case MESSAGE_HELLO:
@@ -358,6 +419,13 @@ static void stranger(struct world *w, uint64_t random)
         memcpy(m.abort.token, w->source.config.hello.token, sizeof(m.abort.token));
         m.abort.reason = REASON_CANCELLED;
         m.abort.fault = ERR_CALLER;
+        break;
+    case MESSAGE_LANE:
+        m.lane.token[3] = 9;
+        m.lane.kind = LANE_URGENT;
+        break;
+    case MESSAGE_PULL:
+        memcpy(m.pull.token, w->source.config.hello.token, sizeof(m.pull.token));
         break;
     default:
         m.round.number = 1;
@@ -394,10 +462,10 @@ static void strike(struct world *w, const struct fault *fault)
     w->trouble_ns = MAX(w->trouble_ns, w->now_ns);
     switch (fault->kind) {
     case FAULT_CUT:
-        cut(w, false, &random);
+        cut(w, false, false, &random);
         break;
     case FAULT_CUT_LATE:
-        cut(w, true, &random);
+        cut(w, true, false, &random);
         break;
     case FAULT_SILENCE:
         for (unsigned n = 0; n < w->links; n++) {
@@ -453,7 +521,7 @@ static void strike(struct world *w, const struct fault *fault)
         w->host[SIDE_TARGET].disk.fail = 2;
         break;
     case FAULT_NET_DOWN:
-        cut(w, true, &random);
+        cut(w, true, false, &random);
         w->net_down_until_ns = w->now_ns + random % (100 * CLOCK_SECOND);
         w->trouble_ns = MAX(w->trouble_ns, w->net_down_until_ns);
         break;
@@ -483,6 +551,23 @@ static void strike(struct world *w, const struct fault *fault)
         break;
     case FAULT_STRANGER:
         stranger(w, random);
+        break;
+    case FAULT_CUT_LANE:
+        cut(w, random & 1, true, &random);
+        break;
+    case FAULT_SWITCH:
+        if (w->host[SIDE_SOURCE].alive)
+            world_source(w, &(struct source_event){ .kind = SOURCE_SWITCH });
+        break;
+    case FAULT_RETRY:
+        if (w->host[SIDE_SOURCE].alive)
+            world_source(w, &(struct source_event){ .kind = SOURCE_RETRY });
+        break;
+    case FAULT_ABANDON:
+        if (w->host[SIDE_SOURCE].alive && w->source.state == SOURCE_SERVING) {
+            w->abandoned = true;
+            world_source(w, &(struct source_event){ .kind = SOURCE_FORGET });
+        }
         break;
     case FAULT_NONE:
     case FAULT_MAX:
@@ -546,6 +631,14 @@ static void happen(struct world *w, struct pending *p)
         else
             world_target(w, &(struct target_event){ .kind = TARGET_TICK });
         break;
+    case P_TOUCH:
+        if (current)
+            world_touch(w);
+        break;
+    case P_PUSH:
+        if (current)
+            world_push(w, p->link);
+        break;
     case P_HEAL:
         w->healed = true;
         w->net_down_until_ns = 0;
@@ -575,6 +668,7 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     w->now_ns = CLOCK_SECOND;
     w->source_has = w->source_runs = w->listening = true;
     w->version = 1;
+    w->touches = 12;
     for (int side = 0; side < SIDES; side++)
         w->host[side] = (struct host){ .alive = true, .life = 1, .timer_ns = CLOCK_NEVER };
     w->host[SIDE_SOURCE].disk.record = RECORD_HERE;
@@ -582,7 +676,12 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     struct source_config config = source_config_default();
     memset(config.hello.token, 0xa5, sizeof(config.hello.token));
     config.hello.mode = schedule->mode;
+    config.post_copy = schedule->post_copy;
+    if (config.post_copy == SOURCE_POST_COPY_ALLOW)
+        config.policy.max_downtime_ns = 1; /* never met */
+    config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
     config.hello.pages = w->left_pages = 4096;
+    config.prepare = schedule->seed % 2;
     snprintf(config.hello.name, sizeof(config.hello.name), "guest");
     source_init(&w->source, &config);
     struct target_config target = { .stall_limit_ns = 10 * CLOCK_SECOND };

@@ -41,6 +41,10 @@ enum fault_kind {
     FAULT_FLIP,        /* a bit of the next message changes */
     FAULT_STRANGER,    /* someone else connects to the target and says something */
     FAULT_WIPE_TARGET, /* as a reboot, and its record store is lost and made anew */
+    FAULT_CUT_LANE,    /* the urgent lane alone */
+    FAULT_SWITCH,      /* a person wants post-copy */
+    FAULT_RETRY,       /* a person says: connect again */
+    FAULT_ABANDON,     /* a person ends the source that serves */
     FAULT_MAX
 };
 
@@ -58,6 +62,7 @@ struct fault {
 struct schedule {
     uint64_t seed;
     enum move_mode mode;
+    enum source_post_copy post_copy;
     unsigned faults;
     struct fault fault[FAULTS_MAX];
 };
@@ -73,6 +78,7 @@ enum outcome {
     OUTCOME_SOURCE_ASKS,    /* source paused, and nobody at the target answers: may come back */
     OUTCOME_SOURCE_KEEPS,   /* source paused, target recorded and died: a person decides */
     OUTCOME_LOST,           /* both died, or a person freed the only copy */
+    OUTCOME_STRANDED,       /* the source died with memory that the guest at the target lacks */
     OUTCOME_MAX
 };
 
@@ -87,7 +93,9 @@ enum pending_kind {
     P_TIMER,
     P_DISK,
     P_RESTART,
-    P_HEAL
+    P_HEAL,
+    P_TOUCH,
+    P_PUSH
 };
 
 /* What travels: a message as bytes, or a section that only its type is told of. */
@@ -95,6 +103,7 @@ struct item {
     struct section section;
     uint8_t *body;  /* message: owned */
     uint64_t pages; /* SECTION_PAGES */
+    uint64_t set;   /* of pages: SECTION_ABSENT, post-copy's PAGES, REQUEST, REPLY */
 };
 
 struct pending {
@@ -116,6 +125,8 @@ struct link {
     uint64_t last_due[SIDES];
     bool sloppy[SIDES]; /* closed by that side, whose pump may yet let an event through */
     bool stranger;      /* its source side is nobody */
+    bool lane[SIDES];   /* the urgent lane, as far as that side knows, of link `of` */
+    unsigned of;
 };
 
 struct disk {
@@ -131,6 +142,11 @@ struct host {
     struct disk disk;
     uint64_t timer_ns;
 };
+
+/* On the urgent lane, in place of section types. */
+#define REQUEST 200
+#define REPLY 201
+#define GUEST_PAGES 48 /* of post-copy; rounds only count */
 
 #define LINKS_MAX 256
 #define PENDING_MAX 256
@@ -156,8 +172,16 @@ struct world {
 
     /* What only the world knows. A version of the guest ends when it runs again at the source. */
     bool source_has, source_runs, target_has, target_runs, target_ran, target_owned;
-    unsigned version, sent_version, loaded_version;
+    unsigned version, sent_version, loaded_version, prepared;
     uint64_t left_pages;
+    /* Sets of pages. absent: not in their place at the target; the guest must not see them. wanted: it
+     * waits for them. unsent: what the source's pump has yet to send; told: what the target said it
+     * lacks, on connection told_conn. */
+    uint64_t absent, wanted, unsent, told;
+    uint32_t told_conn;
+    unsigned pushing; /* link + 1 */
+    bool abandoned;
+    unsigned touches; /* left: most of its memory a guest never asks for */
     uint64_t withdraw_ns, failed_ns,
         trouble_ns;               /* when that began, ended, and the last fault's end */
     bool stopped_telling, person; /* CANCEL while withdrawing; TAKE_BACK */
@@ -190,6 +214,12 @@ void world_close(struct world *w, unsigned link, enum side side);
 struct link *world_link(struct world *w, enum side side, uint32_t conn, unsigned *ret);
 void world_source(struct world *w, const struct source_event *event);
 void world_target(struct world *w, const struct target_event *event);
+/* Closes what belongs to the same connection at that side. */
+void world_close_lanes(struct world *w, unsigned link, enum side side);
+bool world_lane(struct world *w, unsigned link, enum side side, unsigned *ret);
+void world_touch(struct world *w);
+void world_push(struct world *w, unsigned link);
+void world_ask(struct world *w, uint64_t set);
 void world_deliver(struct world *w, enum side side, unsigned link, struct item *item);
 void world_play(struct world *w, uint64_t until_ns);
 enum outcome world_judge(struct world *w);

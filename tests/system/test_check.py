@@ -34,7 +34,7 @@ def test_fits_and_changes_nothing():
         for _ in range(3):
             report = ask(a, to.address, fits=True)
         check((snapshot(a), snapshot(b)) == before, f"something changed: {before}, {snapshot(a)}, {snapshot(b)}")
-        for name in ("port", "version", "memory", "huge-pages", "kvm", "cpu", "device", "name"):
+        for name in ("port", "identity", "version", "memory", "huge-pages", "kvm", "cpu", "device", "name"):
             check(facts(report, name), f"no fact about {name}: {report['facts']}")
         check("fxsr" in " ".join(facts(report, "cpu")).split(), "CPU features are not named")
         check(report["link"]["bytes_per_s"] > 0 and report["link"]["rtt_ns"] > 0, str(report["link"]))
@@ -60,10 +60,12 @@ def test_text():
 
 
 def test_every_misfit_is_named():
-    with Host() as a, Host() as b, tempfile.NamedTemporaryFile() as disk, tempfile.NamedTemporaryFile() as other:
+    with Host() as a, Host() as b, tempfile.NamedTemporaryFile() as disk, tempfile.NamedTemporaryFile() as two, \
+            tempfile.NamedTemporaryFile() as other:
         disk.truncate(1 << 20)
+        two.truncate(1 << 20)
         other.truncate(2 << 20)
-        vm = a.guest("guest", *GUEST, "--disk", f"one={disk.name}", "--disk", f"two={disk.name},ro")
+        vm = a.guest("guest", *GUEST, "--disk", f"one={disk.name}", "--disk", f"two={two.name},ro")
         b.guest("guest", *GUEST)
         to = b.receive("--disk", f"two={other.name}")
         report = ask(a, to.address, fits=False)
@@ -101,7 +103,7 @@ def test_strict_goal():
 
 def test_broken_off_anywhere():
     """Whatever becomes of the connection, both sides go on as before."""
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         vm = a.guest("guest", *GUEST)
         to = b.receive()
         for where in (("there", "hello"), ("there", "2"), ("there", "3"), ("back", "verdict"), ("back", "facts"),

@@ -29,7 +29,7 @@ class Scene:
     """Two hosts, and a guest on the first."""
 
     def __init__(self, cmdline=DENSE, memory="64M", args=()):
-        self.a, self.b = Host(), Host()
+        self.a, self.b = Host(insecure=True), Host(insecure=True)
         self.vm = self.a.guest("g", "writer", cmdline, *args, memory=memory)
 
     def __enter__(self):
@@ -114,7 +114,7 @@ def refused(reason, make):
 def with_disk(there):
     """there(path of a copy to make or not) gives what the target is told."""
     def make(stack):
-        scratch = stack.enter_context(Host())
+        scratch = stack.enter_context(Host(insecure=True))
         disk, copy = os.path.join(scratch.base, "disk"), os.path.join(scratch.base, "copy")
         with open(disk, "wb") as f:
             f.truncate(1 << 20)
@@ -192,7 +192,7 @@ def to_itself():
 def two_at_once():
     """While one move is under way another order is refused by the monitor, and one more VM of the name by the
     target; the first move is not disturbed."""
-    with Scene() as scene, Host() as c:
+    with Scene() as scene, Host(insecure=True) as c:
         twin = c.guest("g", "writer", DENSE)
         to, also = scene.b.receive(), scene.b.receive()
         reached, go_on = threading.Event(), threading.Event()
@@ -571,7 +571,7 @@ def flipped():
 
 def disk_of_a_checkpoint():
     """A checkpoint whose disk is missing, or another one, is refused by name; with the disk it goes on."""
-    with Host() as scratch:
+    with Host(insecure=True) as scratch:
         disk, copy = os.path.join(scratch.base, "disk"), os.path.join(scratch.base, "copy")
         with open(disk, "wb") as f:
             f.write(os.urandom(1 << 20))

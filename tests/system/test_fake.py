@@ -218,6 +218,47 @@ def wrong_addresses():
         progress(host)
 
 
+def vsock():
+    """A vsock device moves and is restored, with its host side wherever the guest is; no driver, no agent, no delay."""
+    with Host() as a, Host() as b:
+        vm = start(a, "vm", "--vsock", "3", "--self-migrate", "any", "--self-migrate", "[::1]:7000")
+        path = os.path.join(a.base, "vm", "vsock.sock")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(path)
+            client.sendall(b"CONNECT 1021\n")
+            check(client.recv(64) == b"", "a connection to a guest without a driver")
+        check("no vsock driver" in a.run("agent", "vm", status=1).stderr, "an agent")
+        to = receive(b)
+        bill = a.migrate("vm", to.address)
+        agent = bill["agent"]
+        check(agent and not agent["present"] and "no vsock driver" in agent["failure"], str(agent))
+        check(agent["restored_by"] == "target" and agent["slowed"] == 0, str(agent))
+        vm.ended()
+        wait_for("the old host to be empty", a.is_empty)
+        check(os.path.exists(os.path.join(b.base, "vm", "vsock.sock")), "no host side after a move")
+        with b.control("vm") as control:
+            wait_for("the arrival to be settled", lambda: not control.call("vm.migrate_status")["result"]["moving"])
+        progress(b)
+        sections, file = saved(b)
+        state = [s["body"] for s in sections if s["type"] == "virtio-vsock"][0]
+        check(state["cid"] == 3 and state["ticket"] == "", str(state))
+        b.run("kill", "vm")
+        to.ended()
+        b.vm("restore", file, "--fake", "--name", "again")
+        check(os.path.exists(os.path.join(b.base, "again", "vsock.sock")), "no host side after a restore")
+        check(b.json("info", "again")["config"]["machine"]["vsock_cid"] == 3, "its address")
+        for bad in ("2", "0", "4294967295", "x"):
+            a.run("run", "--name", "bad", "--kernel", "/none", "--fake", "--detach", "--vsock", bad, status=2)
+        for bad in ("host", "host:0x7", ""):
+            a.run("run", "--name", "bad", "--kernel", "/none", "--fake", "--detach", "--self-migrate", bad, status=2)
+        without = start(a, "none")
+        check("no vsock device" in a.run("agent", "none", status=1, check=False).stderr, "no device")
+        a.run("kill", "none")
+        without.ended()
+        check(a.is_empty(), "something is left")
+
+
 if __name__ == "__main__":
     run_tests([
         ("life", life),
@@ -228,4 +269,5 @@ if __name__ == "__main__":
         ("rude clients", rude_clients),
         ("events", events),
         ("wrong addresses", wrong_addresses),
+        ("vsock", vsock),
     ])

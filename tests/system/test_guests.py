@@ -35,6 +35,7 @@ class Journey:
         self.kernel, self.cmdline, self.args, self.place, self.memory = kernel, cmdline, run, place, memory
         self.said = Transcript()
         self.typed = b""
+        self.bills = []
 
     def talk(self, vm):
         """For the guest that answers. Only what the serial chip has taken is the guest's and moves with it, so
@@ -52,6 +53,7 @@ class Journey:
         bill = vm.host.migrate("guest", to.address, "--mode", mode)
         check(bill["outcome"] == "completed" and bill["owner"] == "target" and bill["mode"] == mode, str(bill))
         check(bill["downtime"] is not None, "a move without downtime")
+        self.bills.append(bill)
         vm.ended()
         owned_by("guest", there, vm.host)
         self.said.add(vm)
@@ -114,6 +116,14 @@ def block_device(cmdline, option=""):
             after = open(path, "rb").read()
             check((before == after) == bool(option), "the disk's contents")
     return test
+
+
+def free_memory():
+    """vring.c on the balloon, the second device: memory it reports as free does not travel, and is zero there."""
+    journey = Journey("vring", f"mmio={FIRST_DEVICE + 0x1000:#x}")
+    journey.run()
+    for bill in journey.bills:
+        check(bill["pages"]["free"] > 0, f"pages given back: {bill['pages']}")
 
 
 def writer_goes_on_after_a_checkpoint():
@@ -206,6 +216,7 @@ if __name__ == "__main__":
         ("timer one-shot", Journey("timer", "mode=oneshot").run),
         ("fpu", Journey("fpu", "loops=1000000").run),
         ("serial", Journey("serial").run),
+        ("vring balloon", free_memory),
         ("vring rng", Journey("vring", f"mmio={FIRST_DEVICE:#x}").run),
         ("vring blk", block_device("")),
         ("vring blk read-only", block_device("", ",ro")),

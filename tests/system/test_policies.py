@@ -41,7 +41,7 @@ class Move:
 
 
 def test_slows_only_who_writes():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         move = Move(a, b, "--max-downtime", "100ms", cpus=2, writer=SLOW_WRITER)
         check("slowed" in move.whys(), str(move.whys()))
         check(move.brownout and move.brownout["vcpu_held_ns"][0] > 0, f"nobody was held: {move.brownout}")
@@ -53,7 +53,7 @@ def test_slows_only_who_writes():
 
 
 def test_never_slows_where_it_may_not():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         move = Move(a, b, "--max-downtime", "20ms", "--throttle", "never")
         check(move.brownout is None and "slowed" not in move.whys(), str(move.brownout))
         check(move.last["what"] == "stop" and move.last["downtime_ns"] > move.last["max_downtime_ns"],
@@ -62,7 +62,7 @@ def test_never_slows_where_it_may_not():
 
 
 def test_strict_stays_here_and_says_why():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         move = Move(a, b, "--max-downtime", "20ms", "--throttle", "never", "--strict", status=1)
         check(move.last["what"] == "abort", str(move.last))
         check(move.bill["outcome"] == "failed" and move.bill["owner"] == "source", str(move.bill["outcome"]))
@@ -75,7 +75,7 @@ def test_strict_stays_here_and_says_why():
 
 
 def test_time_is_a_goal_too():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         move = Move(a, b, "--max-downtime", "20ms", "--max-time", "4s", "--throttle", "never")
         check(move.last["what"] == "stop" and move.last["why"] in ("time", "level"), str(move.last))
         check("waits" in move.whys() or move.last["why"] == "time", str(move.whys()))
@@ -83,12 +83,12 @@ def test_time_is_a_goal_too():
 
 
 def test_slowing_ends_with_a_cancelled_move():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         vm = a.guest("guest", *WRITER)
         to = b.receive()
         with Relay(to.address, narrow) as link, a.control("guest") as control:
             control.call("events.subscribe")
-            control.call("vm.migrate", to=link.address, max_downtime_ns=20000000)
+            control.call("vm.migrate", to=link.address, max_downtime_ns=20000000, insecure=True)
             slowed = lambda method, p: method == "move.decision" and p["run_permille"] < 1000
             control.event(slowed)
             control.event(slowed)  # a round later
@@ -109,7 +109,7 @@ def threads(pid):
 
 
 def test_clark05():
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         vm = a.guest("guest", "writer", "dense=24M hot=1M zero=1M rate=2000")
         to = b.receive()
         bill = a.migrate("guest", to.address, "--policy", "clark05", "--rate-min", "200Mbit/s", "--rate-max",
@@ -131,7 +131,7 @@ def test_clark05():
 
 def test_clark05_skips_what_is_written_again():
     """A guest that writes faster than the first round goes: nearly nothing of what it writes is sent in it."""
-    with Host() as a, Host() as b:
+    with Host(insecure=True) as a, Host(insecure=True) as b:
         vm = a.guest("guest", *WRITER)
         to = b.receive()
         bill = a.migrate("guest", to.address, "--policy", "clark05", "--rate-min", "200Mbit/s", "--rate-max",

@@ -70,8 +70,9 @@ static void check(const struct bill *bill)
                                              at(bytes, "zero_ranges") + at(bytes, "device_state") +
                                              at(bytes, "protocol"));
     const json_t *pages = json_object_get(json, "pages");
-    assert_int_equal(at(pages, "total"), at(pages, "never_touched") + at(pages, "zero") +
-                                             at(pages, "data") + at(pages, "not_reached"));
+    assert_int_equal(at(pages, "total"), at(pages, "never_touched") + at(pages, "free") +
+                                             at(pages, "zero") + at(pages, "data") +
+                                             at(pages, "not_reached"));
     json_decref(json);
     json_decref(schema);
 }
@@ -82,16 +83,28 @@ static void test_whole_move(void **state)
     struct bill bill;
     bill_begin(&bill, BILL_MIGRATE, "pre-copy", "web1", 1000);
     bill_describe(&bill, "00ff", "alpha", "beta");
+    bill_link(&bill, &(struct bill_link){ .encrypted = true,
+                                          .cipher = "TLS_AES_128_GCM_SHA256",
+                                          .peer = "SHA256:x",
+                                          .handshake_ns = 5 });
+    bill_wire(&bill, 1000, 20);
+    bill_wire(&bill, 500, 10);
     bill_machine(&bill, UINT64_C(1) << 30, 2);
     bill_stage(&bill, BILL_RESERVATION, 1100);
     bill_stage(&bill, BILL_PRE_COPY, 1300);
     bill_pages(&bill, BILL_PAGES_NEVER_TOUCHED, 200000);
-    bill_pages(&bill, BILL_PAGES_ZERO, 60000);
+    bill_pages(&bill, BILL_PAGES_FREE, 10000);
+    bill_pages(&bill, BILL_PAGES_ZERO, 50000);
+    bill_pages_freed_later(&bill, 77);
     bill_pages(&bill, BILL_PAGES_DATA, 2144);
     bill_bytes(&bill, BILL_BYTES_PAGE_DATA, 2144 * 4096);
-    bill_round(&bill,
-               &(struct bill_round){
-                   .pages_data = 2144, .pages_dirtied = 50, .bytes = 8800000, .duration_ns = 500 });
+    bill_round(&bill, &(struct bill_round){ .pages_data = 2144,
+                                            .pages_free = 10000,
+                                            .pages_dirtied = 50,
+                                            .bytes = 8800000,
+                                            .duration_ns = 500 });
+    bill_agent(&bill, &(struct bill_agent){
+                          .present = true, .page_cache_bytes = 4096, .slowed = 2, .ns = 20 });
     bill_stage(&bill, BILL_STOP_AND_COPY, 2000);
     bill_downtime(&bill, BILL_PAUSE, 2000);
     bill_downtime(&bill, BILL_LAST_PAGES, 2010);
@@ -110,7 +123,8 @@ static void test_whole_move(void **state)
     const uint64_t stages[] = { 100, 200, 700, 160, 65, 75 };
     assert_memory_equal(bill.stage_ns, stages, sizeof(stages));
     assert_int_equal(bill_total_ns(&bill), 1300);
-    const uint64_t own[] = { 10, 20, 30, 160 - 120, 0, 5, 0 }, other[] = { 0, 0, 0, 0, 70, 20, 30 };
+    const uint64_t own[] = { 10, 0, 20, 30, 160 - 120, 0, 5, 0 },
+                   other[] = { 0, 0, 0, 0, 0, 70, 20, 30 };
     assert_memory_equal(bill.part_ns, own, sizeof(own));
     assert_memory_equal(bill.part_other_ns, other, sizeof(other));
     assert_int_equal(bill_downtime_ns(&bill), 225);
@@ -120,6 +134,11 @@ static void test_whole_move(void **state)
     assert_string_equal(json_string_value(json_object_get(json, "outcome")), "completed");
     assert_string_equal(json_string_value(json_object_get(json, "owner")), "target");
     assert_true(json_is_null(json_object_get(json, "failure")));
+    const json_t *agent = json_object_get(json, "agent");
+    assert_int_equal(json_integer_value(json_object_get(agent, "page_cache_bytes")), 4096);
+    assert_int_equal(json_integer_value(json_object_get(agent, "slowed")), 2);
+    assert_string_equal(json_string_value(json_object_get(agent, "restored_by")), "target");
+    assert_true(json_is_null(json_object_get(agent, "failure")));
     assert_true(json_is_false(json_object_get(json_object_get(json, "downtime"), "cut")));
     assert_true(json_is_null(
         json_object_get(json_object_get(json_object_get(json, "monitors"), "target"), "cpu_ns")));

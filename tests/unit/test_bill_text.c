@@ -81,6 +81,8 @@ static void fill(struct bill *bill, unsigned scale, const char *name)
                               .load_ns = big >> 10,
                               .commit_ns = big >> 11,
                               .resume_ns = big >> 12 };
+    bill_agent(bill, &(struct bill_agent){
+                         .present = true, .page_cache_bytes = big, .slowed = big, .ns = big });
     bill_side_set(bill, BILL_SOURCE, &side);
     bill_side_set(bill, BILL_TARGET, &side);
 }

@@ -73,7 +73,8 @@ static int read_words(struct cmd_args *args, const char *command, struct err *er
     for (; words[argc]; argc++)
         argv[argc] = (char *)(uintptr_t)words[argc]; /* they are only read */
     assert_non_null(cmd_find(command));
-    return cmd_args_read(args, cmd_find(command), argc, argv, "/tmp/base", err);
+    static const struct cmd_globals globals = { .runtime_dir = "/tmp/base" };
+    return cmd_args_read(args, cmd_find(command), argc, argv, &globals, err);
 }
 #define READ(args, command, err, ...) \
     read_words(args, command, err, (const char *const[]){ __VA_ARGS__, NULL })
@@ -93,7 +94,8 @@ static void fallbacks(void **state)
             struct err err = { 0 };
             /* What else the command requires is missing; the value itself must not be the
              * complaint. */
-            int rc = cmd_args_read(&args, *at, 1, argv, "/tmp", &err);
+            int rc =
+                cmd_args_read(&args, *at, 1, argv, &(struct cmd_globals){ "/tmp", NULL }, &err);
             if (rc && !strstr(err.text, "missing"))
                 fail_msg("%s %s: %s", (*at)->name, word, err.text);
             assert_int_equal(args.count, 1);

@@ -116,7 +116,9 @@ static void json_is_refused(void **state)
     refused("\"vcpus\": 2", "\"vcpus\": 4294967297", "\"vcpus\"");
     refused("268435456", "-2097152", "memory_bytes");
     refused("true", "1", "true or false");
-    refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\" or \"rng\"");
+    refused("\"rng\"", "\"gpu\"", "\"net\", \"blk\", \"rng\", \"balloon\" or \"vsock\"");
+    refused("\"rng\"", "\"vsock\"", "go together");
+    refused("\"vcpus\": 2", "\"vcpus\": 2, \"vsock_cid\": 3", "go together");
     refused("01234567-", "0123456-", "UUID");
     refused("-456789abcdef", "-456789abcdeg", "UUID");
     refused("01234567-89ab-cdef-0123-456789abcdef", "00000000-0000-0000-0000-000000000000",
@@ -178,6 +180,11 @@ static void limits_hold(void **state)
     CHECK(-EINVAL, m->device[2] = m->device[1]; strcpy(m->device[2].id, "other"));
     CHECK(0, m->device[2] = m->device[1]; strcpy(m->device[2].id, "other");
           m->device[2].mac[5] ^= 1);
+    CHECK(0, m->device[2].kind = CONFIG_VSOCK; m->vsock_cid = 3);
+    CHECK(-EINVAL, m->device[2].kind = CONFIG_VSOCK; m->vsock_cid = 2);
+    CHECK(-EINVAL, m->device[2].kind = CONFIG_VSOCK; m->vsock_cid = UINT32_MAX);
+    CHECK(-EINVAL, m->device[2].kind = CONFIG_VSOCK; m->vsock_cid = 3; m->device_count = 4;
+          m->device[3] = m->device[2]; m->device[3].id[0] = 'x');
 #undef CHECK
     free(m);
     free(b);

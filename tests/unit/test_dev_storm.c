@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "dev/disk.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
@@ -52,6 +53,14 @@ static struct dev *make_rng(void)
     struct dev *dev;
     struct err err = { 0 };
     assert_int_equal(virtio_rng_create(&dev, 0, &mem, &loop, &err), 0);
+    return dev;
+}
+
+static struct dev *make_balloon(void)
+{
+    struct dev *dev;
+    struct err err = { 0 };
+    assert_int_equal(virtio_balloon_create(&dev, 0, &mem, &loop, NULL, NULL, &err), 0);
     return dev;
 }
 
@@ -232,6 +241,12 @@ static void storm(struct dev *(*make)(void))
     mem_fini(&mem);
 }
 
+static void test_balloon(void **state)
+{
+    (void)state;
+    storm(make_balloon);
+}
+
 static void test_rng(void **state)
 {
     (void)state;
@@ -256,6 +271,7 @@ int main(int argc, char **argv)
     log_setup(LOG_ERROR, "storm"); /* the devices complain with reason */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_balloon),
         cmocka_unit_test(test_blk),
         cmocka_unit_test(test_net),
     };

@@ -4,10 +4,12 @@
  */
 #include "base/fd.h"
 #include "dev/disk.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_rng.h"
 #include "virtio_driver.h"
 
+#include <errno.h>
 #include <linux/virtio_blk.h>
 #include <pthread.h>
 #include <sched.h>
@@ -127,6 +129,15 @@ static void submit_random(unsigned slot)
     driver_submit(&d, 0, &(struct driver_seg){ DATA + slot * 64, 64, true }, 1);
 }
 
+/* Lends a page that holds something, in a chain whose answer means that it is gone. */
+static void submit_page(unsigned slot)
+{
+    uint32_t *pfn = driver_mem(&d, HEADERS + slot * 16);
+    *pfn = (DATA + slot * 4096) / 4096;
+    memset(driver_mem(&d, DATA + slot * 4096), 1, 64);
+    driver_submit(&d, 0, &(struct driver_seg){ HEADERS + slot * 16, 4, false }, 1);
+}
+
 static int setup(void **state)
 {
     struct err err = { 0 };
@@ -165,11 +176,23 @@ static void test_rng(void **state)
     run_all(dev, 0, submit_random);
 }
 
+static void test_balloon(void **state)
+{
+    struct dev *dev;
+    struct err err = { 0 };
+    (void)state;
+    assert_int_equal(virtio_balloon_create(&dev, 0, &mem, &loop, NULL, NULL, &err), 0);
+    run_all(dev, 0, submit_page);
+    uint64_t from, to;
+    assert_int_equal(mem_next_touched(&mem, DATA / 4096, &from, &to), -ENXIO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_blk, setup, teardown),
         cmocka_unit_test_setup_teardown(test_rng, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_balloon, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

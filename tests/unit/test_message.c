@@ -186,15 +186,17 @@ static void test_impossible_contents(void **state)
     REFUSED(MESSAGE_VERDICT, "control", m->verdict.reason[1].text[0] = '\n');
     REFUSED(MESSAGE_HELLO, "lanes 17", m->hello.lanes = MOVE_LANES_MAX + 1);
     REFUSED(MESSAGE_RESERVED, "lanes 17", m->reserved.lanes = MOVE_LANES_MAX + 1);
-    REFUSED(MESSAGE_LANE, "kind 0", m->lane.kind = 0);
-    REFUSED(MESSAGE_LANE, "kind 3", m->lane.kind = LANE_KIND_MAX);
-    REFUSED(MESSAGE_LANE, "index 16", m->lane.index = MOVE_LANES_MAX);
-    REFUSED(MESSAGE_LANE, "empty token", memset(m->lane.token, 0, sizeof(m->lane.token)));
-    REFUSED(MESSAGE_ROUND, "last 2", m->round.last = 2);
+    REFUSED(MESSAGE_ROUND, "last 3", m->round.last = 3);
     REFUSED(MESSAGE_ABORT, "reason 0", m->abort.reason = 0);
     REFUSED(MESSAGE_ABORT, "fault 0", m->abort.fault = ERR_NONE);
-    REFUSED(MESSAGE_RESOLVE, "intent 3", m->resolve.intent = 3);
-    REFUSED(MESSAGE_STATUS, "knows 6", m->status.knows = 6);
+    REFUSED(MESSAGE_RESOLVE, "intent 4", m->resolve.intent = 4);
+    REFUSED(MESSAGE_STATUS, "knows 7", m->status.knows = 7);
+    REFUSED(MESSAGE_LANE, "kind 0", m->lane.kind = 0);
+    REFUSED(MESSAGE_LANE, "kind 3", m->lane.kind = 3);
+    REFUSED(MESSAGE_LANE, "index 16", m->lane.index = MOVE_LANES_MAX);
+    REFUSED(MESSAGE_LANE, "empty token", memset(m->lane.token, 0, sizeof(m->lane.token)));
+    REFUSED(MESSAGE_PULL, "empty token", memset(m->pull.token, 0, sizeof(m->pull.token)));
+    REFUSED(MESSAGE_PULLED, "empty token", memset(m->pulled.token, 0, sizeof(m->pulled.token)));
     REFUSED(MESSAGE_STATUS, "reason 1000", m->status.reason = 1000);
 }
 

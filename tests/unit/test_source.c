@@ -1,4 +1,5 @@
 /* What each state of the source's engine takes, and what becomes of it when given anything else. */
+#include "base/clock.h"
 #include "move/source.h"
 
 #include <errno.h>
@@ -64,7 +65,8 @@ static const struct message *message(uint16_t type)
     } tokens[] = {
         { MESSAGE_COMMITTED, m.committed.token }, { MESSAGE_ACTIVATED, m.activated.token },
         { MESSAGE_ABORT, m.abort.token },         { MESSAGE_STATUS, m.status.token },
-        { MESSAGE_SETTLED, m.settled.token },     { MESSAGE_COMMIT, m.commit.token }
+        { MESSAGE_SETTLED, m.settled.token },     { MESSAGE_COMMIT, m.commit.token },
+        { MESSAGE_PULL, m.pull.token },           { MESSAGE_PULLED, m.pulled.token },
     };
     for (size_t i = 0; i < ARRAY_LEN(tokens); i++)
         if (tokens[i].type == type)
@@ -109,6 +111,36 @@ static const struct {
     { SOURCE_MESSAGE, MESSAGE_ACTIVATED },
 };
 
+/* Post-copy without a round before it, up to where the target owns the guest. */
+static void reach_serving(void)
+{
+    static const struct {
+        enum source_event_kind kind;
+        uint16_t type;
+    } way[] = {
+        { SOURCE_START, 0 },
+        { SOURCE_CONNECTED, 0 },
+        { SOURCE_MESSAGE, MESSAGE_VERDICT },
+        { SOURCE_MESSAGE, MESSAGE_RESERVED },
+        { SOURCE_URGENT_OPEN, 0 },
+        { SOURCE_PAUSED, 0 },
+        { SOURCE_ROUND_SENT, 0 },
+        { SOURCE_MESSAGE, MESSAGE_ROUND_ACK },
+        { SOURCE_STATE_SENT, 0 },
+        { SOURCE_MESSAGE, MESSAGE_PREPARED },
+        { SOURCE_RECORDED, 0 },
+        { SOURCE_MESSAGE, MESSAGE_COMMITTED },
+    };
+    source.config.post_copy = SOURCE_POST_COPY_NOW;
+    for (size_t i = 0; i < ARRAY_LEN(way); i++) {
+        assert_false(asked(ACTION_PAUSE_GUEST) && !source.urgent);
+        play(way[i].kind, way[i].type);
+    }
+    assert_true(asked(ACTION_PUSH));
+    assert_false(asked(ACTION_RELEASE));
+    assert_null(sent(MESSAGE_SETTLED));
+}
+
 /* A source that has just come to that state. */
 static void reach(enum source_state state)
 {
@@ -122,6 +154,8 @@ static void reach(enum source_state state)
         play(SOURCE_LOST, 0);
         now += config.retry_first_ns;
         play(SOURCE_TICK, 0);
+    } else if (state == SOURCE_SERVING) {
+        reach_serving();
     } else if (state == SOURCE_RECLAIMING) {
         reach(SOURCE_RECORDING);
         struct source_event failed = { .kind = SOURCE_RECORD_FAILED, .record_unknown = true };
@@ -149,18 +183,20 @@ struct expectation {
 #define WIRE "bad-bytes lost abort "
 static const struct expectation expectations[] = {
     { SOURCE_IDLE, "start recover ", SOURCE_FAILED, false },
-    { SOURCE_CONNECTING, "connected connect-failed cancel ", SOURCE_FAILED, false },
-    { SOURCE_NEGOTIATING, WIRE "fault cancel verdict ", SOURCE_FAILED, false },
-    { SOURCE_RESERVING, WIRE "cancel reserved ", SOURCE_FAILED, false },
-    { SOURCE_COPYING, WIRE "round-sent fault cancel ", SOURCE_FAILED, true },
+    { SOURCE_CONNECTING, "connected connect-failed cancel switch ", SOURCE_FAILED, false },
+    { SOURCE_NEGOTIATING, WIRE "fault cancel verdict switch ", SOURCE_FAILED, false },
+    { SOURCE_RESERVING, WIRE "cancel reserved switch ", SOURCE_FAILED, false },
+    { SOURCE_COPYING, WIRE "round-sent fault cancel switch ", SOURCE_FAILED, true },
     { SOURCE_STOPPING, WIRE "paused fault cancel ", SOURCE_FAILED, true },
     { SOURCE_DRAINING, WIRE "round-sent fault cancel ", SOURCE_FAILED, true },
     { SOURCE_PREPARING, WIRE "fault cancel prepared ", SOURCE_WITHDRAWING, true },
     { SOURCE_RECORDING, WIRE "recorded record-failed ", SOURCE_RECORDING, false },
     { SOURCE_COMMITTING, WIRE "committed status ", SOURCE_UNCERTAIN, false },
-    { SOURCE_UNCERTAIN, WIRE "connected connect-failed take-back forget status ", SOURCE_UNCERTAIN,
-      false },
+    { SOURCE_UNCERTAIN, WIRE "connected connect-failed take-back forget retry status ",
+      SOURCE_UNCERTAIN, false },
     { SOURCE_ACTIVATING, WIRE "activated ", SOURCE_DONE, false },
+    { SOURCE_SERVING, WIRE "connected connect-failed activated status pulled forget retry ",
+      SOURCE_SERVING, false },
     { SOURCE_RECLAIMING, WIRE "recorded record-failed take-back status ", SOURCE_RECLAIMING,
       false },
     { SOURCE_WITHDRAWING, WIRE "connected connect-failed cancel round-ack prepared status ",
@@ -317,6 +353,65 @@ static void test_back_off(void **state)
     assert_int_equal(before, source.config.retry_max_ns);
 }
 
+/* The agent is asked once, when the rounds are to end, and one more round follows its help. */
+static void test_prepare(void **state)
+{
+    (void)state;
+    for (unsigned small = 0; small < 2; small++) {
+        reach(SOURCE_COPYING);
+        source.config.prepare = true;
+        source.policy.limits.max_time_ns = small ? 0 : 1; /* up at once */
+        struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
+        sent_all.round.left_pages = small ? 1 : 100000;
+        assert_int_equal(step(sent_all), 0);
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        assert_true(asked(ACTION_PREPARE_GUEST));
+        assert_false(asked(ACTION_PAUSE_GUEST));
+        for (unsigned i = 0; i < actions.count; i++)
+            if (actions.action[i].kind == ACTION_PREPARE_GUEST)
+                assert_int_equal(actions.action[i].slow, !small); /* only what runs away */
+        assert_int_equal(source.state, SOURCE_COPYING);
+        play(SOURCE_GUEST_PREPARED, 0);
+        assert_true(asked(ACTION_SEND_ROUND));
+        assert_int_equal(step(sent_all), 0);
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        assert_false(asked(ACTION_PREPARE_GUEST));
+        assert_true(asked(ACTION_PAUSE_GUEST));
+    }
+    /* It is asked before vCPUs are slowed; those are, if it did not help. */
+    reach(SOURCE_COPYING);
+    source.config.prepare = true;
+    source.policy.limits.max_downtime_ns = 1;
+    bool helped = false, slowed = false;
+    for (unsigned i = 0; i < 50 && !slowed; i++) {
+        struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
+        sent_all.round.left_pages = 100000;
+        sent_all.round.bytes = 10 << 20;
+        assert_int_equal(step(sent_all), 0);
+        now += CLOCK_SECOND / 10;
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        slowed = asked(ACTION_THROTTLE);
+        assert_true(helped || !slowed);
+        if (asked(ACTION_PREPARE_GUEST)) {
+            assert_false(helped);
+            helped = true;
+            play(SOURCE_GUEST_PREPARED, 0);
+        }
+    }
+    assert_true(helped && slowed);
+    /* Cancelled while it was asked: its answer is late. */
+    reach(SOURCE_COPYING);
+    source.config.prepare = true;
+    play(SOURCE_ROUND_SENT, 0);
+    play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+    assert_true(asked(ACTION_PREPARE_GUEST));
+    play(SOURCE_CANCEL, 0);
+    assert_true(asked(ACTION_RESUME_GUEST));
+    uint64_t stale = source.stale;
+    play(SOURCE_GUEST_PREPARED, 0);
+    assert_int_equal(source.stale, stale + 1);
+}
+
 static void test_old_connection_is_stale(void **state)
 {
     (void)state;
@@ -348,16 +443,102 @@ static void test_another_store_does_not_count(void **state)
     assert_false(asked(ACTION_WRITE_RECORD));
 }
 
+/* A person's word ends the round at hand; its pages stay what they were, and the next one names them. */
+static void test_switch_in_a_round(void **state)
+{
+    (void)state;
+    reach(SOURCE_COPYING);
+    play(SOURCE_SWITCH, 0);
+    assert_true(asked(ACTION_END_ROUND));
+    play(SOURCE_SWITCH, 0); /* twice is as good as once */
+    assert_int_equal(actions.count, 0);
+    play(SOURCE_ROUND_SENT, 0);
+    assert_false(asked(ACTION_OPEN_URGENT));
+    play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+    assert_true(asked(ACTION_OPEN_URGENT));
+    assert_false(asked(ACTION_PAUSE_GUEST));
+    play(SOURCE_URGENT_OPEN, 0);
+    assert_true(asked(ACTION_PAUSE_GUEST));
+    play(SOURCE_PAUSED, 0);
+    assert_int_equal(sent(MESSAGE_ROUND)->round.last, ROUND_ABSENT);
+}
+
+/* Allowed, and the policy stops with more left than may be: the rest follows the guest. */
+static void test_switch_when_the_goal_is_missed(void **state)
+{
+    (void)state;
+    for (int allowed = 0; allowed < 2; allowed++) {
+        reach(SOURCE_COPYING);
+        source.config.post_copy = allowed ? SOURCE_POST_COPY_ALLOW : SOURCE_POST_COPY_NEVER;
+        source.policy.limits.max_time_ns = 1;
+        source.policy.limits.allow_switch = allowed;
+        source.policy.limits.max_downtime_ns = 1;
+        struct source_event sent_event = event_of(SOURCE_ROUND_SENT, 0);
+        sent_event.round.bytes = 4096;
+        sent_event.round.left_pages = 900;
+        assert_int_equal(step(sent_event), 0);
+        play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+        assert_int_equal(asked(ACTION_OPEN_URGENT), allowed);
+        assert_int_equal(asked(ACTION_PAUSE_GUEST), !allowed);
+    }
+}
+
+/* A cut: nothing is freed, and after RESOLVE the target's list opens the lane, and that the push. */
+static void test_serving_goes_on(void **state)
+{
+    (void)state;
+    reach(SOURCE_SERVING);
+    play(SOURCE_LOST, 0);
+    assert_false(asked(ACTION_RELEASE));
+    assert_int_equal(source.state, SOURCE_SERVING);
+    now += source.config.retry_first_ns;
+    play(SOURCE_TICK, 0);
+    assert_true(asked(ACTION_CONNECT));
+    play(SOURCE_CONNECTED, 0);
+    assert_int_equal(sent(MESSAGE_RESOLVE)->resolve.intent, INTENT_ASK);
+    struct message m = *message(MESSAGE_STATUS);
+    m.status.knows = KNOWS_PULLING;
+    struct source_event status = event_of(SOURCE_MESSAGE, MESSAGE_STATUS);
+    status.message = &m;
+    assert_int_equal(step(status), 0);
+    assert_false(asked(ACTION_PUSH));
+    play(SOURCE_MESSAGE, MESSAGE_PULL);
+    assert_true(asked(ACTION_OPEN_URGENT));
+    assert_false(asked(ACTION_PUSH));
+    play(SOURCE_URGENT_OPEN, 0);
+    assert_true(asked(ACTION_PUSH));
+    play(SOURCE_MESSAGE, MESSAGE_PULLED);
+    assert_true(asked(ACTION_RELEASE));
+    assert_non_null(sent(MESSAGE_SETTLED));
+    assert_int_equal(source.state, SOURCE_DONE);
+    assert_int_equal(source.reason, 0);
+}
+
+static void test_serving_is_given_up(void **state)
+{
+    (void)state;
+    reach(SOURCE_SERVING);
+    play(SOURCE_FORGET, 0);
+    assert_int_equal(sent(MESSAGE_ABORT)->abort.reason, REASON_SOURCE_LOST);
+    assert_int_equal(source.state, SOURCE_DONE);
+    assert_int_equal(source.reason, REASON_SOURCE_LOST);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_event_in_every_state),
+        cmocka_unit_test(test_switch_in_a_round),
+        cmocka_unit_test(test_switch_when_the_goal_is_missed),
+        cmocka_unit_test(test_serving_goes_on),
+        cmocka_unit_test(test_serving_is_given_up),
         cmocka_unit_test(test_cancellable),
         cmocka_unit_test(test_wrong_token),
         cmocka_unit_test(test_ack_of_other_pages),
         cmocka_unit_test(test_refused_by_the_target),
         cmocka_unit_test(test_stall),
         cmocka_unit_test(test_back_off),
+        cmocka_unit_test(test_prepare),
         cmocka_unit_test(test_old_connection_is_stale),
         cmocka_unit_test(test_another_store_does_not_count),
     };

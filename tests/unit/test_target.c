@@ -65,6 +65,10 @@ static const struct message *message(uint16_t type)
     case MESSAGE_STATE_DONE:
         m.state_done.sections = target.state_sections;
         break;
+    case MESSAGE_LANE:
+        memset(m.lane.token, 7, MOVE_TOKEN_BYTES);
+        m.lane.kind = LANE_URGENT;
+        break;
     case MESSAGE_COMMIT:
         memset(m.commit.token, 7, MOVE_TOKEN_BYTES);
         break;
@@ -87,6 +91,7 @@ static const struct message *message(uint16_t type)
 }
 
 static const struct message_verdict yes = { .ok = 1 };
+static const struct message_pulled pulled = { .faults = 5 };
 static const struct message_activated activated = { .resume_ns = 1 };
 
 static struct target_event event_of(enum target_event_kind kind, uint16_t what)
@@ -104,6 +109,9 @@ static struct target_event event_of(enum target_event_kind kind, uint16_t what)
         break;
     case TARGET_CHECKED:
         event.verdict = &yes;
+        break;
+    case TARGET_PULLED:
+        event.pulled = &pulled;
         break;
     case TARGET_RUNNING:
         event.activated = &activated;
@@ -161,9 +169,47 @@ static void given(size_t events)
         play(course[i].kind, course[i].what);
 }
 
+static int say(uint32_t conn, const struct message *m)
+{
+    return step((struct target_event){ .kind = TARGET_MESSAGE, .conn = conn, .message = m });
+}
+
+/* Up to PREPARED, in post-copy. */
+static void reach_prepared(void)
+{
+    given(6);
+    assert_int_equal(say(2, message(MESSAGE_LANE)), 0);
+    assert_true(asked(ACTION_TAKE_LANE));
+    assert_non_null(sent(MESSAGE_LANE));
+    struct message m = *message(MESSAGE_ROUND);
+    m.round.last = ROUND_ABSENT;
+    assert_int_equal(say(CONN, &m), 0);
+    play(TARGET_SECTION, SECTION_ABSENT);
+    play(TARGET_PAGES_OK, 10);
+    play(TARGET_MESSAGE, MESSAGE_ROUND_DONE);
+    for (size_t i = 12; target.state != TARGET_PREPARED; i++)
+        play(course[i].kind, course[i].what);
+}
+
+static void reach_pulling(void)
+{
+    reach_prepared();
+    play(TARGET_MESSAGE, MESSAGE_COMMIT);
+    play(TARGET_RECORDED, 0);
+    play(TARGET_RUNNING, 0);
+    assert_non_null(sent(MESSAGE_ACTIVATED));
+}
+
 static void reach(enum target_state state)
 {
     begin();
+    if (state == TARGET_PULLING || state == TARGET_STRANDED) {
+        reach_pulling();
+        if (state == TARGET_STRANDED)
+            play(TARGET_LOST, 0);
+        assert_int_equal(target.state, state);
+        return;
+    }
     if (state == TARGET_UNCERTAIN) {
         reach(TARGET_PREPARED);
         play(TARGET_LOST, 0);
@@ -196,6 +242,8 @@ static const struct expectation expectations[] = {
     { TARGET_UNCERTAIN, "resolve fault cancel adopt ", TARGET_UNCERTAIN },
     { TARGET_RECORDING, WIRE "recorded record-failed ", TARGET_RECORDING },
     { TARGET_ACTIVATING, WIRE "running settled ", TARGET_ACTIVATING },
+    { TARGET_PULLING, WIRE "abort pages complete ", TARGET_STRANDED },
+    { TARGET_STRANDED, "resolve complete ", TARGET_STRANDED },
     { TARGET_ACTIVE, WIRE "settled ", TARGET_ACTIVE },
     { TARGET_GONE, WIRE "settled abort commit ", TARGET_GONE },
 };
@@ -426,9 +474,95 @@ static void test_stall(void **state)
     assert_false(asked(ACTION_DISCARD));
 }
 
+static int resolve_with(uint32_t conn, enum move_intent intent)
+{
+    struct message m = *message(MESSAGE_RESOLVE);
+    m.resolve.intent = intent;
+    return say(conn, &m);
+}
+
+static void test_no_absent_round_without_a_lane(void **state)
+{
+    (void)state;
+    given(6);
+    struct message m = *message(MESSAGE_ROUND);
+    m.round.last = ROUND_ABSENT;
+    assert_int_equal(say(CONN, &m), -EPROTO);
+    assert_int_equal(target.state, TARGET_GONE);
+}
+
+static void test_lane_is_refused(void **state)
+{
+    (void)state;
+    struct message m = *message(MESSAGE_LANE);
+    given(6);
+    m.lane.token[2]++;
+    assert_int_equal(say(2, &m), -EBUSY);
+    assert_non_null(sent(MESSAGE_ABORT));
+    assert_int_equal(say(3, message(MESSAGE_LANE)), 0);
+    assert_int_equal(say(4, message(MESSAGE_LANE)), -EBUSY); /* there is one */
+    assert_false(asked(ACTION_TAKE_LANE));
+    reach(TARGET_STRANDED);
+    assert_int_equal(say(5, message(MESSAGE_LANE)), -EBUSY); /* beside nothing */
+}
+
+/* The guest runs on through a cut, and what it lacks is said on the next connection. */
+static void test_pulling_goes_on(void **state)
+{
+    (void)state;
+    reach(TARGET_STRANDED);
+    assert_int_equal(target.reason, REASON_LOST);
+    assert_int_equal(resolve_with(5, INTENT_ASK), 0);
+    assert_int_equal(target.state, TARGET_PULLING);
+    assert_int_equal(sent(MESSAGE_STATUS)->status.knows, KNOWS_PULLING);
+    assert_non_null(sent(MESSAGE_ACTIVATED));
+    assert_true(asked(ACTION_SEND_ABSENT));
+    assert_int_equal(say(6, message(MESSAGE_LANE)), 0);
+    assert_true(asked(ACTION_TAKE_LANE));
+    assert_int_equal(step((struct target_event){ .kind = TARGET_PULLED, .pulled = &pulled }), 0);
+    assert_int_equal(target.state, TARGET_ACTIVE);
+    assert_int_equal(sent(MESSAGE_PULLED)->pulled.faults, 5);
+    assert_int_equal(resolve_with(7, INTENT_ASK), 0); /* the source did not hear it */
+    assert_int_equal(sent(MESSAGE_STATUS)->status.knows, KNOWS_COMMITTED);
+    assert_non_null(sent(MESSAGE_PULLED));
+}
+
+/* A source that comes back without its memory: before the commitment nothing is worth keeping, and after it
+ * nothing can be done. */
+static void test_source_without_memory(void **state)
+{
+    (void)state;
+    reach_prepared();
+    play(TARGET_LOST, 0);
+    assert_int_equal(resolve_with(5, INTENT_RECOVER), 0);
+    assert_int_equal(target.state, TARGET_GONE);
+    assert_true(asked(ACTION_DISCARD));
+    assert_int_equal(sent(MESSAGE_STATUS)->status.knows, KNOWS_NOTHING);
+
+    reach(TARGET_STRANDED);
+    assert_int_equal(resolve_with(5, INTENT_RECOVER), 0);
+    assert_int_equal(target.state, TARGET_STRANDED);
+    assert_int_equal(target.reason, REASON_SOURCE_LOST);
+    assert_int_equal(sent(MESSAGE_STATUS)->status.knows, KNOWS_PULLING);
+}
+
+static void test_half_a_guest_is_not_adopted(void **state)
+{
+    (void)state;
+    reach_prepared();
+    play(TARGET_LOST, 0);
+    assert_int_equal(step((struct target_event){ .kind = TARGET_ADOPT }), -EBUSY);
+    assert_int_equal(target.state, TARGET_UNCERTAIN);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_no_absent_round_without_a_lane),
+        cmocka_unit_test(test_lane_is_refused),
+        cmocka_unit_test(test_pulling_goes_on),
+        cmocka_unit_test(test_source_without_memory),
+        cmocka_unit_test(test_half_a_guest_is_not_adopted),
         cmocka_unit_test(test_every_event_in_every_state),
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_counts),

@@ -6,10 +6,12 @@
 #include "dev/announce.h"
 #include "dev/button.h"
 #include "dev/serial.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_mmio.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/virtio_vsock.h"
 #include "dev/virtq.h"
 #include "kvm/hv_state.h"
 #include "move/message.h"
@@ -50,8 +52,11 @@ const struct schema *const wire_schemas[] = {
     &message_fact_schema,
     &message_facts_schema,
     &message_hello_schema,
+    &message_lane_schema,
     &message_prepared_schema,
     &message_probe_schema,
+    &message_pull_schema,
+    &message_pulled_schema,
     &message_reason_schema,
     &message_reserve_schema,
     &message_reserved_schema,
@@ -60,26 +65,34 @@ const struct schema *const wire_schemas[] = {
     &message_round_ack_schema,
     &message_round_done_schema,
     &message_settled_schema,
-    &message_lane_schema,
     &message_state_done_schema,
     &message_status_schema,
     &message_verdict_schema,
     &serial_state_schema,
     &stream_end_schema,
+    &virtio_balloon_state_schema,
     &virtio_blk_state_schema,
     &virtio_net_state_schema,
     &virtio_rng_state_schema,
+    &virtio_vsock_state_schema,
     &virtio_state_schema,
     &virtq_state_schema,
 };
 const size_t wire_schema_count = ARRAY_LEN(wire_schemas);
 
 const struct dump_schema wire_sections[] = {
-    { SECTION_MACHINE, &machine_config_schema }, { SECTION_CPUID, &hv_cpuid_schema },
-    { SECTION_VM, &hv_vm_state_schema },         { SECTION_VCPU, &hv_vcpu_state_schema },
-    { SECTION_SERIAL, &serial_state_schema },    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
-    { SECTION_BUTTON, &button_state_schema },    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
-    { SECTION_END, &stream_end_schema },         { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_MACHINE, &machine_config_schema },
+    { SECTION_CPUID, &hv_cpuid_schema },
+    { SECTION_VM, &hv_vm_state_schema },
+    { SECTION_VCPU, &hv_vcpu_state_schema },
+    { SECTION_SERIAL, &serial_state_schema },
+    { SECTION_VIRTIO_NET, &virtio_net_state_schema },
+    { SECTION_BUTTON, &button_state_schema },
+    { SECTION_VIRTIO_BLK, &virtio_blk_state_schema },
+    { SECTION_END, &stream_end_schema },
+    { SECTION_VIRTIO_RNG, &virtio_rng_state_schema },
+    { SECTION_VIRTIO_BALLOON, &virtio_balloon_state_schema },
+    { SECTION_VIRTIO_VSOCK, &virtio_vsock_state_schema },
 };
 const size_t wire_section_count = ARRAY_LEN(wire_sections);
 

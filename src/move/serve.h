@@ -1,0 +1,85 @@
+/*
+ * The source's side of post-copy: a paused guest's memory, handed out page by page.
+ *
+ * One bit a page says that it is still to be sent. Whoever sends a page, the thread that answers requests on the
+ * urgent lane or the mover that pushes the rest, first takes the bit, atomically: so no page is sent twice, and
+ * a request for one that is under way needs no answer.
+ *
+ *     urgent lane:  request -> take the bit -> reply            a thread of its own; it never waits for the push
+ *     push:         the pages nearest to the last request first, outwards in both directions
+ *
+ * Threads: everything here is called by the mover; the answering thread is inside.
+ */
+#pragma once
+#include "cost/meter.h"
+#include "mem/dirty.h"
+#include "mem/mem.h"
+#include "mem/zero.h"
+#include "move/wire.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct serve_count {
+    uint64_t data, zero; /* pages pushed */
+    uint64_t data_again; /* of data: sent in an earlier round, and since dirtied */
+    uint64_t zero_again;
+    uint64_t zero_runs, bytes; /* of sections */
+};
+
+struct serve {
+    struct mem *mem;
+    struct meter *meter;
+    uint64_t words;
+    _Atomic(uint64_t) *unsent; /* one bit a page index */
+    uint64_t *again; /* pages that were sent before: in a round, or on a connection that was lost */
+
+    uint64_t *told; /* what the target says it lacks, while its list comes in */
+    uint64_t told_next, told_pages;
+
+    struct wire lane; /* the answering thread's while it runs */
+    pthread_t thread;
+    bool open;
+    int stop_fd;           /* eventfd: ends the thread */
+    int lost_fd;           /* eventfd: readable once the lane has failed */
+    struct err lost;       /* why; written before lost_fd */
+    _Atomic(uint64_t) hot; /* the last page asked for */
+    _Atomic(uint64_t) answered_data, answered_zero, answered_data_again, answered_zero_again, late;
+
+    uint64_t hot_seen, up,
+        down;         /* words: [down, up) was passed on the way outwards from hot_seen */
+    uint8_t *section; /* under construction */
+    mem_zero_fn *is_zero;
+    struct serve_count pushed;
+};
+
+/* Nothing is to be sent yet. -ENOMEM, -errno. */
+int serve_init(struct serve *serve, struct mem *mem, struct meter *meter) MUST_CHECK;
+void serve_fini(struct serve *serve);
+
+/* What is to be sent from now on, in place of what was. The guest must be paused. */
+void serve_set(struct serve *serve, const uint64_t *set);
+
+/* Makes the list, and appends it to `out` as ABSENT sections; *ret_pages: how many. Of a paused guest: what is
+ * pending in `dirty` (NULL: everything), but pages from `visited` on, which no round ever came to, only where they
+ * were touched: the others, *ret_untouched, are zero at both sides. */
+int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
+               uint64_t *ret_pages, uint64_t *ret_untouched) MUST_CHECK;
+
+/* Receives an ABSENT section of the target's own list; the first after serve_told_again() begins a new one. */
+int serve_told(struct serve *serve, struct link *link, const struct section *section,
+               struct err *err) MUST_CHECK;
+void serve_told_again(struct serve *serve);
+/* The list is complete, and has so many pages: they are what is to be sent. */
+int serve_use_told(struct serve *serve, uint64_t pages, struct err *err) MUST_CHECK;
+
+uint64_t serve_left(const struct serve *serve);
+
+/* Answers requests on `lane` (taken over) from now on. */
+int serve_open(struct serve *serve, struct wire *lane) MUST_CHECK;
+
+/* Ends answering and closes the lane; harmless when there is none. */
+void serve_close(struct serve *serve);
+
+/* Takes the next pages that are to be pushed and makes a PAGES section of them: *ret points to `*ret_len` bytes,
+ * valid until the next call; length 0 = none is left. */
+void serve_next(struct serve *serve, const uint8_t **ret, size_t *ret_len);

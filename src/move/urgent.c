@@ -1,0 +1,53 @@
+#include "move/urgent.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* The target's word on the lane: LANE again, or why not. */
+static int hear(struct wire *lane, struct err *err)
+{
+    struct section section;
+    CLEANUP_FREE struct message *answer = malloc(sizeof(*answer));
+    if (!answer)
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot open the urgent lane");
+    int rc = wire_recv_head(lane, &section, err);
+    if (!rc && !message_is(section.type))
+        rc = err_set(err, ERR_PEER, EBADMSG, "section %s on the urgent lane",
+                     section_type_name(section.type));
+    if (!rc)
+        rc = wire_recv_message(lane, &section, answer, err);
+    if (!rc && answer->type == MESSAGE_ABORT)
+        rc = err_set(err, ERR_PEER, ECONNABORTED, "target: %s: %s",
+                     move_reason_name(answer->abort.reason), answer->abort.text);
+    else if (!rc && answer->type != MESSAGE_LANE)
+        rc = err_set(err, ERR_PEER, EBADMSG, "message %s on the urgent lane",
+                     message_name(answer->type));
+    return rc;
+}
+
+#define NICE (-15)
+
+void urgent_thread(void)
+{
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* not allowed: then it takes its turn */
+}
+
+int urgent_connect(struct wire *lane, const struct move_env *env, const char *address,
+                   const uint8_t token[MOVE_TOKEN_BYTES], uint64_t stall_limit_ns, struct err *err)
+{
+    struct message hello = { .type = MESSAGE_LANE, .lane = { .kind = LANE_URGENT } };
+    memcpy(hello.lane.token, token, MOVE_TOKEN_BYTES);
+    *lane = WIRE_NONE;
+    lane->link.cancel_fd = env->cancel_fd;
+    lane->link.stall_limit_ns = stall_limit_ns;
+    int rc = wire_connect(lane, env->trust, env->insecure, address, err);
+    if (!rc)
+        rc = wire_send_message(lane, &hello, err);
+    if (!rc)
+        rc = hear(lane, err);
+    if (rc)
+        wire_close(lane);
+    return rc ? err_wrap(err, rc, "urgent lane") : 0;
+}

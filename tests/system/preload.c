@@ -1,0 +1,118 @@
+/*
+ * Makes one call of the C library fail, in a process it is loaded into (LD_PRELOAD):
+ *
+ *     GODWIT_FAIL=NAME:ERRNO:PATH     once PATH exists, the first call of NAME fails with that number; PATH is then
+ *                                     removed, so that it happens once and the test knows that it did
+ *
+ * Only what can be made to fail without having been done: a call that fails here has no effect.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static char wanted[32], path[512];
+static int number;
+static atomic_bool spent;
+
+__attribute__((constructor)) static void set_up(void)
+{
+    const char *order = getenv("GODWIT_FAIL");
+    if (!order || sscanf(order, "%31[^:]:%d:%511[^\n]", wanted, &number, path) != 3)
+        wanted[0] = '\0';
+}
+
+static int fails(const char *name)
+{
+    if (!wanted[0] || atomic_load(&spent) || strcmp(name, wanted) != 0 || access(path, F_OK) != 0 ||
+        atomic_exchange(&spent, true))
+        return 0;
+    (void)unlink(path);
+    errno = number;
+    return 1;
+}
+
+/* The next definition of a symbol, as a function of this one's type. */
+#define NEXT(name)                               \
+    static __typeof__(&name) next_;              \
+    if (!next_) {                                \
+        void *symbol_ = dlsym(RTLD_NEXT, #name); \
+        memcpy(&next_, &symbol_, sizeof(next_)); \
+    }
+
+#define WRAP(type, failure, name, params, args)       \
+    type name params                                  \
+    {                                                 \
+        NEXT(name)                                    \
+        return fails(#name) ? (failure) : next_ args; \
+    }
+
+WRAP(int, -1, memfd_create, (const char *name, unsigned flags), (name, flags))
+WRAP(int, -1, ftruncate64, (int fd, off64_t len), (fd, len))
+WRAP(void *, MAP_FAILED, mmap64,
+     (void *at, size_t len, int prot, int flags, int fd, off64_t offset),
+     (at, len, prot, flags, fd, offset))
+WRAP(int, -1, eventfd, (unsigned value, int flags), (value, flags))
+WRAP(int, -1, timerfd_create, (int clock, int flags), (clock, flags))
+WRAP(int, -1, epoll_ctl, (int epoll, int op, int fd, struct epoll_event *event),
+     (epoll, op, fd, event))
+WRAP(int, -1, socket, (int domain, int type, int protocol), (domain, type, protocol))
+WRAP(int, -1, setsockopt, (int fd, int level, int name, const void *value, socklen_t len),
+     (fd, level, name, value, len))
+WRAP(ssize_t, -1, send, (int fd, const void *buf, size_t len, int flags), (fd, buf, len, flags))
+WRAP(ssize_t, -1, sendmsg, (int fd, const struct msghdr *msg, int flags), (fd, msg, flags))
+WRAP(ssize_t, -1, recv, (int fd, void *buf, size_t len, int flags), (fd, buf, len, flags))
+WRAP(ssize_t, -1, write, (int fd, const void *buf, size_t len), (fd, buf, len))
+WRAP(ssize_t, -1, writev, (int fd, const struct iovec *iov, int count), (fd, iov, count))
+WRAP(ssize_t, -1, pwrite64, (int fd, const void *buf, size_t len, off64_t offset),
+     (fd, buf, len, offset))
+WRAP(off64_t, -1, lseek64, (int fd, off64_t offset, int whence), (fd, offset, whence))
+WRAP(int, -1, fsync, (int fd), (fd))
+WRAP(int, -1, rename, (const char *from, const char *to), (from, to))
+WRAP(int, number, pthread_create,
+     (pthread_t * thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg),
+     (thread, attr, fn, arg))
+WRAP(int, -1, renameat2, (int a, const char *from, int b, const char *to, unsigned flags),
+     (a, from, b, to, flags))
+WRAP(int, -1, renameat, (int a, const char *from, int b, const char *to), (a, from, b, to))
+WRAP(int, -1, fallocate64, (int fd, int mode, off64_t offset, off64_t len), (fd, mode, offset, len))
+WRAP(ssize_t, -1, readv, (int fd, const struct iovec *iov, int count), (fd, iov, count))
+WRAP(void *, NULL, realloc, (void *at, size_t size), (at, size))
+WRAP(void *, NULL, aligned_alloc, (size_t align, size_t size), (align, size))
+WRAP(ssize_t, -1, getrandom, (void *buf, size_t len, unsigned flags), (buf, len, flags))
+
+/* open(2) and openat(2) take a mode only when they create. */
+int open64(const char *name, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    unsigned mode = va_arg(ap, unsigned);
+    va_end(ap);
+    NEXT(open64)
+    return fails("open64") ? -1 : next_(name, flags, mode);
+}
+
+int openat64(int dir, const char *name, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    unsigned mode = va_arg(ap, unsigned);
+    va_end(ap);
+    NEXT(openat64)
+    return fails("openat64") ? -1 : next_(dir, name, flags, mode);
+}

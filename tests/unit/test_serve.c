@@ -1,0 +1,202 @@
+/* A paused guest's memory, handed out: each page once, on whichever lane, and near the last request first. */
+#include "base/clock.h"
+#include "base/fd.h"
+#include "move/serve.h"
+#include "move/urgent.h"
+#include "state/pages.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <cmocka.h>
+
+static struct mem mem;
+static struct meter meter;
+static struct serve serve;
+static int peer;
+static uint8_t *seen; /* times a page came */
+
+static int set_up(void **state)
+{
+    struct err err;
+    (void)state;
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, &err), 0);
+    meter_init(&meter);
+    seen = calloc(mem.pages, 1);
+    assert_int_equal(serve_init(&serve, &mem, &meter), 0);
+    for (uint64_t page = 0; page < mem.pages; page += 1 + page % 5)
+        if (page % 3)
+            memset(mem_page(&mem, page), (int)(1 + page % 250), PAGE_BYTES);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    serve_fini(&serve);
+    fd_close(&peer);
+    mem_fini(&mem);
+    meter_fini(&meter);
+    free(seen);
+    return 0;
+}
+
+static void open_lane(void)
+{
+    int pair[2];
+    struct err err;
+    struct wire lane = WIRE_NONE;
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(link_adopt(&lane.link, pair[0], &err), 0);
+    peer = pair[1];
+    assert_int_equal(serve_open(&serve, &lane), 0);
+}
+
+static void ask(uint64_t page)
+{
+    uint8_t request[URGENT_REQUEST_BYTES];
+    urgent_put(request, page);
+    assert_int_equal(fd_write_full(peer, request, sizeof(request)), 0);
+}
+
+static void take_reply(uint64_t want)
+{
+    uint8_t head[URGENT_HEAD_BYTES], bytes[PAGE_BYTES] = { 0 };
+    assert_int_equal(fd_read_full(peer, head, sizeof(head)), 0);
+    uint64_t word = urgent_get(head);
+    bool zero = word & URGENT_ZERO;
+    assert_int_equal(word & ~URGENT_ZERO, want);
+    if (!zero)
+        assert_int_equal(fd_read_full(peer, bytes, sizeof(bytes)), 0);
+    assert_int_equal(urgent_get(head + 8), urgent_sum(word, zero ? NULL : bytes));
+    assert_memory_equal(bytes, mem_page(&mem, want), PAGE_BYTES);
+    seen[want]++;
+}
+
+/* Takes the next pushed section in; the first page of it, or UINT64_MAX at the end. */
+static uint64_t take_pushed(void)
+{
+    static struct pages_body pages;
+    const uint8_t *bytes;
+    size_t len;
+    struct section section;
+    serve_next(&serve, &bytes, &len);
+    if (!len)
+        return UINT64_MAX;
+    assert_int_equal(section_decode(bytes, &section, NULL), 0);
+    const uint8_t *body = bytes + STREAM_SECTION_BYTES;
+    assert_int_equal(section_check_body(&section, body, NULL), 0);
+    assert_int_equal(pages_body_decode(body, section.length, section.version, mem.pages, &pages,
+                                       NULL),
+                     0);
+    assert_int_equal(section.version, PAGES_PLAIN_VERSION);
+    const struct pages_run *run = pages.run;
+    const uint8_t *data = body + pages.data_at;
+    for (uint32_t i = 0; i < pages.runs; i++)
+        for (uint64_t page = run[i].first; page < run[i].first + run[i].count; page++) {
+            static const uint8_t zero[PAGE_BYTES];
+            seen[page]++;
+            assert_memory_equal(mem_page(&mem, page), run[i].kind == PAGES_ZERO ? zero : data,
+                                PAGE_BYTES);
+            data += run[i].kind == PAGES_ZERO ? 0 : PAGE_BYTES;
+        }
+    return run[0].first;
+}
+
+static uint64_t *make_set(uint64_t step)
+{
+    uint64_t *set = calloc(mem.pages / 64, 8);
+    for (uint64_t page = 0; page < mem.pages; page += step)
+        set[page / 64] |= UINT64_C(1) << (page % 64);
+    serve_set(&serve, set);
+    return set;
+}
+
+static void each_page_once(void **state)
+{
+    static const uint64_t steps[] = { 1, 7, 64, 1000, 16383 };
+    (void)state;
+    open_lane();
+    for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
+        uint64_t *set = make_set(steps[i]);
+        memset(seen, 0, mem.pages);
+        for (uint64_t n = 0;; n++) {
+            uint64_t page = n * 7919 % mem.pages / steps[i] * steps[i];
+            if (!seen[page]) {
+                ask(page);
+                take_reply(page);
+            }
+            if (take_pushed() == UINT64_MAX)
+                break;
+        }
+        for (uint64_t page = 0; page < mem.pages; page++)
+            assert_int_equal(seen[page], set[page / 64] >> (page % 64) & 1);
+        assert_int_equal(serve_left(&serve), 0);
+        free(set);
+    }
+}
+
+/* What was taken already, or never on the list, has no reply; what is asked for after it does. */
+static void no_reply_twice(void **state)
+{
+    (void)state;
+    open_lane();
+    free(make_set(2));
+    ask(10);
+    take_reply(10);
+    ask(10);
+    ask(11);
+    ask(12);
+    take_reply(12);
+    for (int i = 0; i < 1000 && serve.late < 2; i++)
+        (void)poll(NULL, 0, 1);
+    assert_int_equal(serve.late, 2);
+}
+
+static void nearest_first(void **state)
+{
+    (void)state;
+    open_lane();
+    free(make_set(1));
+    ask(5000);
+    take_reply(5000);
+    uint64_t low = 5000 / 64 * 64, high = low;
+    for (int i = 0; i < 40; i++) {
+        uint64_t first = take_pushed();
+        bool up = first == high, down = first + 64 == low;
+        assert_true(up || down);
+        high += up ? 64 : 0;
+        low -= down ? 64 : 0;
+    }
+    assert_true(high - 5000 < 64 * 22 && 5000 - low < 64 * 22); /* on both sides alike */
+    ask(100);
+    take_reply(100);
+    assert_int_equal(take_pushed(), 64);
+}
+
+static void a_page_outside_ends_the_lane(void **state)
+{
+    (void)state;
+    open_lane();
+    free(make_set(1));
+    ask(mem.pages);
+    struct pollfd fds = { .fd = serve.lost_fd, .events = POLLIN };
+    assert_int_equal(poll(&fds, 1, 10000), 1);
+    assert_int_equal(serve.lost.fault, ERR_PEER);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(each_page_once, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(no_reply_twice, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(nearest_first, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_page_outside_ends_the_lane, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
