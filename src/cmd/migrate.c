@@ -1,9 +1,65 @@
 #include "cmd/migrate_check.h"
 #include "cmd/moving.h"
+#include "cmd/parse.h"
 #include "cmd/vm.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define LANES_MAX 16u /* the monitor checks it again */
+
+/* "auto" or a number; -1 is auto. */
+static int lanes_of(const char *text, int64_t *ret, struct err *err)
+{
+    uint64_t count;
+    *ret = -1;
+    if (strcmp(text, "auto") == 0)
+        return 0;
+    int rc = parse_count(text, &count, NULL);
+    if (rc || count > LANES_MAX)
+        return err_set(err, ERR_CALLER, EINVAL, "--lanes: want auto, or a number up to %u",
+                       LANES_MAX);
+    *ret = (int64_t)count;
+    return 0;
+}
+
+/* Changes the limit of the move under way. */
+static int set_bandwidth(struct cmd_args *args)
+{
+    struct client *client;
+    struct err err = { 0 };
+    if (vm_open(args, &client, &err))
+        return cmd_fail(args, &err);
+    int rc = client_call(client, "vm.migrate_set",
+                         json_pack("{s:I}", "bandwidth_bytes_per_s",
+                                   (json_int_t)cmd_number(args, "bandwidth")),
+                         VM_ANSWER_NS, NULL, &err);
+    client_close(client);
+    return rc ? cmd_fail(args, &err) : CMD_OK;
+}
+
+static json_t *params_of(struct cmd_args *args, const char *to, int64_t lanes)
+{
+    json_t *params = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b, s:b, s:s, s:I, s:I}", "to",
+        to, "mode", cmd_text(args, "mode"), "post_copy", cmd_text(args, "post-copy"),
+        "max_downtime_ns", (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
+        (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
+        (json_int_t)cmd_number(args, "stall-limit"), "policy", cmd_text(args, "policy"), "throttle",
+        cmd_text(args, "throttle"), "strict", (int)cmd_flag(args, "strict"), "rate_min_bytes_per_s",
+        (json_int_t)cmd_number(args, "rate-min"), "rate_max_bytes_per_s",
+        (json_int_t)cmd_number(args, "rate-max"), "check", (int)cmd_flag(args, "check"), "insecure",
+        (int)cmd_flag(args, "insecure"), "compress", cmd_text(args, "compress"),
+        "delta_cache_bytes", (json_int_t)cmd_number(args, "delta-cache"), "lanes",
+        (json_int_t)lanes);
+    if (cmd_text(args, "bandwidth"))
+        (void)json_object_set_new(params, "bandwidth_bytes_per_s",
+                                  json_integer((json_int_t)cmd_number(args, "bandwidth")));
+    if (cmd_text(args, "bandwidth-downtime"))
+        (void)json_object_set_new(params, "bandwidth_downtime_bytes_per_s",
+                                  json_integer((json_int_t)cmd_number(args, "bandwidth-downtime")));
+    return params;
+}
 
 static int migrate(struct cmd_args *args)
 {
@@ -14,12 +70,15 @@ static int migrate(struct cmd_args *args)
     const char *post_copy = cmd_text(args, "post-copy");
     bool pure = strcmp(cmd_text(args, "mode"), "post-copy") == 0;
     bool now = strcmp(post_copy, "now") == 0, go = !to && !cancel && !recover && now;
+    int64_t lanes;
 
+    if (!to && !cancel && !recover && !go && cmd_text(args, "bandwidth"))
+        return set_bandwidth(args);
     if (cancel && (to || recover))
         (void)err_set(&err, ERR_CALLER, EINVAL, "--cancel takes no HOST:PORT and no --recover");
     else if (!to && !cancel && !recover && !go)
         (void)err_set(&err, ERR_CALLER, EINVAL, "HOST:PORT is missing: where to?");
-    if (err.code)
+    if (err.code || lanes_of(cmd_text(args, "lanes"), &lanes, &err))
         return cmd_fail(args, &err);
     if (cancel)
         return vm_call(args, "vm.migrate_cancel");
@@ -43,16 +102,7 @@ static int migrate(struct cmd_args *args)
                  "WARNING: --insecure: the guest travels unencrypted, to whoever answers at %s",
                  to);
     bool check = cmd_flag(args, "check");
-    json_t *params =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s, s:b, s:I, s:I, s:b, s:b}", "to", to,
-                  "mode", cmd_text(args, "mode"), "post_copy", post_copy, "max_downtime_ns",
-                  (json_int_t)cmd_number(args, "max-downtime"), "max_time_ns",
-                  (json_int_t)cmd_number(args, "max-time"), "stall_limit_ns",
-                  (json_int_t)cmd_number(args, "stall-limit"), "policy", cmd_text(args, "policy"),
-                  "throttle", cmd_text(args, "throttle"), "strict", (int)cmd_flag(args, "strict"),
-                  "rate_min_bytes_per_s", (json_int_t)cmd_number(args, "rate-min"),
-                  "rate_max_bytes_per_s", (json_int_t)cmd_number(args, "rate-max"), "check",
-                  (int)check, "insecure", (int)insecure);
+    json_t *params = params_of(args, to, lanes);
     int status = check ? migrate_check(args, client, params)
                        : moving_run(args, client, "vm.migrate", params);
     client_close(client);
@@ -88,6 +138,8 @@ const struct command cmd_migrate = {
     .example = "  godwit migrate web1 10.0.0.2:7000\n"
                "  godwit migrate web1 10.0.0.2:7000 --check\n"
                "  godwit migrate web1 10.0.0.2:7000 --max-downtime 20ms --max-time 60s --strict\n"
+               "  godwit migrate web1 10.0.0.2:7000 --bandwidth 2Gbit/s\n"
+               "  godwit migrate web1 --bandwidth 500Mbit/s\n"
                "  godwit migrate web1 10.0.0.2:7000 --mode stop-copy --bill web1.json\n",
     .arguments =
         (const struct cmd_option[]){
@@ -168,6 +220,38 @@ const struct command cmd_migrate = {
               .min = 100000000,
               .max = UINT64_C(3600000000000),
               .help = "give up when nothing moves for so long" },
+            { .name = "lanes",
+              .kind = CMD_TEXT,
+              .value = "N|auto",
+              .fallback = "auto",
+              .help = "how many connections carry memory, up to 16; auto measures what helps; 0 "
+                      "sends it on the control connection" },
+            { .name = "compress",
+              .kind = CMD_CHOICE,
+              .value = "HOW",
+              .choices = "auto|off|lz4|zstd",
+              .fallback = "auto",
+              .help = "pack memory; auto tries both now and then, and packs nothing where the link "
+                      "is faster" },
+            { .name = "delta-cache",
+              .kind = CMD_SIZE,
+              .value = "SIZE",
+              .fallback = "0",
+              .max = UINT64_C(1) << 40,
+              .help = "memory for pages as last sent, so that of one sent again only what changed "
+                      "travels" },
+            { .name = "bandwidth",
+              .kind = CMD_RATE,
+              .value = "RATE",
+              .max = UINT64_C(125000000000),
+              .help = "send memory no faster than this, as in 2Gbit/s, also while the guest stands "
+                      "still; 0 = no limit. Without HOST:PORT: changes the limit of the move under "
+                      "way" },
+            { .name = "bandwidth-downtime",
+              .kind = CMD_RATE,
+              .value = "RATE",
+              .max = UINT64_C(125000000000),
+              .help = "another limit for the time the guest stands still; 0 = no limit then" },
             { .name = "insecure",
               .kind = CMD_FLAG,
               .help =

@@ -34,11 +34,20 @@ static const struct unit duration_units[] = {
     { "h", UINT64_C(3600000000000) },
 };
 
+/* In bits a second: bytes are eight. */
 static const struct unit rate_units[] = {
     { "bit/s", 1 },
     { "kbit/s", 1000 },
     { "Mbit/s", 1000000 },
-    { "Gbit/s", UINT64_C(1000000000) },
+    { "Gbit/s", 1000000000 },
+    { "Tbit/s", UINT64_C(1000000000000) },
+    { "B/s", 8 },
+    { "kB/s", 8000 },
+    { "MB/s", 8000000 },
+    { "GB/s", UINT64_C(8000000000) },
+    { "KiB/s", 8 << 10 },
+    { "MiB/s", 8 << 20 },
+    { "GiB/s", UINT64_C(8) << 30 },
 };
 
 /* Reads decimal digits; *ret_rest is what follows. -EINVAL: none; -ERANGE: more than 64 bits
@@ -105,15 +114,20 @@ int parse_duration(const char *text, uint64_t *ret_ns, struct err *err)
 
 int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err)
 {
-    uint64_t bits = 0;
+    uint64_t bits;
+    if (strcmp(text, "0") == 0) {
+        *ret_bytes_per_s = 0;
+        return 0;
+    }
     int rc = with_unit(text, rate_units, ARRAY_LEN(rate_units), &bits);
     if (rc == -ERANGE)
         return err_set(err, ERR_CALLER, EINVAL, "'%.80s' is too fast", text);
-    if (rc)
-        return err_set(err, ERR_CALLER, EINVAL,
-                       "'%.80s' is no rate: want a number with bit/s, kbit/s, Mbit/s or Gbit/s, as "
-                       "in 2Gbit/s",
-                       text);
+    if (rc || bits % 8)
+        return err_set(
+            err, ERR_CALLER, EINVAL,
+            "'%.80s' is no rate of whole bytes: want a number with Mbit/s, Gbit/s, MB/s or the like, "
+            "as in 2Gbit/s",
+            text);
     *ret_bytes_per_s = bits / 8;
     return 0;
 }
@@ -224,5 +238,12 @@ struct parse_text parse_show_duration(uint64_t ns)
 
 struct parse_text parse_show_rate(uint64_t bytes_per_s)
 {
-    return show(bytes_per_s * 8, rate_units, ARRAY_LEN(rate_units));
+    struct parse_text show;
+    const struct unit *best = &rate_units[0];
+    uint64_t bits = bytes_per_s > UINT64_MAX / 8 ? UINT64_MAX : bytes_per_s * 8;
+    for (size_t i = 1; i < 5; i++)
+        if (bits && bits % rate_units[i].factor == 0)
+            best = &rate_units[i];
+    (void)snprintf(show.text, sizeof(show.text), "%" PRIu64 "%s", bits / best->factor, best->name);
+    return show;
 }

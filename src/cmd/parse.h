@@ -16,7 +16,8 @@ int parse_size(const char *text, uint64_t *ret_bytes, struct err *err) MUST_CHEC
 /* "300ms": a number with ns, us, ms, s, m or h. Zero needs no unit. */
 int parse_duration(const char *text, uint64_t *ret_ns, struct err *err) MUST_CHECK;
 
-/* "2Gbit/s": a number with bit/s, kbit/s, Mbit/s or Gbit/s (powers of 1000), in bytes a second. */
+/* "2Gbit/s": a number with bit/s, B/s, or one of those after k, M, G or T (powers of 1000) or, for bytes, Ki, Mi,
+ * Gi. Zero needs no unit. */
 int parse_rate(const char *text, uint64_t *ret_bytes_per_s, struct err *err) MUST_CHECK;
 
 /* "4": a plain decimal number. */

@@ -31,7 +31,7 @@ static int listen_on(const char *text, int *ret_fd, struct err *err)
         CLEANUP_FD int fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
         const int on = 1;
         if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
-            bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, 8) < 0) {
+            bind(fd, at->ai_addr, at->ai_addrlen) < 0 || listen(fd, 32) < 0) {
             rc = -errno;
             continue;
         }

@@ -153,6 +153,30 @@ void bill_pages_again(struct bill *bill, uint64_t pages)
     add(&bill->pages_sent_again, pages);
 }
 
+void bill_class(struct bill *bill, enum bill_class class, uint64_t pages, uint64_t saved_bytes,
+                uint64_t cpu_ns)
+{
+    if ((unsigned)class >= BILL_CLASS_MAX || bill->ended)
+        return;
+    bill->saving[class].pages += pages;
+    bill->saving[class].saved_bytes += saved_bytes;
+    bill->saving[class].cpu_ns += cpu_ns;
+}
+
+void bill_lane(struct bill *bill, unsigned index, uint64_t bytes)
+{
+    if (index >= BILL_LANES_MAX || bill->ended)
+        return;
+    bill->lane_count = MAX(bill->lane_count, index + 1);
+    bill->lane_bytes[index] = bytes;
+}
+
+void bill_limit(struct bill *bill, uint64_t bytes_per_s)
+{
+    if (!bill->ended)
+        bill->limit_bytes_per_s = bytes_per_s;
+}
+
 void bill_link(struct bill *bill, const struct bill_link *link)
 {
     bill->has_link = true;

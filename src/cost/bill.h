@@ -78,6 +78,21 @@ enum bill_page_class {
     BILL_PAGES_MAX
 };
 
+/* Ways to send less than a page's bytes; a page can be in several. Saved: against sending it whole. */
+enum bill_class {
+    BILL_CLASS_ZERO,   /* as a range */
+    BILL_CLASS_SAME,   /* not at all: unchanged since it was last sent */
+    BILL_CLASS_DELTA,  /* only what changed */
+    BILL_CLASS_PACKED, /* in a packed section */
+    BILL_CLASS_MAX
+};
+
+struct bill_saving {
+    uint64_t pages, saved_bytes, cpu_ns;
+};
+
+#define BILL_LANES_MAX 16
+
 enum bill_owner {
     BILL_OWNER_NONE, /* no VM came to be (a failed restore) */
     BILL_OWNER_SOURCE,
@@ -198,8 +213,12 @@ struct bill {
 
     uint64_t bytes[BILL_BYTES_MAX];
     uint64_t pages[BILL_PAGES_MAX], pages_sent_again, pages_freed_later;
-    uint64_t rounds;      /* all there were */
-    unsigned round_count; /* in round[] */
+    struct bill_saving saving[BILL_CLASS_MAX];
+    unsigned lane_count; /* that carried pages */
+    uint64_t lane_bytes[BILL_LANES_MAX];
+    uint64_t limit_bytes_per_s; /* of the move's pages, as it last was; 0 = none */
+    uint64_t rounds;            /* all there were */
+    unsigned round_count;       /* in round[] */
     struct bill_round round[BILL_ROUNDS_MAX];
 
     bool has_link;
@@ -273,6 +292,14 @@ void bill_faults_set(struct bill *bill, const struct bill_faults *faults);
 /* A connection to the other side stands; and one ended that had so many bytes encrypted. */
 void bill_link(struct bill *bill, const struct bill_link *link);
 void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes);
+
+/* What a class of pages saved, and what CPU time telling and making it took. Adds up. */
+void bill_class(struct bill *bill, enum bill_class class, uint64_t pages, uint64_t saved_bytes,
+                uint64_t cpu_ns);
+
+/* Bytes lane `index` (below BILL_LANES_MAX) has carried; they are in bill_bytes(), too. */
+void bill_lane(struct bill *bill, unsigned index, uint64_t bytes);
+void bill_limit(struct bill *bill, uint64_t bytes_per_s);
 
 /* What one monitor measured. The other side's brings its parts of the downtime with it. */
 void bill_side_set(struct bill *bill, enum bill_place place, const struct bill_side *side);

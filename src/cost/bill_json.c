@@ -43,6 +43,12 @@ static const char *const page_names[] = {
     [BILL_PAGES_ZERO] = "zero",
     [BILL_PAGES_DATA] = "data",
 };
+static const char *const class_names[] = {
+    [BILL_CLASS_ZERO] = "zero",
+    [BILL_CLASS_SAME] = "same",
+    [BILL_CLASS_DELTA] = "delta",
+    [BILL_CLASS_PACKED] = "packed",
+};
 static const char *const owner_names[] = {
     [BILL_OWNER_NONE] = "none",
     [BILL_OWNER_SOURCE] = "source",
@@ -60,6 +66,7 @@ static_assert(ARRAY_LEN(kind_names) == BILL_KIND_MAX && ARRAY_LEN(stage_names) =
                   ARRAY_LEN(part_names) == BILL_PART_MAX &&
                   ARRAY_LEN(bytes_names) == BILL_BYTES_MAX &&
                   ARRAY_LEN(page_names) == BILL_PAGES_MAX &&
+                  ARRAY_LEN(class_names) == BILL_CLASS_MAX &&
                   ARRAY_LEN(owner_names) == BILL_OWNER_MAX &&
                   ARRAY_LEN(place_names) == BILL_PLACE_MAX &&
                   ARRAY_LEN(group_names) == BILL_CPU_MAX,
@@ -100,6 +107,13 @@ static const struct {
       "TCP and IP headers, retransmissions, and what the other side answers." },
     { "pages", "The guest's memory by what the first pass over it found.",
       "What became of a page later: sent_again counts how often pages were sent once more." },
+    { "classes",
+      "Of the whole move: pages that travelled as less than their bytes. saved_bytes is against sending them "
+      "whole; cpu_ns is what telling and making the class took the source, for all pages looked at.",
+      "What undoing it costs the other side: that is in its monitor's CPU time." },
+    { "lanes",
+      "Bytes of the stream on each bulk connection, and the limit of all pages together as it last was.",
+      "The control connection: it has the rest of bytes.total. TCP and IP headers." },
     { "faults",
       "The target's clock, for each page that an access of the guest (or of a device or KVM for it) "
       "waited for: from the target's monitor reading the fault to the page in its place.",
@@ -272,6 +286,30 @@ static json_t *pages_json(const struct bill *bill)
     return json;
 }
 
+static json_t *classes_json(const struct bill *bill)
+{
+    json_t *json = json_object();
+    for (unsigned i = 0; i < BILL_CLASS_MAX; i++) {
+        const struct bill_saving *s = &bill->saving[i];
+        (void)json_object_set_new(json, class_names[i],
+                                  json_pack("{s:o, s:o, s:o}", "pages", integer(s->pages),
+                                            "saved_bytes", integer(s->saved_bytes), "cpu_ns",
+                                            integer(s->cpu_ns)));
+    }
+    return json;
+}
+
+static json_t *lanes_json(const struct bill *bill)
+{
+    json_t *list = json_array();
+    for (unsigned i = 0; i < bill->lane_count; i++)
+        (void)json_array_append_new(list,
+                                    json_pack("{s:o}", "bytes", integer(bill->lane_bytes[i])));
+    return json_pack("{s:o, s:o}", "limit_bytes_per_s",
+                     bill->limit_bytes_per_s ? integer(bill->limit_bytes_per_s) : json_null(),
+                     "list", list);
+}
+
 static json_t *known(const struct bill_faults *f, uint64_t v)
 {
     return f->known ? integer(v) : json_null();
@@ -436,6 +474,8 @@ json_t *bill_json(const struct bill *bill)
         { "encrypted", bill->has_link ? json_boolean(bill->link.encrypted) : json_null() },
         { "encryption", encryption_json(bill) },
         { "pages", pages_json(bill) },
+        { "classes", classes_json(bill) },
+        { "lanes", lanes_json(bill) },
         { "faults", faults_json(bill) },
         { "agent", agent_json(bill) },
         { "monitors", monitors },

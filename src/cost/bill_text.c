@@ -372,6 +372,48 @@ static void print_pages(const json_t *bill, FILE *out)
     }
 }
 
+/* Only what happened: most moves need few of these lines. */
+static void print_savings(const json_t *bill, FILE *out)
+{
+    static const char *const classes[][2] = {
+        { "zero", "as ranges of zeros" },
+        { "same", "unchanged since sent" },
+        { "delta", "only what changed" },
+        { "packed", "packed" },
+    };
+    const json_t *all = json_object_get(bill, "classes");
+    uint64_t saved = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(classes); i++)
+        saved += num(json_object_get(all, classes[i][0]), "saved_bytes");
+    if (!saved)
+        return;
+    print_title(out, "What did not travel", show_bytes(saved).text);
+    for (unsigned i = 0; i < ARRAY_LEN(classes); i++) {
+        const json_t *class = json_object_get(all, classes[i][0]);
+        uint64_t bytes = num(class, "saved_bytes");
+        if (bytes)
+            (void)fprintf(out, "  %-22s %10s  %8s pages, %s of CPU\n", classes[i][1],
+                          show_bytes(bytes).text, show_count(num(class, "pages")).text,
+                          show_duration(num(class, "cpu_ns")).text);
+    }
+}
+
+static void print_lanes(const json_t *bill, FILE *out)
+{
+    const json_t *lanes = json_object_get(bill, "lanes"), *list = json_object_get(lanes, "list");
+    size_t count = json_array_size(list);
+    uint64_t limit = num(lanes, "limit_bytes_per_s");
+    if (!count && !limit)
+        return;
+    char title[64] = "no limit";
+    if (limit)
+        (void)snprintf(title, sizeof(title), "at most %s/s", show_bytes(limit).text);
+    print_title(out, "Bulk connections", title);
+    for (size_t i = 0; i < count; i++)
+        (void)fprintf(out, "  lane %-17zu %10s\n", i,
+                      show_bytes(num(json_array_get(list, i), "bytes")).text);
+}
+
 static void print_faults(const json_t *bill, FILE *out)
 {
     const json_t *faults = json_object_get(bill, "faults"), *waits;
@@ -480,6 +522,8 @@ void bill_text(const json_t *bill, FILE *out)
     print_bytes(bill, out);
     print_encryption(bill, out);
     print_pages(bill, out);
+    print_savings(bill, out);
+    print_lanes(bill, out);
     print_faults(bill, out);
     print_agent(bill, out);
     print_monitors(bill, out);

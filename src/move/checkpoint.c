@@ -2,7 +2,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "mem/dirty.h"
-#include "move/page_source.h"
+#include "move/page_maker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,11 +53,14 @@ static int put_pages(struct writing *w, struct err *err)
     struct machine *machine = w->env->machine;
     struct dirty dirty = { 0 };
     struct page_source source = { 0 };
+    struct page_maker maker = { 0 };
     uint64_t began = clock_now_ns();
 
     int rc = dirty_start(&dirty, &machine->mem, machine->hv);
-    if (!rc)
-        rc = page_source_init(&source, &machine->mem, &dirty);
+    if (!rc) {
+        page_source_init(&source, &machine->mem, &dirty);
+        rc = page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0);
+    }
     if (!rc)
         rc = dirty_fetch(&dirty, &w->progress.pages_left);
     if (rc)
@@ -67,7 +70,7 @@ static int put_pages(struct writing *w, struct err *err)
     while (!rc) {
         const uint8_t *bytes;
         size_t len;
-        rc = page_source_fill(&source, &bytes, &len);
+        rc = page_maker_fill(&maker, &bytes, &len);
         if (rc)
             rc = err_errno(err, ERR_HOST, -rc, "cannot read the guest's memory");
         if (rc || len == 0)
@@ -78,17 +81,16 @@ static int put_pages(struct writing *w, struct err *err)
         }
         w->end.sections++;
         rc = link_send(&w->link, bytes, len, err);
-        w->progress.pages_sent = source.round.data + source.round.zero;
-        w->progress.pages_left =
-            machine->mem.pages - w->progress.pages_sent - source.round.untouched;
+        w->progress.pages_sent = maker.count.data + maker.count.zero;
+        w->progress.pages_left = machine->mem.pages - source.passed;
         w->progress.bytes = w->link.sent_bytes;
         move_progress_report(w->env, &w->progress, BILL_STOP_AND_COPY);
     }
-    const struct page_count *n = &source.round;
+    const struct page_count *n = &maker.count;
     w->end.data_pages = n->data;
     w->end.zero_pages = n->zero;
-    bill_pages(w->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched - n->untouched_free);
-    bill_pages(w->bill, BILL_PAGES_FREE, n->untouched_free);
+    bill_pages(w->bill, BILL_PAGES_NEVER_TOUCHED, source.untouched - source.untouched_free);
+    bill_pages(w->bill, BILL_PAGES_FREE, source.untouched_free);
     bill_pages(w->bill, BILL_PAGES_ZERO, n->zero);
     bill_pages(w->bill, BILL_PAGES_DATA, n->data);
     bill_bytes(w->bill, BILL_BYTES_PAGE_DATA, n->data * PAGE_BYTES);
@@ -96,10 +98,11 @@ static int put_pages(struct writing *w, struct err *err)
     struct bill_round round = { .paused = true,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,
-                                .pages_free = n->untouched_free,
+                                .pages_free = source.untouched_free,
                                 .bytes = n->bytes,
                                 .duration_ns = clock_now_ns() - began };
     bill_round(w->bill, &round);
+    page_maker_fini(&maker);
     page_source_fini(&source);
     dirty_stop(&dirty);
     return rc;

@@ -8,7 +8,7 @@ SCHEMA_DEFINE(message_hello, 2, MESSAGE_HELLO_FIELDS)
 SCHEMA_DEFINE(message_reason, 1, MESSAGE_REASON_FIELDS)
 SCHEMA_DEFINE(message_verdict, 1, MESSAGE_VERDICT_FIELDS)
 SCHEMA_DEFINE(message_reserve, 1, MESSAGE_RESERVE_FIELDS)
-SCHEMA_DEFINE(message_reserved, 1, MESSAGE_RESERVED_FIELDS)
+SCHEMA_DEFINE(message_reserved, 2, MESSAGE_RESERVED_FIELDS)
 SCHEMA_DEFINE(message_round, 1, MESSAGE_ROUND_FIELDS)
 SCHEMA_DEFINE(message_round_done, 1, MESSAGE_ROUND_DONE_FIELDS)
 SCHEMA_DEFINE(message_round_ack, 1, MESSAGE_ROUND_ACK_FIELDS)
@@ -70,7 +70,8 @@ void message_encode(const struct message *message, struct buf *out)
 {
     const struct schema *schema = message_schema(message->type);
     ASSERT(schema);
-    section_put(out, message->type, 0, 0, schema, &message->hello);
+    section_put_version(out, message->type, schema_version_for(schema, &message->hello), schema,
+                        &message->hello);
 }
 
 /* A peer's text ends up on terminals: one that could steer them is refused. */
@@ -171,6 +172,18 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "paused", m->hello.paused, err);
         if (m->hello.check > 1)
             return refuse(m, "check", m->hello.check, err);
+        if (m->hello.lanes > MOVE_LANES_MAX)
+            return refuse(m, "lanes", m->hello.lanes, err);
+        return 0;
+    case MESSAGE_RESERVED:
+        if (m->reserved.lanes > MOVE_LANES_MAX)
+            return refuse(m, "lanes", m->reserved.lanes, err);
+        return 0;
+    case MESSAGE_LANE:
+        if (m->lane.kind == 0 || m->lane.kind >= LANE_MAX)
+            return refuse(m, "kind", m->lane.kind, err);
+        if (m->lane.index >= MOVE_LANES_MAX)
+            return refuse(m, "index", m->lane.index, err);
         return 0;
     case MESSAGE_VERDICT:
         if (m->verdict.ok > 1)
@@ -205,10 +218,6 @@ static int check_numbers(const struct message *m, struct err *err)
             return refuse(m, "knows", m->status.knows, err);
         if (m->status.reason && !reason_exists(m->status.reason))
             return refuse(m, "reason", m->status.reason, err);
-        return 0;
-    case MESSAGE_LANE:
-        if (m->lane.kind == 0 || m->lane.kind >= LANE_MAX)
-            return refuse(m, "kind", m->lane.kind, err);
         return 0;
     default:
         return 0;

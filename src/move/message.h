@@ -22,6 +22,10 @@
  *     On a new connection, as its first message, after the first one was lost:
  *       RESOLVE                            ------->
  *                                          <-------  STATUS             then COMMIT or SETTLED
+ *     On each further connection (a lane), as its first message, once RESERVED granted it:
+ *       LANE, sections PAGES of any round  ------->                     between a ROUND and its ROUND_DONE
+ *     Their `instance` is the low half of the round's number. ROUND_DONE counts the pages of all
+ *     connections; the target takes it up when it has them all.
  *
  *     Post-copy. A second connection, the urgent lane, is opened before the guest is paused; the last
  *     ROUND carries sections ABSENT (pages the target lacks, or has stale) instead of PAGES; and the
@@ -82,6 +86,8 @@ enum message_type {
     MESSAGE_PULLED,
     MESSAGE_TYPE_END /* one past the last */
 };
+
+#define MOVE_LANES_MAX 16 /* bulk lanes */
 
 /* MOVE_POST_COPY: the guest may be handed over before all of its memory was sent, at once or after
  * rounds of pre-copy; so the target must be able to fetch pages. */
@@ -147,8 +153,12 @@ enum move_intent {
     INTENT_MAX
 };
 
-/* What a connection beside the move's is for. */
-enum move_lane { LANE_BULK = 1, LANE_URGENT, LANE_MAX };
+/* What a connection beside the move's is for. The numbers are the format. */
+enum move_lane {
+    LANE_BULK = 1, /* pages of the rounds */
+    LANE_URGENT,   /* pages a guest that already runs at the target waits for */
+    LANE_MAX
+};
 
 /* What a ROUND carries. */
 enum move_round {
@@ -158,16 +168,18 @@ enum move_round {
     ROUND_KIND_MAX
 };
 
-#define MESSAGE_HELLO_FIELDS(F, T)                                   \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)                               \
-    F(T, u32, mode)         /* enum move_mode */                     \
-    F(T, u64, pages)        /* of guest memory, all of it */         \
-    F(T, u8, paused)        /* by its user: it arrives paused */     \
-    F(T, text, name, 64)    /* the machine's */                      \
-    F(T, text, source, 64)  /* the source host's name, for people */ \
-    F(T, text, version, 64) /* of the source's godwit, for people */ \
-    F(T, since, 2)                                                   \
-    F(T, u8, check) /* 1: would it fit? Nothing is to be moved */
+#define MESSAGE_HELLO_FIELDS(F, T)                                                      \
+    F(T, u8s, token, MOVE_TOKEN_BYTES)                                                  \
+    F(T, u32, mode)         /* enum move_mode */                                        \
+    F(T, u64, pages)        /* of guest memory, all of it */                            \
+    F(T, u8, paused)        /* by its user: it arrives paused */                        \
+    F(T, text, name, 64)    /* the machine's */                                         \
+    F(T, text, source, 64)  /* the source host's name, for people */                    \
+    F(T, text, version, 64) /* of the source's godwit, for people */                    \
+    F(T, since, 2)                                                                      \
+    F(T, u8, check)       /* 1: would it fit? Nothing is to be moved */                 \
+    F(T, u32, lanes)      /* bulk lanes asked for; 0 = pages come on this connection */ \
+    F(T, u32, page_forms) /* PAGE_FORM_* the source would like to use */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
 #define MESSAGE_REASON_FIELDS(F, T)                                           \
@@ -188,9 +200,12 @@ SCHEMA_STRUCT(message_verdict, MESSAGE_VERDICT_FIELDS);
 #define MESSAGE_RESERVE_FIELDS(F, T) F(T, u64, pages) /* of guest memory to set aside */
 SCHEMA_STRUCT(message_reserve, MESSAGE_RESERVE_FIELDS);
 
-#define MESSAGE_RESERVED_FIELDS(F, T)                                     \
-    F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */ \
-    F(T, u64, duration_ns)
+#define MESSAGE_RESERVED_FIELDS(F, T)                                                  \
+    F(T, u8s, store, MOVE_STORE_BYTES) /* of the target's record store */              \
+    F(T, u64, duration_ns)                                                             \
+    F(T, since, 2)                                                                     \
+    F(T, u32, lanes)      /* bulk lanes granted: LANE may come for indexes below it */ \
+    F(T, u32, page_forms) /* those of HELLO's that the target reads */
 SCHEMA_STRUCT(message_reserved, MESSAGE_RESERVED_FIELDS);
 
 #define MESSAGE_ROUND_FIELDS(F, T)                  \
@@ -273,10 +288,10 @@ SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
     F(T, u32, number)              \
     F(T, u64, bytes) /* of PROBE sections since the last one */
 SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
-#define MESSAGE_LANE_FIELDS(F, T)        \
-    F(T, u8s, token, MOVE_TOKEN_BYTES)   \
-    F(T, u32, kind) /* enum move_lane */ \
-    F(T, u32, index)
+#define MESSAGE_LANE_FIELDS(F, T)                                 \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */ \
+    F(T, u32, kind)                    /* enum move_lane */       \
+    F(T, u32, index)                   /* bulk: from 0; each once */
 SCHEMA_STRUCT(message_lane, MESSAGE_LANE_FIELDS);
 
 #define MESSAGE_PULL_FIELDS(F, T)      \
@@ -337,7 +352,8 @@ static inline bool message_is(uint16_t section_type)
     return section_type >= MESSAGE_HELLO && section_type < MESSAGE_TYPE_END;
 }
 
-/* Appends the message as one whole section. */
+/* Appends the message as one whole section, in the oldest version that says the same: so a peer that
+ * knows no newer one understands whatever does not need it. */
 void message_encode(const struct message *message, struct buf *out);
 
 /* From a section whose body was checked (section_check_body()). Refuses (ERR_PEER, naming the

@@ -2,53 +2,46 @@
  * The source's pump: carries out what the engine (move/source.h) decides, with sockets, the guest and the
  * owner record, and reports back what came of it. It decides nothing itself.
  *
- * One thread, one loop: deliver queued events; else wait for the connection, an order of a person, or the
- * engine's timer. A round is a job done in slices of one section, so that messages and orders are seen
- * within one section's time; a send that blocks is interrupted by an order (link.h), after which that
- * connection can only be closed.
+ * One thread, one loop: deliver queued events; else wait for the connection, an order of a person, the engine's
+ * timer, or the round under way (migrate_round.c). A send that blocks is interrupted by an order (link.h), after
+ * which that connection can only be closed.
  *
  * What post-copy adds is in migrate_serve.c.
  *
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
-#include "base/clock.h"
 #include "base/log.h"
 #include "move/migrate_impl.h"
-#include "state/pages.h"
 
 #include <errno.h>
-#include <linux/tcp.h>
-#include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #define PAUSE_VCPU_NS (CLOCK_MSEC / 20) /* saving and loading one, in the pause */
 
 /* ------------------------------------------------------------------------------------------- events */
 
-struct queued *migrate_enqueue(struct migration *m, enum source_event_kind kind)
+struct migrate_queued *migrate_enqueue(struct migration *m, enum source_event_kind kind)
 {
-    ASSERT(m->queue_count < QUEUE_MAX);
-    struct queued *q = &m->queue[(m->queue_first + m->queue_count++) % QUEUE_MAX];
-    *q = (struct queued){ .event = { .kind = kind, .conn = m->wire.conn } };
+    ASSERT(m->queue_count < MIGRATE_QUEUE_MAX);
+    struct migrate_queued *q = &m->queue[(m->queue_first + m->queue_count++) % MIGRATE_QUEUE_MAX];
+    *q = (struct migrate_queued){ .event = { .kind = kind, .conn = m->wire.conn } };
     return q;
 }
 
 void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const struct err *why)
 {
-    struct queued *q = migrate_enqueue(m, kind);
+    struct migrate_queued *q = migrate_enqueue(m, kind);
     q->why = *why;
 }
 
-/* With it goes the urgent lane beside it. The bill learns what the connection was and carried. */
-static void close_wire(struct migration *m)
+void migrate_close_wire(struct migration *m)
 {
     struct tls_facts facts;
     m->pushing = false;
@@ -60,20 +53,22 @@ static void close_wire(struct migration *m)
     wire_close(&m->wire);
 }
 
-/* A failure on the connection: what it means depends on whether an order interrupted it. */
 void migrate_connection_failed(struct migration *m, int rc, const struct err *err)
 {
-    m->sending_round = m->pushing = false;
+    m->sender = SENDER_NONE;
+    m->pushing = false;
     if (rc == -ECANCELED)
         return; /* the order is still to be read, and ends this better than a loss would */
-    migrate_enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST, err);
+    /* A lane that failed first knows better why. */
+    migrate_enqueue_why(m, wire_is_bad_bytes(rc) ? SOURCE_BAD_BYTES : SOURCE_LOST,
+                        m->lane_failed_ns ? &m->lane_err : err);
     if (!wire_is_bad_bytes(rc))
-        close_wire(m); /* after a loss the engine asks for nothing more on it */
+        migrate_close_wire(m); /* after a loss the engine asks for nothing more on it */
 }
 
 void migrate_host_failed(struct migration *m, const struct err *err)
 {
-    m->sending_round = false;
+    m->sender = SENDER_NONE;
     migrate_enqueue_why(m, SOURCE_FAULT, err);
 }
 
@@ -125,169 +120,6 @@ static void send_description(struct migration *m)
     migrate_send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
 }
 
-static bool fixed_rounds(const struct migration *m)
-{
-    return m->request->policy.kind == POLICY_CLARK05;
-}
-
-static int start_tracking(struct migration *m)
-{
-    struct machine *machine = m->env->machine;
-    int rc = dirty_start(&m->dirty, &machine->mem, machine->hv);
-    if (rc)
-        return rc;
-    m->tracking = true;
-    slowing_begin(&m->slowing, machine);
-    if (fixed_rounds(m))
-        rc = round_set_init(&m->set, &machine->mem, &m->dirty);
-    return rc ? rc : page_source_init(&m->pages, &machine->mem, &m->dirty);
-}
-
-static int begin_round(struct migration *m, uint32_t number)
-{
-    int rc = 0;
-    if (!m->tracking)
-        rc = start_tracking(m);
-    if (!rc)
-        rc = dirty_fetch(&m->dirty, &m->progress.pages_left);
-    if (!rc && fixed_rounds(m))
-        rc = round_set_begin(&m->set, number == 1, m->round_began_ns);
-    if (!rc)
-        page_source_begin(&m->pages, number == 1, fixed_rounds(m) ? &m->set : NULL);
-    return rc;
-}
-
-static void send_round(struct migration *m, uint32_t number, bool last, uint64_t rate)
-{
-    struct err err;
-    m->round_began_ns = clock_now_ns();
-    m->send_ns = 0;
-    m->end_round = false;
-    pace_set(&m->pace, rate, m->round_began_ns);
-    if (last)
-        bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
-    else if (machine_sync_disks(m->env->machine, &err))   /* leaves little to do in the pause, */
-        log_event(LOG_WARN, "move.disk", "%s", err.text); /* which will tell if it must fail */
-    int rc = begin_round(m, number);
-    if (rc) {
-        (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
-        migrate_host_failed(m, &err);
-        return;
-    }
-    m->sending_round = true;
-    m->last_round = last;
-    m->progress.round = number;
-}
-
-/* The fastest way there and back that this connection has shown; 0 = unknown. */
-static uint64_t connection_rtt_ns(const struct migration *m)
-{
-    struct tcp_info info = { 0 };
-    socklen_t len = sizeof(info);
-    if (m->wire.link.fd < 0 ||
-        getsockopt(m->wire.link.fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 ||
-        info.tcpi_min_rtt == UINT32_MAX)
-        return 0;
-    return (uint64_t)info.tcpi_min_rtt * 1000;
-}
-
-/* The round is in the connection: bill it, and see what the guest wrote meanwhile. */
-static void end_round(struct migration *m)
-{
-    const struct page_count *n = &m->pages.round;
-    bool first = m->progress.round == 1;
-    uint64_t left = 0, now = clock_now_ns();
-
-    m->sending_round = false;
-    if (first)
-        m->visited = MIN(m->pages.next, m->env->machine->mem.pages);
-    if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
-        struct err err;
-        (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
-        migrate_host_failed(m, &err);
-        return;
-    }
-    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, data_bytes = n->data * PAGE_BYTES;
-    bill_bytes(m->bill, first ? BILL_BYTES_PAGE_DATA : BILL_BYTES_REPEATED, data_bytes);
-    bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
-    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, n->bytes - data_bytes - zero_bytes);
-    if (first) {
-        bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, n->untouched - n->untouched_free);
-        bill_pages(m->bill, BILL_PAGES_FREE, n->free + n->untouched_free);
-        bill_pages(m->bill, BILL_PAGES_ZERO, n->zero);
-        bill_pages(m->bill, BILL_PAGES_DATA, n->data);
-    } else {
-        bill_pages_again(m->bill, n->data + n->zero);
-        bill_pages_freed_later(m->bill, n->free);
-    }
-    struct bill_round round = { .paused = m->last_round,
-                                .pages_data = n->data,
-                                .pages_zero = n->zero,
-                                .pages_free = n->free + n->untouched_free,
-                                .pages_dirtied = left,
-                                .bytes = n->bytes,
-                                .duration_ns = now - m->round_began_ns };
-    bill_round(m->bill, &round);
-    m->progress.pages_left = left;
-    m->progress.dirty_pages_per_s = left * CLOCK_SECOND / MAX(round.duration_ns, UINT64_C(1));
-    struct queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = n->data + n->zero + n->free;
-    q->event.round.bytes = n->bytes;
-    q->event.round.left_pages = left;
-    q->event.round.send_ns = m->send_ns;
-    q->event.round.rtt_ns = connection_rtt_ns(m);
-    if (!m->last_round)
-        slowing_measure(&m->slowing, left);
-}
-
-static uint64_t pages_done(const struct page_count *n)
-{
-    return n->data + n->zero + n->free + n->untouched;
-}
-
-/* Sends one section of the round under way. */
-static void continue_round(struct migration *m)
-{
-    const uint8_t *bytes;
-    size_t len;
-    struct err err;
-    uint64_t done = pages_done(&m->pages.round);
-
-    if (m->end_round) {
-        end_round(m);
-        return;
-    }
-    int rc = page_source_fill(&m->pages, &bytes, &len);
-    if (rc) {
-        (void)err_errno(&err, ERR_HOST, -rc, "cannot read the guest's memory");
-        migrate_host_failed(m, &err);
-        return;
-    }
-    if (len == 0) {
-        end_round(m);
-        return;
-    }
-    uint64_t began = clock_now_ns();
-    rc = wire_send(&m->wire, bytes, len, &err);
-    if (rc) {
-        migrate_connection_failed(m, rc, &err);
-        return;
-    }
-    uint64_t now = clock_now_ns();
-    m->send_ns += now - began;
-    pace_spend(&m->pace, len, now);
-    done = pages_done(&m->pages.round) - done;
-    m->progress.pages_left -= MIN(done, m->progress.pages_left);
-    m->progress.pages_sent += done;
-    m->progress.bytes = m->wire.link.sent_bytes;
-    if (!m->last_round && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
-        m->progress_told_ns = now;
-        meter_span_tick(&m->span);
-        move_progress_report(m->env, &m->progress, BILL_PRE_COPY);
-        (void)migrate_enqueue(m, SOURCE_PROGRESS);
-    }
-}
-
 /* --------------------------------------------------------------------- actions: guest, record, connection */
 
 static void prepare_guest(struct migration *m, bool slow)
@@ -306,18 +138,10 @@ static void throttle(struct migration *m, uint32_t run_permille)
         log_event(LOG_WARN, "move.throttle", "cannot slow the guest: %s", strerror(-rc));
 }
 
-/* Before the pause is paid for: it ends with the move's running part, whatever comes. */
-static void end_throttle(struct migration *m)
-{
-    slowing_end(&m->slowing);
-    for (unsigned id = 0; id < m->env->machine->vcpus.count; id++)
-        bill_held(m->bill, id, slowing_held_ns(&m->slowing, id));
-}
-
 static void pause_guest(struct migration *m)
 {
     struct err err;
-    end_throttle(m);
+    migrate_end_throttle(m); /* before the pause is paid for */
     bill_downtime(m->bill, BILL_PAUSE, clock_now_ns());
     if (m->env->hooks.pause(m->env->hooks.ctx, &err)) {
         bill_downtime_end(m->bill, clock_now_ns());
@@ -335,18 +159,6 @@ static void pause_guest(struct migration *m)
     (void)migrate_enqueue(m, SOURCE_PAUSED);
 }
 
-static void stop_tracking(struct migration *m)
-{
-    m->sending_round = false;
-    if (!m->tracking)
-        return;
-    end_throttle(m);
-    page_source_fini(&m->pages);
-    round_set_fini(&m->set);
-    dirty_stop(&m->dirty);
-    m->tracking = false;
-}
-
 static void resume_guest(struct migration *m)
 {
     struct err err;
@@ -361,7 +173,7 @@ static void resume_guest(struct migration *m)
         bill_downtime_end(m->bill, clock_now_ns());
     }
     m->paused = false;
-    stop_tracking(m);
+    migrate_round_stop(m);
     if (m->prepared)
         m->env->hooks.unprepare(m->env->hooks.ctx);
     m->prepared = false;
@@ -380,7 +192,7 @@ static void send_state(struct migration *m)
     migrate_send_bytes(m, out.data, out.len, BILL_BYTES_DEVICE_STATE);
     bill_downtime(m->bill, BILL_TRANSFER, clock_now_ns());
     if (m->queue_count == queued && !m->wire.link.mid_section) {
-        struct queued *q = migrate_enqueue(m, SOURCE_STATE_SENT);
+        struct migrate_queued *q = migrate_enqueue(m, SOURCE_STATE_SENT);
         q->event.sections = 1 + m->env->machine->vcpus.count + m->env->machine->dev_count;
     }
 }
@@ -401,7 +213,7 @@ static void write_record(struct migration *m, enum move_record record)
         (void)migrate_enqueue(m, SOURCE_RECORDED);
         return;
     }
-    struct queued *q = migrate_enqueue(m, SOURCE_RECORD_FAILED);
+    struct migrate_queued *q = migrate_enqueue(m, SOURCE_RECORD_FAILED);
     q->why = err;
     q->event.record_unknown = unknown;
 }
@@ -430,7 +242,7 @@ static void connected(struct migration *m)
 static void connect_to(struct migration *m, uint32_t conn)
 {
     struct err err = { 0 };
-    close_wire(m);
+    migrate_close_wire(m);
     if (m->serve)
         serve_told_again(m->serve);
     m->wire.link.cancel_fd = m->env->cancel_fd;
@@ -481,7 +293,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
             break;
         if (!m->paused || m->engine.state == SOURCE_DONE)
             measure(m);
-        close_wire(m);
+        migrate_close_wire(m);
         break;
     case ACTION_WRITE_RECORD:
         write_record(m, action->record);
@@ -502,11 +314,11 @@ static void carry_out(struct migration *m, const struct move_action *action)
         if (action->round.kind == ROUND_ABSENT)
             migrate_send_absent(m);
         else
-            send_round(m, action->round.number, action->round.kind == ROUND_PAUSED,
-                       action->round.rate);
+            migrate_round_send(m, action->round.number, action->round.kind == ROUND_PAUSED,
+                               action->round.rate);
         break;
     case ACTION_END_ROUND:
-        m->end_round = true;
+        migrate_round_cut(m);
         break;
     case ACTION_OPEN_URGENT:
         migrate_open_urgent(m);
@@ -567,7 +379,7 @@ static void note_decision(struct migration *m)
     m->decided = m->engine.policy.rounds;
     /* Rounds can be very short, and events of this kind pile up with a slow subscriber. */
     if (d->what == POLICY_ROUND && d->why == POLICY_GO &&
-        decision.at_ns - m->decision_told_ns < PROGRESS_EVERY_NS)
+        decision.at_ns - m->decision_told_ns < MIGRATE_PROGRESS_NS)
         return;
     m->decision_told_ns = decision.at_ns;
     hooks->event(hooks->ctx, "move.decision",
@@ -669,14 +481,17 @@ static void take_order(struct migration *m)
         struct err err;
         (void)err_set(&err, ERR_CALLER, ECANCELED, "interrupted");
         migrate_enqueue_why(m, SOURCE_LOST, &err);
-        close_wire(m);
+        migrate_close_wire(m);
     }
 }
 
-static int wait_ms(const struct migration *m)
+static int wait_ms(struct migration *m)
 {
-    uint64_t now = clock_now_ns();
-    uint64_t until = m->sending_round ? MIN(m->timer_ns, m->pace.next_ns) : m->timer_ns;
+    uint64_t now = clock_now_ns(), until = MIN(m->timer_ns, migrate_round_lost_at(m));
+    if (m->sender == SENDER_LANES)
+        until = MIN(until, now + MIGRATE_PROGRESS_NS);
+    if (m->sender == SENDER_PUMP)
+        until = MIN(until, now + migrate_round_wait_ns(m));
     if (until <= now)
         return 0;
     if (until == CLOCK_NEVER)
@@ -687,37 +502,44 @@ static int wait_ms(const struct migration *m)
 static void run_once(struct migration *m)
 {
     if (m->queue_count > 0) {
-        struct queued q = m->queue[m->queue_first];
-        m->queue_first = (m->queue_first + 1) % QUEUE_MAX;
+        struct migrate_queued q = m->queue[m->queue_first];
+        m->queue_first = (m->queue_first + 1) % MIGRATE_QUEUE_MAX;
         m->queue_count--;
         q.event.why = q.why.code ? &q.why : NULL;
         deliver(m, &q.event);
         return;
     }
-    struct pollfd fds[4] = {
+    bool lanes = m->sender == SENDER_LANES, pending = link_pending(&m->wire.link);
+    struct pollfd fds[5] = {
         { .fd = m->env->cancel_fd, .events = POLLIN },
+        { .fd = m->env->nudge_fd, .events = POLLIN },
         { .fd = m->wire.link.fd, .events = m->pushing ? POLLIN | POLLOUT : POLLIN },
         { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
-        { .fd = m->env->nudge_fd, .events = POLLIN }
+        { .fd = lanes ? m->lanes.event_fd : -1, .events = POLLIN },
     };
-    bool pending = link_pending(&m->wire.link);
-    if (poll(fds, 4, pending ? 0 : wait_ms(m)) < 0 && errno != EINTR)
+    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(m)) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
-    if (fds[0].revents || fds[3].revents)
+    uint64_t now = clock_now_ns();
+    if (fds[0].revents || fds[1].revents) {
         take_order(m);
-    else if ((fds[1].revents & ~POLLOUT) || pending)
+    } else if ((fds[2].revents & ~POLLOUT) || pending) {
         receive(m);
-    else if (fds[2].revents)
+    } else if (fds[3].revents) {
         migrate_lane_lost(m);
-    else if (clock_now_ns() >= m->timer_ns) {
+    } else if (now >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
-        if (m->sending_round && clock_now_ns() < m->pace.next_ns)
+        if (m->sender != SENDER_NONE && migrate_round_wait_ns(m))
             (void)migrate_enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
         (void)migrate_enqueue(m, SOURCE_TICK);
-    } else if (m->sending_round && clock_now_ns() >= m->pace.next_ns)
-        continue_round(m);
-    else if (fds[1].revents & POLLOUT)
+    } else if (now >= migrate_round_lost_at(m)) {
+        migrate_round_lost(m);
+    } else if (lanes) {
+        migrate_round_watch(m);
+    } else if (m->sender == SENDER_PUMP) {
+        migrate_round_continue(m);
+    } else if (fds[2].revents & POLLOUT) {
         migrate_push(m);
+    }
 }
 
 /* ------------------------------------------------------------------------------------ beginning and end */
@@ -734,9 +556,14 @@ static int configure(struct migration *m, struct err *err)
                                                                      : MOVE_PRE_COPY;
     config.hello.pages = machine->mem.pages;
     config.hello.paused = m->request->paused;
+    config.hello.lanes =
+        m->request->lanes == MIGRATE_LANES_AUTO ? MOVE_LANES_MAX : m->request->lanes;
     (void)snprintf(config.hello.name, sizeof(config.hello.name), "%s", machine->config.name);
     (void)gethostname(config.hello.source, sizeof(config.hello.source) - 1);
     (void)snprintf(config.hello.version, sizeof(config.hello.version), "%s", GODWIT_VERSION);
+    config.hello.page_forms = m->request->delta_bytes ? PAGE_FORM_DELTA : 0;
+    if (m->request->packing != PACKING_MODE_OFF)
+        config.hello.page_forms |= PAGE_FORM_LZ4 | PAGE_FORM_ZSTD;
     config.prepare =
         m->env->hooks.prepare && !m->request->paused; /* a guest that stands still cannot help */
     config.policy = m->request->policy;
@@ -746,7 +573,8 @@ static int configure(struct migration *m, struct err *err)
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;
     if (getrandom(config.hello.token, sizeof(config.hello.token), 0) !=
-        (ssize_t)sizeof(config.hello.token))
+            (ssize_t)sizeof(config.hello.token) ||
+        getrandom(&m->seed, sizeof(m->seed), 0) != (ssize_t)sizeof(m->seed))
         return err_errno(err, ERR_HOST, errno, "cannot make a token");
     source_init(&m->engine, &config);
     return 0;
@@ -775,7 +603,7 @@ static void finish_bill(struct migration *m)
     if (m->bill->is_down)
         bill_downtime_end(m->bill, clock_now_ns());
     measure(m);
-    close_wire(m);
+    migrate_close_wire(m);
     bill_side_set(m->bill, BILL_SOURCE, &m->here);
     if (engine->activated.side_count)
         bill_side_set(m->bill, BILL_TARGET, &engine->activated.side[0]);
@@ -807,6 +635,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         *m = (struct migration){
             .env = env, .request = request, .bill = bill, .wire = WIRE_NONE, .timer_ns = CLOCK_NEVER
         };
+        bucket_init(&m->bucket);
         m->progress.began_ns = m->progress.rate_since_ns = now;
         (void)snprintf(m->target, sizeof(m->target), "%s", request->target);
         rc = configure(m, err);
@@ -832,9 +661,11 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         rc = err->code ? -err->code
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
+    migrate_round_bill(m);
     finish_bill(m);
-    stop_tracking(m);
-    close_wire(m);
+    migrate_round_stop(m);
+    migrate_close_wire(m);
+    bucket_fini(&m->bucket);
     if (m->serve)
         serve_fini(m->serve);
     free(m->serve);

@@ -3,8 +3,12 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/packing.h"
 #include "move/policy.h"
 #include "move/source.h"
+
+#define MIGRATE_LANES_AUTO UINT32_MAX
+#define MIGRATE_BANDWIDTH_SAME UINT64_MAX
 
 struct migrate_request {
     const char *target; /* HOST:PORT */
@@ -12,7 +16,15 @@ struct migrate_request {
     enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;
-    bool paused; /* the user paused the guest: it arrives paused */
+    uint32_t lanes; /* bulk connections: 1 to MOVE_LANES_MAX, 0 = none, or MIGRATE_LANES_AUTO */
+    enum packing_mode packing;
+    uint64_t delta_bytes; /* of pages kept to send only what changed in them; 0 = none */
+    /* Bytes a second for all pages together (move/bucket.h), 0 = no limit. It may be changed during the move, by
+     * any thread, and is a promise to others on the link: it holds while the guest stands still, too, unless
+     * bandwidth_paused says otherwise. */
+    const _Atomic(uint64_t) *bandwidth;
+    uint64_t bandwidth_paused; /* MIGRATE_BANDWIDTH_SAME, or a limit of its own for that time */
+    bool paused;               /* the user paused the guest: it arrives paused */
 };
 
 enum migrate_outcome {

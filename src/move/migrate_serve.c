@@ -29,7 +29,7 @@ void migrate_send_absent(struct migration *m)
     m->progress.pages_left = pages;
     if (m->queue_count != queued || m->wire.link.mid_section)
         return;
-    struct queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
+    struct migrate_queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
     q->event.round.pages = pages;
     q->event.round.bytes = out.len;
 }
@@ -91,7 +91,7 @@ void migrate_push(struct migration *m)
     m->push_left -= sent;
     m->progress.bytes = m->wire.link.sent_bytes;
     uint64_t now = clock_now_ns();
-    if (sent && now - m->progress_told_ns >= PROGRESS_EVERY_NS) {
+    if (sent && now - m->progress_told_ns >= MIGRATE_PROGRESS_NS) {
         uint64_t left = serve_left(m->serve);
         m->progress_told_ns = now;
         m->progress.pages_sent += m->progress.pages_left - MIN(left, m->progress.pages_left);

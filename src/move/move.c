@@ -19,12 +19,13 @@ void move_progress_report(const struct move_env *env, struct move_progress *prog
     progress->stage = stage;
     progress->last_ns = now;
     env->hooks.event(env->hooks.ctx, "move.progress",
-                     json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "stage",
+                     json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "stage",
                                bill_stage_name(stage), "round", (json_int_t)progress->round,
                                "pages_sent", (json_int_t)progress->pages_sent, "pages_left",
                                (json_int_t)progress->pages_left, "bytes",
                                (json_int_t)progress->bytes, "rate_bytes_per_s",
                                (json_int_t)progress->rate_bytes_per_s, "dirty_pages_per_s",
-                               (json_int_t)progress->dirty_pages_per_s, "elapsed_ns",
+                               (json_int_t)progress->dirty_pages_per_s, "limit_bytes_per_s",
+                               (json_int_t)progress->limit_bytes_per_s, "elapsed_ns",
                                (json_int_t)(now - progress->began_ns)));
 }

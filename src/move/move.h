@@ -75,6 +75,7 @@ struct move_progress {
     uint64_t began_ns, last_ns;
     enum bill_stage stage;
     uint64_t round, pages_sent, pages_left, bytes, rate_bytes_per_s, dirty_pages_per_s;
+    uint64_t limit_bytes_per_s;         /* 0 = none */
     uint64_t rate_since_ns, rate_bytes; /* start of the window the rate is taken over */
 };
 void move_progress_report(const struct move_env *env, struct move_progress *progress,

@@ -8,9 +8,57 @@
 #include <unistd.h>
 
 #define PUNCH_PAGES 16 /* fewer are zeroed sooner than the kernel makes a hole of them */
-#define BODY_MAX (PAGES_TABLE_MAX + PAGES_DATA_MAX * PAGE_BYTES)
 
-/* ------------------------------------------------------------------------------------ on a writer's thread */
+/* -------------------------------------------------------------------------------------- one section's pages */
+
+int page_slot_init(struct page_slot *slot)
+{
+    *slot = (struct page_slot){ .bytes = malloc(PAGES_BODY_MAX) };
+    return slot->bytes ? 0 : -ENOMEM;
+}
+
+void page_slot_fini(struct page_slot *slot)
+{
+    free(slot->bytes);
+    free(slot->plain);
+    unpacker_fini(&slot->unpacker);
+    slot->bytes = slot->plain = NULL;
+}
+
+static int unpack(struct page_slot *slot, struct err *err)
+{
+    const struct pages_body *body = &slot->body;
+    slot->data = slot->bytes + body->data_at;
+    if (body->packing == PACKING_NONE)
+        return 0;
+    if (!slot->plain)
+        slot->plain = malloc(PAGES_PLAIN_MAX);
+    if (!slot->plain)
+        return err_errno(err, ERR_HOST, ENOMEM, "cannot unpack pages");
+    int rc = unpacker_unpack(&slot->unpacker, body->packing, slot->data, body->data_bytes,
+                             slot->plain, body->plain_bytes, err);
+    slot->data = slot->plain;
+    return rc;
+}
+
+int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                   const struct section *section, uint64_t *ret_pages, struct err *err)
+{
+    struct pages_body *body = &slot->body;
+    if (section->length > PAGES_BODY_MAX)
+        return err_set(err, ERR_PEER, EBADMSG, "pages section of %u bytes", section->length);
+    int rc = link_recv_body(link, section, slot->bytes, err);
+    if (!rc)
+        rc = pages_body_decode(slot->bytes, section->length, section->version, sink->mem->pages,
+                               body, err);
+    if (!rc)
+        rc = unpack(slot, err);
+    if (!rc)
+        rc = pages_data_check(body, slot->data, err);
+    *ret_pages =
+        rc ? 0 : body->pages[PAGES_DATA] + body->pages[PAGES_ZERO] + body->pages[PAGES_DELTA];
+    return rc;
+}
 
 static bool holds_data(const struct page_sink *sink, uint64_t page)
 {
@@ -38,6 +86,11 @@ static int zero_run(struct page_sink *sink, const struct pages_run *run)
     return rc;
 }
 
+static void note_written(struct page_sink *sink, uint64_t page)
+{
+    atomic_fetch_or(&sink->written[page / 64], UINT64_C(1) << (page % 64));
+}
+
 static int write_run(struct page_sink *sink, const struct pages_run *run, const uint8_t *data)
 {
     size_t left = (size_t)run->count * PAGE_BYTES;
@@ -53,28 +106,51 @@ static int write_run(struct page_sink *sink, const struct pages_run *run, const 
         }
     }
     for (uint64_t page = run->first; page < run->first + run->count; page++)
-        atomic_fetch_or(&sink->written[page / 64], UINT64_C(1) << (page % 64));
+        note_written(sink, page);
     return 0;
+}
+
+/* Changes pages where they are. Returns how many bytes the deltas took. */
+static size_t patch_run(struct page_sink *sink, const struct pages_run *run, const uint8_t *data)
+{
+    size_t at = 0;
+    for (uint64_t page = run->first; page < run->first + run->count; page++) {
+        uint32_t length = data[at] | (uint32_t)data[at + 1] << 8;
+        pages_delta_apply(mem_page(sink->mem, page), data + at + 2, length);
+        note_written(sink, page);
+        at += 2 + length;
+    }
+    return at;
 }
 
 static int write_slot(struct page_sink *sink, const struct page_slot *slot)
 {
     const uint8_t *data = slot->data;
-    for (uint32_t i = 0; i < slot->runs; i++) {
-        const struct pages_run *run = &slot->run[i];
+    for (uint32_t i = 0; i < slot->body.runs; i++) {
+        const struct pages_run *run = &slot->body.run[i];
         if (run->kind == PAGES_ZERO) {
             int rc = zero_run(sink, run);
             if (rc)
                 return rc;
-            continue;
+        } else if (run->kind == PAGES_DELTA) {
+            data += patch_run(sink, run, data);
+        } else {
+            int rc = write_run(sink, run, data);
+            if (rc)
+                return rc;
+            data += (size_t)run->count * PAGE_BYTES;
         }
-        int rc = write_run(sink, run, data);
-        if (rc)
-            return rc;
-        data += (size_t)run->count * PAGE_BYTES;
     }
     return 0;
 }
+
+int page_slot_write(struct page_sink *sink, const struct page_slot *slot, struct err *err)
+{
+    int rc = write_slot(sink, slot);
+    return rc ? err_errno(err, ERR_HOST, -rc, "cannot write guest memory") : 0;
+}
+
+/* ------------------------------------------------------------------------------------ on a writer's thread */
 
 static void *writer_thread(void *arg)
 {
@@ -112,9 +188,9 @@ static int start_writers(struct page_sink *sink)
     if (!sink->slot)
         return -ENOMEM;
     for (unsigned i = 0; i < sink->slot_count; i++) {
-        sink->slot[i].body = malloc(BODY_MAX);
-        if (!sink->slot[i].body)
-            return -ENOMEM;
+        int rc = page_slot_init(&sink->slot[i]);
+        if (rc)
+            return rc;
         sink->free[sink->free_count++] = &sink->slot[i];
     }
     for (; sink->writer_count < wanted; sink->writer_count++) {
@@ -150,7 +226,7 @@ void page_sink_fini(struct page_sink *sink)
     for (unsigned i = 0; i < sink->writer_count; i++)
         (void)pthread_join(sink->writer[i], NULL);
     for (unsigned i = 0; sink->slot && i < sink->slot_count; i++)
-        free(sink->slot[i].body);
+        page_slot_fini(&sink->slot[i]);
     free(sink->slot);
     free(sink->written);
     (void)pthread_cond_destroy(&sink->changed);
@@ -179,34 +255,15 @@ static void hand_on(struct page_sink *sink, struct page_slot *slot, bool ready)
     (void)pthread_mutex_unlock(&sink->lock);
 }
 
-static int receive_slot(struct page_sink *sink, struct link *link, const struct section *section,
-                        struct page_slot *slot, struct err *err)
-{
-    uint32_t table_bytes;
-    if (section->version != PAGES_VERSION || section->length < 4 || section->length > BODY_MAX)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes",
-                       section->version, section->length);
-    int rc = link_recv_body(link, section, slot->body, err);
-    if (!rc)
-        rc = pages_table_bytes(slot->body, &table_bytes, err);
-    if (!rc && table_bytes > section->length)
-        rc = err_set(err, ERR_PEER, EBADMSG, "pages section shorter than its table");
-    if (!rc)
-        rc = pages_table_decode(slot->body, table_bytes, section->length, sink->mem->pages,
-                                slot->run, &slot->runs, err);
-    if (!rc)
-        slot->data = slot->body + table_bytes;
-    return rc;
-}
-
 int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section,
                    struct err *err)
 {
     struct page_slot *slot = take_free(sink);
-    int rc = receive_slot(sink, link, section, slot, err);
-    for (uint32_t i = 0; !rc && i < slot->runs; i++) {
-        sink->data_pages += slot->run[i].kind == PAGES_DATA ? slot->run[i].count : 0;
-        sink->zero_pages += slot->run[i].kind == PAGES_ZERO ? slot->run[i].count : 0;
+    uint64_t pages;
+    int rc = page_slot_recv(sink, slot, link, section, &pages, err);
+    if (!rc) {
+        sink->data_pages += slot->body.pages[PAGES_DATA] + slot->body.pages[PAGES_DELTA];
+        sink->zero_pages += slot->body.pages[PAGES_ZERO];
     }
     hand_on(sink, slot, rc == 0);
     return rc;

@@ -9,14 +9,20 @@
  *     receiving thread:  link -> slot -> checks -> ready queue       writers: ready queue -> pwrite -> free
  *
  * A page comes at most once a round, so the order of writers within a round does not matter; between rounds
- * page_sink_drain() is the barrier.
+ * page_sink_drain() is the barrier. (A source that sends one twice decides nothing but which of its own bytes
+ * its own guest gets.)
  *
- * Threads: everything here is called by the one thread that receives.
+ * Several lanes need no writers to be parallel: each lane's thread receives into a slot of its own and writes
+ * it itself, while it is still in its cache.
+ *
+ * Threads: page_slot_*() by any number of threads, each with a slot of its own, between page_sink_init() and
+ * page_sink_fini(); everything else by the one thread that receives.
  */
 #pragma once
 #include "cost/meter.h"
 #include "mem/mem.h"
 #include "move/link.h"
+#include "move/packing.h"
 #include "state/pages.h"
 #include <pthread.h>
 
@@ -24,10 +30,11 @@
 #define PAGE_SINK_SLOTS_MAX (PAGE_SINK_WRITERS_MAX + 2)
 
 struct page_slot {
-    uint8_t *body; /* of the largest section; owned */
-    const uint8_t *data;
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t runs;
+    uint8_t *bytes; /* a body as it came, the largest there can be; owned */
+    uint8_t *plain; /* its data unpacked; owned, made when needed */
+    struct unpacker unpacker;
+    struct pages_body body;
+    const uint8_t *data; /* checked: in `bytes` or `plain` */
 };
 
 struct page_sink {
@@ -57,5 +64,14 @@ void page_sink_fini(struct page_sink *sink);
 int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section,
                    struct err *err) MUST_CHECK;
 
-/* Returns when everything accepted so far is in guest memory; the error of any writer. */
+/* For threads that write what they receive themselves: the two halves of page_sink_recv(). */
+int page_slot_init(struct page_slot *slot) MUST_CHECK;
+void page_slot_fini(struct page_slot *slot);
+/* Receives and checks a body into the slot; *ret_pages: how many pages it describes. */
+int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                   const struct section *section, uint64_t *ret_pages, struct err *err) MUST_CHECK;
+int page_slot_write(struct page_sink *sink, const struct page_slot *slot,
+                    struct err *err) MUST_CHECK;
+
+/* Returns when everything that page_sink_recv() accepted so far is in guest memory; the error of any writer. */
 int page_sink_drain(struct page_sink *sink, struct err *err) MUST_CHECK;

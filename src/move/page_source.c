@@ -1,58 +1,54 @@
 #include "move/page_source.h"
+#include "base/compiler.h"
 #include "mem/discard.h"
-#include "state/pages.h"
-#include "state/stream.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <string.h>
 
-#define CHUNK_WORDS 1   /* pages taken at a time where memory was touched: 64 */
-#define HOLE_WORDS 1024 /* and where it was not: 64 Ki pages */
-#define TABLE_BYTES (4 + PAGES_RUNS_MAX * PAGES_RUN_BYTES)
-#define SECTION_ROOM (STREAM_SECTION_BYTES + TABLE_BYTES + PAGES_DATA_MAX * PAGE_BYTES)
+#define HOLE_WORDS 1024 /* passed over at a time where memory was never touched: 64 Ki pages */
 
-/* A section being made. The table's length is known only at the end, so data is gathered behind the
- * largest table there can be, and the table is put right before it. */
-struct making {
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t runs, data_pages;
-    uint8_t *data;
-};
-
-int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty)
+void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty)
 {
     *source = (struct page_source){ .mem = mem, .dirty = dirty };
-    source->section = aligned_alloc(64, (SECTION_ROOM + 63) & ~(size_t)63);
-    return source->section ? 0 : -ENOMEM;
+    (void)pthread_mutex_init(&source->lock, NULL); /* cannot fail with default attributes */
 }
 
 void page_source_fini(struct page_source *source)
 {
-    free(source->section);
+    if (source->mem)
+        (void)pthread_mutex_destroy(&source->lock);
     *source = (struct page_source){ 0 };
 }
 
 void page_source_begin(struct page_source *source, bool first, struct round_set *set)
 {
-    source->set = set;
     source->skip_untouched = first;
     source->next = 0;
     source->touched_first = source->touched_end = 0;
-    source->round = (struct page_count){ .untouched = set ? set->untouched : 0,
-                                         .untouched_free = set ? set->untouched_free : 0 };
+    source->set = set;
+    source->rest = 0;
+    source->in_part = source->stopped = false;
+    source->untouched = set ? set->untouched : 0;
+    source->untouched_free = set ? set->untouched_free : 0;
+    source->passed = source->untouched;
 }
 
-bool page_source_is_zero(const uint8_t *page)
+void page_source_stop(struct page_source *source)
 {
-    typedef uint64_t block __attribute__((vector_size(64), may_alias));
-    const block *at = (const block *)(const void *)page;
-    for (unsigned i = 0; i < PAGE_BYTES / sizeof(block); i += 2) {
-        block any = at[i] | at[i + 1];
-        if (any[0] | any[1] | any[2] | any[3] | any[4] | any[5] | any[6] | any[7])
-            return false;
-    }
-    return true;
+    (void)pthread_mutex_lock(&source->lock);
+    source->stopped = true;
+    if (source->set && source->rest)
+        source->dirty->pending[source->rest_first / 64] |= source->rest;
+    source->rest = 0;
+    if (source->set)
+        round_set_give_back(source->set);
+    (void)pthread_mutex_unlock(&source->lock);
+}
+
+uint64_t page_source_visited(const struct page_source *source)
+{
+    if (source->set) /* all of it was taken, or looked at, as the round began */
+        return source->mem->pages;
+    return MIN(source->next + (source->in_part ? 64 : 0), source->mem->pages);
 }
 
 /* Finds the touched run that ends behind `page`; afterwards page < touched_end. */
@@ -68,63 +64,30 @@ static int look_up_touched(struct page_source *source, uint64_t page)
     return rc;
 }
 
-static void add_page(struct page_source *source, struct making *making, uint64_t page, bool freed)
+/* Of never-touched pages the guest may have given back some itself. */
+static void pass_untouched(struct page_source *source, uint64_t first, uint64_t bits)
 {
-    const uint8_t *from = mem_page(source->mem, page);
-    uint32_t kind = freed || page_source_is_zero(from) ? PAGES_ZERO : PAGES_DATA;
-    struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
-
-    if (last && last->kind == kind && last->first + last->count == page) {
-        last->count++;
-    } else {
-        making->run[making->runs++] = (struct pages_run){ .first = page, .count = 1, .kind = kind };
-        source->round.zero_runs += kind == PAGES_ZERO;
-    }
-    if (kind == PAGES_DATA)
-        memcpy(making->data + making->data_pages++ * PAGE_BYTES, from, PAGE_BYTES);
-    source->round.free += freed;
-    source->round.zero += kind == PAGES_ZERO && !freed;
-    source->round.data += kind == PAGES_DATA;
-}
-
-/* Never-touched pages, of which the guest gave back some itself. */
-static void count_untouched(struct page_source *source, uint64_t first, uint64_t bits)
-{
-    source->round.untouched += (uint64_t)__builtin_popcountll(bits);
-    source->round.untouched_free +=
+    uint64_t pages = (uint64_t)__builtin_popcountll(bits);
+    source->untouched += pages;
+    source->untouched_free +=
         (uint64_t)__builtin_popcountll(mem_freed_among(source->mem, first, bits));
+    atomic_fetch_add_explicit(&source->passed, pages, memory_order_relaxed);
 }
 
-static int add_chunk(struct page_source *source, struct making *making, uint64_t bits)
+static uint64_t region_end(const struct mem *mem, uint64_t page)
 {
-    uint64_t freed = source->skip_untouched ? 0 : mem_freed_holes(source->mem, source->next, bits);
-
-    for (; bits; bits &= bits - 1) {
-        uint64_t page = source->next + (uint64_t)__builtin_ctzll(bits);
-        if (source->skip_untouched) {
-            int rc = look_up_touched(source, page);
-            if (rc)
-                return rc;
-            if (page < source->touched_first) {
-                count_untouched(source, source->next, bits & -bits);
-                continue;
-            }
-        }
-        add_page(source, making, page, freed & bits & -bits);
-    }
-    return 0;
+    const struct mem_region *r = &mem->region[0];
+    if (mem->region_count > 1 && page >= mem->region[1].page_index)
+        r = &mem->region[1];
+    return r->page_index + r->bytes / PAGE_BYTES;
 }
 
 /* Passes over never-touched memory: its log is cleared first, so a page touched from now on will be
- * logged; then what was touched before is looked for. Returns how many words were wholly untouched. */
+ * logged; then what was touched before is looked for. *ret_words: how many words were wholly untouched. */
 static int pass_hole(struct page_source *source, unsigned *ret_words)
 {
     uint64_t bits[HOLE_WORDS];
-    const struct mem_region *r = &source->mem->region[0];
-    if (source->mem->region_count > 1 && source->next >= source->mem->region[1].page_index)
-        r = &source->mem->region[1];
-    uint64_t region_end = r->page_index + r->bytes / PAGE_BYTES;
-    uint64_t limit = MIN(region_end, source->next + HOLE_WORDS * 64);
+    uint64_t limit = MIN(region_end(source->mem, source->next), source->next + HOLE_WORDS * 64);
 
     *ret_words = 0;
     int rc = look_up_touched(source, source->next);
@@ -146,7 +109,7 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
     *ret_words = (unsigned)((still - source->next) / 64);
     for (unsigned w = 0; w < words; w++) {
         if (w < *ret_words)
-            count_untouched(source, source->next + w * UINT64_C(64), bits[w]);
+            pass_untouched(source, source->next + w * UINT64_C(64), bits[w]);
         else
             source->dirty->pending[source->next / 64 + w] |=
                 bits[w]; /* back to be taken one by one */
@@ -154,80 +117,134 @@ static int pass_hole(struct page_source *source, unsigned *ret_words)
     return 0;
 }
 
-static void finish(struct page_source *source, struct making *making, const uint8_t **ret,
-                   size_t *ret_len)
+/* Leaves out of one word just taken what was never touched. */
+static int drop_untouched(struct page_source *source, uint64_t first, uint64_t *bits)
 {
-    size_t table = 4 + making->runs * PAGES_RUN_BYTES;
-    uint8_t *body = making->data - table;
-    pages_table_encode(making->run, making->runs, body);
-    size_t length = table + making->data_pages * PAGE_BYTES;
-    struct section section = { .type = SECTION_PAGES,
-                               .version = PAGES_VERSION,
-                               .length = (uint32_t)length,
-                               .body_sum = stream_sum(body, length) };
-    section_encode(&section, body - STREAM_SECTION_BYTES);
-    *ret = body - STREAM_SECTION_BYTES;
-    *ret_len = length + STREAM_SECTION_BYTES;
-    source->round.bytes += *ret_len;
+    /* "Touched" stays true until the guest gives the page back, which marks it; "not touched" must be asked
+     * again after the log was cleared, or a page touched in between would be neither sent nor logged. */
+    if (first >= source->touched_first && first + 64 <= source->touched_end)
+        return 0;
+    source->touched_end = 0;
+    for (uint64_t left = *bits; left; left &= left - 1) {
+        uint64_t page = first + (uint64_t)__builtin_ctzll(left);
+        int rc = look_up_touched(source, page);
+        if (rc)
+            return rc;
+        if (page < source->touched_first)
+            *bits &= ~(left & -left);
+    }
+    return 0;
 }
 
-/* One word of the set a section: words come in no order, and a section's runs ascend. */
-static int fill_from_set(struct page_source *source, struct making *making)
+/* How many words from `next` on have no more than `room` pages together. */
+static unsigned words_for(const struct page_source *source, unsigned room)
 {
-    uint64_t first, bits;
-    int rc = round_set_next(source->set, &first, &bits);
-    uint64_t freed = rc || !bits ? 0 : mem_freed_holes(source->mem, first, bits);
-    for (; !rc && bits; bits &= bits - 1)
-        add_page(source, making, first + (uint64_t)__builtin_ctzll(bits), freed & bits & -bits);
+    uint64_t most = (region_end(source->mem, source->next) - source->next) / 64;
+    unsigned words = 0, pages = 0;
+    if (source->skip_untouched)
+        most = 1;
+    for (; words < MIN(most, (uint64_t)PAGE_BATCH_WORDS); words++) {
+        pages += (unsigned)__builtin_popcountll(source->dirty->pending[source->next / 64 + words]);
+        if (pages > room)
+            break;
+    }
+    return words;
+}
+
+/* Gives back what is too much of one word just taken: the log knows it as sent, so it must stay pending. */
+static void give_back(struct page_source *source, struct page_batch *batch, unsigned room)
+{
+    uint64_t kept = 0, left = batch->bits[0];
+    for (unsigned i = 0; i < room && left; i++, left &= left - 1)
+        kept |= left & -left;
+    if (!left)
+        return;
+    source->dirty->pending[batch->first / 64] |= left;
+    batch->bits[0] = kept;
+    source->next = batch->first;
+    source->in_part = true;
+}
+
+/* What the guest gave back before its log was cleared, and did not touch since, is known to be zero. */
+static void find_free(struct page_source *source, struct page_batch *batch)
+{
+    for (unsigned w = 0; w < batch->words; w++)
+        batch->free[w] =
+            mem_freed_holes(source->mem, batch->first + w * UINT64_C(64), batch->bits[w]);
+}
+
+static int take_words(struct page_source *source, unsigned room, struct page_batch *batch)
+{
+    source->in_part = false;
+    int rc = dirty_take(source->dirty, batch->first, batch->words, batch->bits);
+    if (!rc && batch->words == 1)
+        give_back(source, batch, room);
+    if (!rc && source->skip_untouched) {
+        uint64_t taken = batch->bits[0];
+        rc = drop_untouched(source, batch->first, &batch->bits[0]);
+        pass_untouched(source, batch->first, taken & ~batch->bits[0]);
+        batch->free[0] = 0; /* its holes count as never touched */
+    } else if (!rc) {
+        find_free(source, batch);
+    }
+    for (unsigned w = 0; w < batch->words; w++)
+        batch->pages += (unsigned)__builtin_popcountll(batch->bits[w]);
+    atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
     return rc;
 }
 
-int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *ret_len)
+/* One word of the set, or what was left of it: words come in no order. */
+static int take_from_set(struct page_source *source, unsigned room, struct page_batch *batch)
 {
-    struct making making;
-    making.runs = making.data_pages = 0;
-    making.data = source->section + STREAM_SECTION_BYTES + TABLE_BYTES;
-    unsigned visits = 0;
-    int rc = 0;
-
-    *ret_len = 0;
-    if (source->set) {
-        rc = fill_from_set(source, &making);
-        if (!rc && making.runs)
-            finish(source, &making, ret, ret_len);
-        return rc;
+    int rc = source->rest ? 0 : round_set_next(source->set, &source->rest_first, &source->rest);
+    *batch = (struct page_batch){ .first = source->rest_first, .words = 1 };
+    for (; !rc && source->rest && batch->pages < room; batch->pages++) {
+        batch->bits[0] |= source->rest & -source->rest;
+        source->rest &= source->rest - 1;
     }
-    while (visits++ < 1024 && making.data_pages + 64 <= PAGES_DATA_MAX &&
-           making.runs + 64 <= PAGES_RUNS_MAX) {
+    if (!rc)
+        find_free(source, batch);
+    atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
+    return rc;
+}
+
+static int take(struct page_source *source, unsigned room, bool some, struct page_batch *batch)
+{
+    batch->pages = 0;
+    if (source->stopped)
+        return 0;
+    if (source->set)
+        return take_from_set(source, room, batch);
+    while (batch->pages == 0) {
         source->next = dirty_next(source->dirty, source->next);
         if (source->next >= source->mem->pages)
-            break;
+            return 0;
         if (source->skip_untouched) {
             unsigned words;
-            rc = pass_hole(source, &words);
+            int rc = pass_hole(source, &words);
             if (rc)
                 return rc;
             source->next += (uint64_t)words * 64;
             if (words)
                 continue;
         }
-        uint64_t bits = 0;
-        rc = dirty_take(source->dirty, source->next, CHUNK_WORDS, &bits);
-        /* "Touched" stays true until the guest gives the page back, which marks it; "not touched" must be
-         * asked again after the log was cleared, or a page touched in between would be neither sent nor
-         * logged. */
-        if (source->next < source->touched_first ||
-            source->next + CHUNK_WORDS * 64 > source->touched_end)
-            source->touched_end = 0;
-        if (!rc)
-            rc = add_chunk(source, &making, bits);
+        batch->first = source->next;
+        batch->words = words_for(source, room);
+        if (batch->words == 0 && !some)
+            return 0;
+        batch->words = MAX(batch->words, 1u); /* part of one, then */
+        source->next += (uint64_t)batch->words * 64;
+        int rc = take_words(source, room, batch);
         if (rc)
             return rc;
-        source->next += CHUNK_WORDS * 64;
     }
-    if (making.runs)
-        finish(source, &making, ret, ret_len);
-    else if (source->next < source->mem->pages)
-        return page_source_fill(source, ret, ret_len); /* only holes so far */
     return 0;
+}
+
+int page_source_take(struct page_source *source, unsigned room, bool some, struct page_batch *ret)
+{
+    (void)pthread_mutex_lock(&source->lock);
+    int rc = take(source, room, some, ret);
+    (void)pthread_mutex_unlock(&source->lock);
+    return rc;
 }

@@ -1,53 +1,65 @@
 /*
- * Where pages come from: turns the dirty set of a machine into page sections, for a socket or a file.
+ * Which pages go next: one round's walk over the dirty set of a machine, shared by all who send.
  *
- * One round visits memory once in ascending page order. Each fill takes a chunk from the dirty set
- * (clearing its log), and only then reads it: see mem/dirty.h. Classes:
- *     never touched   not even looked at: the memfd has a hole there (first round only)
- *     free            given back by the guest (mem/discard.h): not looked at either; travels as a range of
- *                     zeroes, in the first round not at all
- *     zero            travels as a range
- *     data            copied out, checksummed in the copy, so that a guest writing meanwhile cannot
- *                     make the checksum lie
+ * One round visits memory once in ascending page order, in batches. A batch is *taken* from the dirty set
+ * (clearing its log) and only then read: see mem/dirty.h. Never-touched memory, holes of the memfd, is passed
+ * over in the first round without being looked at; what the guest gave back (mem/discard.h) is a hole again, and
+ * the batch says so.
  *
- * The format of a section's body is in state/pages.h. One thread.
+ * Threads: page_source_take() may be called by several threads at once; it holds the lock for no more than the
+ * taking. Everything else belongs to the one thread that begins and ends rounds.
  */
 #pragma once
 #include "base/err.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
 #include "move/round_set.h"
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-struct page_count {
-    uint64_t untouched, free, zero, data; /* pages; all but the untouched ones travelled */
-    uint64_t untouched_free;              /* of the untouched: given back by the guest */
-    uint64_t zero_runs;                   /* table entries the zero and free pages took */
-    uint64_t bytes;                       /* of sections, heads included */
+#define PAGE_BATCH_WORDS 64
+
+/* Pages taken: bit b of word w is page first + 64 * w + b. */
+struct page_batch {
+    uint64_t first; /* page index, a multiple of 64 */
+    unsigned words, pages;
+    uint64_t bits[PAGE_BATCH_WORDS];
+    uint64_t
+        free[PAGE_BATCH_WORDS]; /* of those: zeroes, and to be sent as such without being read */
 };
 
 struct page_source {
     struct mem *mem;
     struct dirty *dirty;
+    pthread_mutex_t lock;
     bool skip_untouched;                 /* this round still meets never-touched memory */
     uint64_t next;                       /* page index, multiple of 64 */
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
-    struct round_set *set;   /* NULL = in ascending order, straight from the dirty set; borrowed */
-    uint8_t *section;        /* head and body under construction; owned */
-    struct page_count round; /* of the current or last round */
+    uint64_t untouched;                  /* pages passed over in this round */
+    uint64_t untouched_free;             /* of those: given back by the guest */
+    bool in_part;                        /* of the word at `next` some pages were taken */
+    atomic_bool stopped;                 /* nothing more is handed out in this round */
+    _Atomic(uint64_t) passed;            /* pages taken or passed over in this round */
+    struct round_set *set; /* NULL = in ascending order, straight from the dirty set; borrowed */
+    uint64_t rest_first, rest; /* of the set's last word, not taken yet */
 };
 
-/* Whether a page holds nothing but zeroes. */
-bool page_source_is_zero(const uint8_t *page) MUST_CHECK;
-
-int page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty) MUST_CHECK;
+void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty);
 void page_source_fini(struct page_source *source);
 
 /* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. `set`: the round's pages, begun, or
- * NULL for all that is pending, in ascending order. */
+ * NULL for all that is pending, in ascending order. Nobody takes meanwhile. */
 void page_source_begin(struct page_source *source, bool first, struct round_set *set);
 
-/* Makes the next section: *ret points to `*ret_len` bytes, valid until the next call; length 0 = the
- * round is complete. Bounded work: at most PAGES_DATA_MAX pages are copied, 64 Ki pages passed over. */
-int page_source_fill(struct page_source *source, const uint8_t **ret, size_t *ret_len) MUST_CHECK;
+/* Ends the round early: what is not taken yet stays pending. Takers may be at work. */
+void page_source_stop(struct page_source *source);
+
+/* Pages from this one on were never taken nor passed over in the round. Nobody takes meanwhile. */
+uint64_t page_source_visited(const struct page_source *source);
+
+/* Takes the next pages, at most `room` (1 or more) of them. ret->pages == 0: nothing is left in this round or,
+ * unless `some` is set, the next ones come in a lump that needs more room (never more than 64). */
+int page_source_take(struct page_source *source, unsigned room, bool some,
+                     struct page_batch *ret) MUST_CHECK;

@@ -16,7 +16,6 @@
 /* How long the fault thread looks for the reply without sleeping: most replies of a near source come within this
  * time, and waking a sleeping thread can cost as much as the network. */
 #define SPIN_NS UINT64_C(150000)
-#define BODY_MAX (PAGES_TABLE_MAX + PAGES_DATA_MAX * PAGE_BYTES)
 
 static bool is_set(const _Atomic(uint64_t) *set, uint64_t page)
 {
@@ -433,7 +432,8 @@ int pull_recv(struct pull *pull, struct link *link, const struct section *sectio
               uint8_t **ret_body, struct err *err)
 {
     (void)pull;
-    if (section->version != PAGES_VERSION || section->length < 4 || section->length > BODY_MAX)
+    if (section->version != PAGES_PLAIN_VERSION || section->length < 4 ||
+        section->length > PAGES_BODY_MAX)
         return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes",
                        section->version, section->length);
     CLEANUP_FREE uint8_t *body = malloc(section->length);
@@ -447,22 +447,18 @@ int pull_recv(struct pull *pull, struct link *link, const struct section *sectio
 
 int pull_place(struct pull *pull, const uint8_t *body, uint32_t length, struct err *err)
 {
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t table_bytes, runs;
-    int rc = pages_table_bytes(body, &table_bytes, err);
-    if (!rc && table_bytes > length)
-        rc = err_set(err, ERR_PEER, EBADMSG, "pages section shorter than its table");
-    if (!rc)
-        rc = pages_table_decode(body, table_bytes, length, pull->mem->pages, run, &runs, err);
+    struct pages_body pages;
+    int rc = pages_body_decode(body, length, PAGES_PLAIN_VERSION, pull->mem->pages, &pages, err);
     if (rc)
         return rc;
-    const uint8_t *data = body + table_bytes;
-    for (uint32_t i = 0; i < runs && !rc; i++) {
-        bool zero = run[i].kind == PAGES_ZERO;
-        rc = place(pull, run[i].first, run[i].count, zero ? NULL : data);
-        data += zero ? 0 : (size_t)run[i].count * PAGE_BYTES;
+    const uint8_t *data = body + pages.data_at;
+    for (uint32_t i = 0; i < pages.runs && !rc; i++) {
+        const struct pages_run *run = &pages.run[i];
+        bool zero = run->kind == PAGES_ZERO;
+        rc = place(pull, run->first, run->count, zero ? NULL : data);
+        data += zero ? 0 : (size_t)run->count * PAGE_BYTES;
         (void)pthread_mutex_lock(&pull->lock);
-        pull->pushed += run[i].count;
+        pull->pushed += run->count;
         (void)pthread_mutex_unlock(&pull->lock);
     }
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot place guest memory") : 0;

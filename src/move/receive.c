@@ -6,8 +6,8 @@
  * first, which nobody waits for (move/admit.h); then it is read only when it has sent something, with a short
  * limit; and it is dropped when it stays silent, or when another comes and there is no room for both.
  *
- * Pages go to guest memory as they come. Device state is kept as bytes until all of it is there,
- * then decoded, checked and applied, in LOAD.
+ * Pages go to guest memory as they come; what lanes bring is receive_lanes.c's. Device state is kept as bytes
+ * until all of it is there, then decoded, checked and applied, in LOAD. What post-copy adds is in receive_pull.c.
  *
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
  * the source has settled or ANSWER_LIMIT_NS have passed.
@@ -51,8 +51,7 @@ void receive_enqueue_why(struct receiving *r, enum target_event_kind kind, uint3
     q->why = *why;
 }
 
-/* With it goes the urgent lane beside it. */
-static void close_wire(struct receiving *r, struct wire *wire)
+void receive_close_wire(struct receiving *r, struct wire *wire)
 {
     if (r->pull && wire->conn == r->lane_conn)
         pull_detach(r->pull);
@@ -64,7 +63,7 @@ void receive_connection_failed(struct receiving *r, struct wire *wire, int rc,
 {
     receive_enqueue_why(r, wire_is_bad_bytes(rc) ? TARGET_BAD_BYTES : TARGET_LOST, wire->conn, err);
     if (!wire_is_bad_bytes(rc))
-        close_wire(r, wire); /* after a loss the engine asks for nothing more on it */
+        receive_close_wire(r, wire); /* after a loss the engine asks for nothing more on it */
 }
 
 struct wire *receive_find(struct receiving *r, uint32_t conn)
@@ -101,6 +100,8 @@ static void reserve(struct receiving *r)
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
     int rc = arrival_create(r->arrival, &err);
+    if (!rc)
+        rc = receive_lanes_begin(r, &err);
     struct queued *q = receive_enqueue(r, TARGET_RESERVED_DONE, 0);
     q->event.duration_ns = clock_now_ns() - began;
     if (rc)
@@ -187,6 +188,7 @@ static void run_guest(struct receiving *r)
 
 static void discard(struct receiving *r)
 {
+    receive_lanes_end(r); /* before the memory they write to */
     if (r->pull) {
         pull_abandon(r->pull);
         pull_free(r->pull);
@@ -201,7 +203,7 @@ static void discard(struct receiving *r)
     r->claimed = false;
 }
 
-static void close_conn(struct receiving *r, uint32_t conn)
+void receive_close(struct receiving *r, uint32_t conn)
 {
     struct wire *wire = receive_find(r, conn);
     if (!wire)
@@ -209,7 +211,7 @@ static void close_conn(struct receiving *r, uint32_t conn)
     bool guest_waits = r->engine.conn && r->engine.conn != conn;
     if (!r->arrived) /* the peer may still be sending: let it read why before it sees a reset */
         link_linger(&wire->link, guest_waits ? LINGER_NS / 10 : LINGER_NS);
-    close_wire(r, wire);
+    receive_close_wire(r, wire);
 }
 
 static void emit(struct receiving *r, const struct move_action *action)
@@ -226,7 +228,7 @@ static void emit(struct receiving *r, const struct move_action *action)
               action->emit.text[0] ? ": " : "", action->emit.text);
 }
 
-static void send_message(struct receiving *r, uint32_t conn, const struct message *message)
+void receive_send(struct receiving *r, uint32_t conn, const struct message *message)
 {
     struct err err = { 0 };
     struct wire *wire = receive_find(r, conn);
@@ -239,10 +241,10 @@ static void carry_out(struct receiving *r, const struct move_action *action)
 {
     switch (action->kind) {
     case ACTION_SEND:
-        send_message(r, action->conn, action->message);
+        receive_send(r, action->conn, action->message);
         break;
     case ACTION_CLOSE:
-        close_conn(r, action->conn);
+        receive_close(r, action->conn);
         break;
     case ACTION_WRITE_RECORD:
         write_record(r, action->record);
@@ -393,6 +395,37 @@ static void serve_dryrun(struct receiving *r, struct wire *wire)
     wire_close(wire);
 }
 
+/* r->incoming has come. */
+static int take_message(struct receiving *r, struct wire *wire, struct err *err)
+{
+    const struct message *message = &r->incoming;
+    uint32_t conn = wire->conn;
+    bool moves = conn == r->engine.conn;
+    struct target_event event = { .kind = TARGET_MESSAGE, .conn = conn, .message = message };
+
+    if (message->type == MESSAGE_LANE && message->lane.kind == LANE_BULK && !moves) {
+        receive_take_bulk(r, wire);
+        return 0;
+    }
+    if (message->type == MESSAGE_ROUND_DONE && moves && receive_hold(r, &message->round_done))
+        return 0;
+    if (message->type == MESSAGE_RESOLVE)
+        event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, message->resolve.token);
+    else if (message->type == MESSAGE_HELLO)
+        event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, message->hello.token);
+    if (message->type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
+        meter_span_begin(r->env->meter, &r->span);
+    if (message->type == MESSAGE_ROUND_DONE && r->arrival) {
+        int rc = page_sink_drain(&r->arrival->sink, err);
+        if (rc)
+            return rc; /* the engine would say that the round is applied */
+    }
+    receive_deliver(r, &event);
+    if (message->type == MESSAGE_ROUND && moves)
+        lanes_in_begin(&r->lanes, r->engine.round);
+    return 0;
+}
+
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -400,30 +433,19 @@ static void receive(struct receiving *r, struct wire *wire)
     uint32_t conn = wire->conn;
     wire->link.until_ns = conn == r->engine.conn ? 0 : clock_now_ns() + NEWCOMER_READ_NS;
     int rc = wire_recv_head(wire, &section, &err);
+    if (r->bulk_failed_ns && conn == r->engine.conn && (rc || section.type != MESSAGE_ABORT)) {
+        receive_lanes_lost(r);
+        return;
+    }
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
         wire->link.until_ns = 0; /* the answer has its own time */
-        if (!rc && r->incoming.type == MESSAGE_ROUND_DONE && r->arrival)
-            rc = page_sink_drain(&r->arrival->sink,
-                                 &err); /* the engine says the round is applied: be sure */
         if (!rc && asks_for_check(r)) {
             serve_dryrun(r, wire);
             return;
         }
-        if (!rc) {
-            struct target_event event = { .kind = TARGET_MESSAGE,
-                                          .conn = conn,
-                                          .message = &r->incoming };
-            if (r->incoming.type == MESSAGE_RESOLVE)
-                event.token_recorded =
-                    r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.resolve.token);
-            else if (r->incoming.type == MESSAGE_HELLO)
-                event.token_recorded =
-                    r->env->hooks.recorded(r->env->hooks.ctx, r->incoming.hello.token);
-            if (r->incoming.type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
-                meter_span_begin(r->env->meter, &r->span);
-            receive_deliver(r, &event);
-        }
+        if (!rc)
+            rc = take_message(r, wire, &err);
     } else if (!rc && section.type == SECTION_ABSENT && r->pull && conn == r->engine.conn) {
         rc = receive_absent(r, wire, &section, &err);
     } else if (!rc && section.type == SECTION_PAGES && r->pull && conn == r->engine.conn &&
@@ -444,7 +466,7 @@ static void receive(struct receiving *r, struct wire *wire)
 /* ------------------------------------------------------------------------------------------- the loop */
 
 /* A free place; or that of whoever has had longest to prove who it is: so strangers, however many, cannot
- * keep a peer out. NULL: all are taken by peers. */
+ * keep a peer out. NULL: all are taken by peers, as has_room() knows. */
 static struct wire *make_room(struct receiving *r)
 {
     struct wire *oldest = NULL;
@@ -458,6 +480,15 @@ static struct wire *make_room(struct receiving *r)
     if (oldest)
         wire_close(oldest);
     return oldest;
+}
+
+/* Without room for one more, newcomers wait in the queue of the listening socket. */
+static bool has_room(const struct receiving *r)
+{
+    for (unsigned i = 0; i < CONNS_MAX; i++)
+        if (r->wire[i].conn == 0 || r->wire[i].phase != WIRE_OPEN)
+            return true;
+    return false;
 }
 
 static void accept_one(struct receiving *r)
@@ -482,7 +513,7 @@ static void drop_silent(struct receiving *r, uint64_t now)
             now - wire->since_ns > NEWCOMER_LIMIT_NS) {
             if (wire->phase != WIRE_DISMISSED)
                 LOG_RATED(LOG_WARN, "move.silent", "a connection that said nothing was closed");
-            close_wire(r, wire);
+            receive_close_wire(r, wire);
         }
     }
 }
@@ -495,6 +526,8 @@ static int wait_ms(const struct receiving *r, uint64_t now)
             until = MIN(until, r->wire[i].since_ns + NEWCOMER_LIMIT_NS);
     if (r->lane_lost_ns)
         until = MIN(until, r->lane_lost_ns + LANE_GRACE_NS);
+    if (r->bulk_failed_ns)
+        until = MIN(until, r->bulk_failed_ns + BULK_GRACE_NS);
     if (r->engine.state == TARGET_ACTIVE)
         until = MIN(until, r->arrived_ns + ANSWER_LIMIT_NS);
     else if (r->engine.state == TARGET_GONE)
@@ -543,6 +576,12 @@ static int end(struct receiving *r)
     return -ECANCELED;
 }
 
+/* While ROUND_DONE is held back, nothing behind it is read. */
+static bool is_read(const struct receiving *r, const struct wire *wire)
+{
+    return wire->conn && !(r->holding && wire->conn == r->engine.conn);
+}
+
 static int run_once(struct receiving *r)
 {
     if (r->queue_count > 0) {
@@ -553,38 +592,43 @@ static int run_once(struct receiving *r)
         receive_deliver(r, &q.event);
         return r->ending && r->queue_count == 0 ? end(r) : 0;
     }
-    struct pollfd fds[3 + CONNS_MAX] = { { .fd = r->env->cancel_fd, .events = POLLIN },
-                                         { .fd = r->listen_fd, .events = POLLIN } };
+    struct pollfd fds[4 + CONNS_MAX] = {
+        { .fd = r->env->cancel_fd, .events = POLLIN },
+        { .fd = has_room(r) ? r->listen_fd : -1, .events = POLLIN },
+        { .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN },
+        { .fd = r->lanes.sink ? r->lanes.event_fd : -1, .events = POLLIN },
+    };
     uint64_t now = clock_now_ns();
     bool pending = false;
     for (unsigned i = 0; i < CONNS_MAX; i++) {
         const struct wire *wire = &r->wire[i];
-        fds[2 + i] = (struct pollfd){ .fd = wire->conn ? wire->link.fd : -1,
+        fds[4 + i] = (struct pollfd){ .fd = is_read(r, wire) ? wire->link.fd : -1,
                                       .events = wire->phase == WIRE_OPEN ? POLLIN : wire->events };
-        pending |= wire->conn && link_pending(&wire->link);
+        pending |= is_read(r, wire) && link_pending(&wire->link);
     }
-    fds[2 + CONNS_MAX] =
-        (struct pollfd){ .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN };
     if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(r, now)) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
         return take_order(r);
     for (unsigned i = 0; i < CONNS_MAX; i++) {
         struct wire *wire = &r->wire[i];
-        if (wire->phase != WIRE_OPEN && fds[2 + i].revents)
+        if (wire->phase != WIRE_OPEN && fds[4 + i].revents)
             admit_step(wire);
-        else if (wire->conn && wire->phase == WIRE_OPEN && r->queue_count == 0 &&
-                 (fds[2 + i].revents || link_pending(&wire->link)))
+        else if (is_read(r, wire) && wire->phase == WIRE_OPEN && r->queue_count == 0 &&
+                 (fds[4 + i].revents || link_pending(&wire->link)))
             receive(r, wire);
     }
     if (fds[1].revents)
         accept_one(r);
-    if (fds[2 + CONNS_MAX].revents && r->pull && r->queue_count == 0)
+    if (fds[2].revents && r->pull && r->queue_count == 0)
         receive_on_pull(r);
+    if ((fds[3].revents || r->bulk_failed_ns) && r->queue_count == 0)
+        receive_look_after_lanes(r);
     now = clock_now_ns();
     drop_silent(r, now);
     receive_give_up_lane(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
+        receive_lanes_progress(r);
         r->timer_ns = CLOCK_NEVER;
         (void)receive_enqueue(r, TARGET_TICK, 0);
     }
@@ -594,7 +638,9 @@ static int run_once(struct receiving *r)
 /* Serves until one move has ended. 0: a guest arrived (and its source knows, or had its time). */
 static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES], struct err *err)
 {
-    struct target_config config = { .stall_limit_ns = 30 * CLOCK_SECOND };
+    struct target_config config = { .stall_limit_ns = 30 * CLOCK_SECOND,
+                                    .lanes = MOVE_LANES_MAX,
+                                    .page_forms = PAGE_FORMS_ALL };
     memcpy(config.store, store, MOVE_STORE_BYTES);
     target_init(&r->engine, &config);
     r->timer_ns = CLOCK_NEVER;
@@ -609,6 +655,8 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
             return err_set(err, ERR_CALLER, -rc, "told to end");
         if (r->queue_count > 0)
             continue;
+        if (r->arrived)
+            receive_lanes_end(r); /* idle since the last round; now nobody waits for it */
         if (r->engine.state == TARGET_ACTIVE && !told) {
             r->arrived_ns = clock_now_ns();
             if (!r->ending)
@@ -671,6 +719,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
             wire_close(&r->wire[i]);
         wire_close(&r->spent_lane);
     } while (rc && !once && err->code != ECANCELED);
+    receive_lanes_end(r);
     arrival_free(r->arrival);
     buf_free(&r->state);
     free(r);

@@ -1,12 +1,13 @@
 /* Inside the target's pump only: what its files share. receive.c explains it. */
 #pragma once
 #include "base/clock.h"
+#include "move/lanes_in.h"
 #include "move/pull.h"
 #include "move/receive.h"
 #include "move/target.h"
 #include "move/wire.h"
 
-#define CONNS_MAX 4
+#define CONNS_MAX 8 /* lanes are none of them, once they have said so */
 #define QUEUE_MAX 32
 
 struct queued {
@@ -27,6 +28,12 @@ struct receiving {
     struct queued queue[QUEUE_MAX];
     unsigned queue_first, queue_count;
     uint64_t timer_ns;
+
+    struct lanes_in lanes;
+    bool holding; /* ROUND_DONE, until the lanes have its pages */
+    struct message_round_done held;
+    uint64_t lane_sections;  /* as the engine last heard of progress */
+    uint64_t bulk_failed_ns; /* when a bulk lane was seen to have failed; 0 = none */
 
     struct arrival *arrival;
     struct pull *pull;     /* post-copy: from its list of missing pages until nothing is missing */
@@ -49,8 +56,30 @@ void receive_enqueue_why(struct receiving *r, enum target_event_kind kind, uint3
                          const struct err *why);
 void receive_connection_failed(struct receiving *r, struct wire *wire, int rc,
                                const struct err *err);
+/* With it goes the urgent lane beside it. */
+void receive_close_wire(struct receiving *r, struct wire *wire);
+/* The same, after its peer has had time to read what was said last. */
+void receive_close(struct receiving *r, uint32_t conn);
+void receive_send(struct receiving *r, uint32_t conn, const struct message *message);
 struct wire *receive_find(struct receiving *r, uint32_t conn);
 void receive_deliver(struct receiving *r, const struct target_event *event);
+
+/* receive_lanes.c */
+#define BULK_GRACE_NS (CLOCK_SECOND / 2)
+/* Once memory is there: lanes may come, as many as are granted. */
+int receive_lanes_begin(struct receiving *r, struct err *err) MUST_CHECK;
+/* No lane's thread is left. Harmless without lanes. */
+void receive_lanes_end(struct receiving *r);
+/* A newcomer has said that it is a bulk lane. */
+void receive_take_bulk(struct receiving *r, struct wire *wire);
+/* True: ROUND_DONE is kept until the lanes have what it counts. */
+bool receive_hold(struct receiving *r, const struct message_round_done *done);
+/* Whenever the lanes may have news. */
+void receive_look_after_lanes(struct receiving *r);
+/* A lane was lost, and that is the end of the move. */
+void receive_lanes_lost(struct receiving *r);
+/* Before the engine's timer: its limit for silence is about all connections of the move together. */
+void receive_lanes_progress(struct receiving *r);
 
 /* receive_pull.c */
 #define LANE_GRACE_NS (3 * CLOCK_SECOND)

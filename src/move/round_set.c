@@ -117,3 +117,10 @@ int round_set_next(struct round_set *set, uint64_t *ret_first, uint64_t *ret_bit
     }
     return 0;
 }
+
+void round_set_give_back(struct round_set *set)
+{
+    for (uint64_t word = 0; word < set->words; word++)
+        set->dirty->pending[word] |= set->todo[word];
+    memset(set->todo, 0, set->words * sizeof(*set->todo));
+}

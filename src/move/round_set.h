@@ -33,3 +33,6 @@ int round_set_begin(struct round_set *set, bool first, uint64_t seed) MUST_CHECK
 /* The next 64 pages with something to send: bit b of *ret_bits is page *ret_first + b. *ret_bits 0: the round
  * is complete. */
 int round_set_next(struct round_set *set, uint64_t *ret_first, uint64_t *ret_bits) MUST_CHECK;
+
+/* Ends the round early: what it has not come to is pending again. */
+void round_set_give_back(struct round_set *set);

@@ -1,6 +1,5 @@
 #include "move/serve.h"
 #include "base/fd.h"
-#include "move/page_source.h"
 #include "move/urgent.h"
 #include "state/pages.h"
 
@@ -33,7 +32,7 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
         return 0;
     }
     const uint8_t *bytes = mem_page(serve->mem, page);
-    bool zero = page_source_is_zero(bytes), again = serve->again[page / 64] >> (page % 64) & 1;
+    bool zero = serve->is_zero(bytes), again = serve->again[page / 64] >> (page % 64) & 1;
     if (!zero)
         memcpy(reply + URGENT_HEAD_BYTES, bytes, PAGE_BYTES);
     uint64_t word = page | (zero ? URGENT_ZERO : 0);
@@ -81,7 +80,8 @@ int serve_init(struct serve *serve, struct mem *mem, struct meter *meter)
                              .lane = WIRE_NONE,
                              .stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
                              .lost_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
-                             .section = malloc(SECTION_ROOM) };
+                             .section = malloc(SECTION_ROOM),
+                             .is_zero = mem_zero_pick() };
     if (serve->unsent && serve->told && serve->again && serve->section && serve->stop_fd >= 0 &&
         serve->lost_fd >= 0)
         return 0;
@@ -196,7 +196,7 @@ struct making {
 static void add_page(struct serve *serve, struct making *making, uint64_t page)
 {
     const uint8_t *from = mem_page(serve->mem, page);
-    bool zero = page_source_is_zero(from), again = serve->again[page / 64] >> (page % 64) & 1;
+    bool zero = serve->is_zero(from), again = serve->again[page / 64] >> (page % 64) & 1;
     uint32_t kind = zero ? PAGES_ZERO : PAGES_DATA;
     struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
 
@@ -240,12 +240,12 @@ static void extent(const struct serve *serve, uint64_t first, bool up, uint64_t 
 
 static void finish(struct serve *serve, struct making *making, const uint8_t **ret, size_t *ret_len)
 {
-    size_t table = 4 + making->runs * PAGES_RUN_BYTES;
+    size_t table = pages_table_size(making->runs, PAGES_PLAIN_VERSION);
     uint8_t *body = making->data - table;
-    pages_table_encode(making->run, making->runs, body);
+    (void)pages_table_encode(making->run, making->runs, PAGES_PLAIN_VERSION, PACKING_NONE, 0, body);
     size_t length = table + making->data_pages * PAGE_BYTES;
     struct section section = { .type = SECTION_PAGES,
-                               .version = PAGES_VERSION,
+                               .version = PAGES_PLAIN_VERSION,
                                .length = (uint32_t)length,
                                .body_sum = stream_sum(body, length) };
     section_encode(&section, body - STREAM_SECTION_BYTES);

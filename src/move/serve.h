@@ -14,6 +14,7 @@
 #include "cost/meter.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
+#include "mem/zero.h"
 #include "move/wire.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -47,6 +48,7 @@ struct serve {
     uint64_t hot_seen, up,
         down;         /* words: [down, up) was passed on the way outwards from hot_seen */
     uint8_t *section; /* under construction */
+    mem_zero_fn *is_zero;
     struct serve_count pushed;
 };
 

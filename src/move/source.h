@@ -195,6 +195,7 @@ struct source_event {
             uint64_t left_pages; /* dirty now (last round: 0) */
             uint64_t send_ns;    /* spent handing over to the connection and waiting for it */
             uint64_t rtt_ns;     /* of the connection; 0 = not known */
+            uint64_t bandwidth;  /* bytes a second the user allows from now on; 0 = any */
         } round;
         uint32_t sections;
         bool record_unknown; /* RECORD_FAILED: false = the old record is certainly still in force
@@ -234,6 +235,8 @@ struct source {
     uint64_t round_began_ns, round_sent_ns;
     struct policy_round round_facts;
 
+    uint32_t lanes;      /* bulk lanes granted, at most hello.lanes */
+    uint32_t page_forms; /* granted, of hello.page_forms */
     uint8_t
         store[MOVE_STORE_BYTES]; /* the target's, from RESERVED: belongs into the record HANDED */
     char note[192];              /* text of the last EMIT that had no error */

@@ -78,6 +78,8 @@ int source_on_reserved(struct source_call *c)
 {
     struct source *s = c->s;
     memcpy(s->store, c->m->reserved.store, sizeof(s->store));
+    s->page_forms = c->m->reserved.page_forms & s->config.hello.page_forms;
+    s->lanes = MIN(c->m->reserved.lanes, s->config.hello.lanes);
     if (s->switching || s->config.post_copy == SOURCE_POST_COPY_NOW) {
         source_enter(c, SOURCE_COPYING);
         begin_switch(c);
@@ -100,6 +102,7 @@ int source_on_round_sent(struct source_call *c)
         return SOURCE_REFUSE;
     s->round_sent = true;
     s->round_sent_ns = c->now;
+    s->policy.limits.bandwidth = c->e->round.bandwidth;
     s->round_facts = (struct policy_round){ .pages = c->e->round.pages,
                                             .bytes = c->e->round.bytes,
                                             .left_pages = c->e->round.left_pages,

@@ -68,6 +68,8 @@ static inline bool target_state_ended(enum target_state state)
 struct target_config {
     uint8_t store[MOVE_STORE_BYTES]; /* id of this host's record store */
     uint64_t stall_limit_ns;         /* for the source to go on, in states with a connection */
+    uint32_t lanes;                  /* the most bulk lanes granted; 0 = none */
+    uint32_t page_forms;             /* PAGE_FORM_* this host reads */
 };
 
 enum target_event_kind {
@@ -137,6 +139,7 @@ struct target {
     uint64_t retry_at_ns; /* RECORDING after an unknown failure */
 
     struct message_hello hello; /* from CHECKING on */
+    uint32_t lanes;             /* granted */
     unsigned expect;            /* CHECKING, RESERVING, RECEIVING: what comes next (target.c) */
     uint32_t round;             /* current or last */
     bool round_last;

@@ -95,6 +95,8 @@ int target_on_reserved_done(struct target_call *c)
     struct message_reserved *reserved = &move_send(c->out, t->conn, MESSAGE_RESERVED)->reserved;
     memcpy(reserved->store, t->config.store, sizeof(reserved->store));
     reserved->duration_ns = c->e->duration_ns;
+    reserved->page_forms = t->hello.page_forms & t->config.page_forms;
+    reserved->lanes = t->lanes = MIN(t->hello.lanes, t->config.lanes);
     return 0;
 }
 

@@ -103,36 +103,23 @@ static const struct schema *schema_of(const struct dump *dump, uint16_t type)
 
 static json_t *decode_pages(struct dump *dump, const struct section *s, struct err *why)
 {
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t table_bytes = 0, runs = 0;
-    uint64_t data = 0, zero = 0;
-    int rc = 0;
-
-    if (s->version != PAGES_VERSION)
-        rc = err_set(why, ERR_PEER, EPROTONOSUPPORT, "pages: version %u, and this build reads %u",
-                     s->version, PAGES_VERSION);
-    else if (s->length < 4)
-        rc = err_set(why, ERR_PEER, EBADMSG, "pages section of %u bytes", s->length);
-    if (!rc)
-        rc = pages_table_bytes(dump->body, &table_bytes, why);
-    if (!rc && table_bytes > s->length)
-        rc = err_set(why, ERR_PEER, EBADMSG, "pages section of %u bytes does not hold its table",
-                     s->length);
-    if (!rc)
-        rc = pages_table_decode(dump->body, table_bytes, s->length, dump->guest_pages, run, &runs,
-                                why);
-    if (rc)
+    struct pages_body b;
+    if (pages_body_decode(dump->body, s->length, s->version, dump->guest_pages, &b, why))
         return NULL;
-
-    for (uint32_t i = 0; i < runs; i++)
-        *(run[i].kind == PAGES_DATA ? &data : &zero) += run[i].count;
-    dump->data_pages += data;
+    uint64_t data = b.pages[PAGES_DATA], zero = b.pages[PAGES_ZERO], delta = b.pages[PAGES_DELTA];
+    dump->data_pages += data + delta;
     dump->zero_pages += zero;
-    json_t *json = json_pack("{s:I, s:I, s:I}", "runs", (json_int_t)runs, "data_pages",
+    json_t *json = json_pack("{s:I, s:I, s:I}", "runs", (json_int_t)b.runs, "data_pages",
                              (json_int_t)data, "zero_pages", (json_int_t)zero);
-    if (runs) {
-        const struct pages_run *last = &run[runs - 1];
-        (void)json_object_set_new(json, "first_page", json_integer((json_int_t)run[0].first));
+    if (json && s->version > 1) {
+        (void)json_object_set_new(json, "delta_pages", json_integer((json_int_t)delta));
+        (void)json_object_set_new(json, "packing", json_string(pages_packing_name(b.packing)));
+        (void)json_object_set_new(json, "data_bytes", json_integer((json_int_t)b.data_bytes));
+        (void)json_object_set_new(json, "plain_bytes", json_integer((json_int_t)b.plain_bytes));
+    }
+    if (json && b.runs) {
+        const struct pages_run *last = &b.run[b.runs - 1];
+        (void)json_object_set_new(json, "first_page", json_integer((json_int_t)b.run[0].first));
         (void)json_object_set_new(json, "last_page",
                                   json_integer((json_int_t)(last->first + last->count - 1)));
     }

@@ -94,6 +94,41 @@ void schema_encode(const struct schema *schema, uint16_t version, const void *ob
     }
 }
 
+static bool field_is_empty(const struct schema_field *f, const void *object)
+{
+    const uint8_t *value = at(object, f->offset);
+    switch ((enum schema_kind)f->kind) {
+    case SCHEMA_INT:
+        for (uint32_t n = 0; n < f->max; n++)
+            if (get_int(value + n * f->width, f->width))
+                return false;
+        return true;
+    case SCHEMA_TEXT:
+        return value[0] == '\0';
+    case SCHEMA_BLOB:
+    case SCHEMA_LIST:
+        return get_count(f, object) == 0;
+    case SCHEMA_SINCE:
+        break;
+    }
+    return true;
+}
+
+uint16_t schema_version_for(const struct schema *schema, const void *object)
+{
+    uint16_t since = 1, needed = 1;
+    for (uint32_t i = 0; i < schema->field_count; i++) {
+        const struct schema_field *f = &schema->fields[i];
+        if (f->kind == SCHEMA_SINCE)
+            since = (uint16_t)f->max;
+        else if (!field_is_empty(f, object))
+            needed = f->kind == SCHEMA_LIST && f->sub->version > 1 ? schema->version : since;
+        if (needed == schema->version)
+            break;
+    }
+    return needed;
+}
+
 static void decode_int(struct cursor *in, unsigned width, void *value)
 {
     switch (width) {

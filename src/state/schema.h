@@ -53,6 +53,9 @@ struct schema {
 void schema_encode(const struct schema *schema, uint16_t version, const void *object,
                    struct buf *out);
 
+/* The oldest version whose bytes say all of *object: what it lacks is zero or empty here. */
+uint16_t schema_version_for(const struct schema *schema, const void *object);
+
 /* Fills *object (all of it; what an old version lacks becomes zero) from exactly the bytes left in
  * `in`. On failure *object is unspecified and must not be used. Faults are ERR_PEER and name the
  * schema and field: unknown version, short, over capacity, bytes left over, text with a NUL. */

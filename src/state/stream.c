@@ -123,24 +123,37 @@ int section_check_body(const struct section *section, const void *body, struct e
     return 0;
 }
 
-void section_put(struct buf *out, uint16_t type, uint16_t instance, uint16_t flags,
-                 const struct schema *schema, const void *object)
+static void put_section(struct buf *out, struct section section, const struct schema *schema,
+                        const void *object)
 {
     size_t head = out->len;
     (void)buf_grow(out, STREAM_SECTION_BYTES);
-    schema_encode(schema, schema->version, object, out);
+    schema_encode(schema, section.version, object, out);
     if (out->broken)
         return;
     const uint8_t *body = out->data + head + STREAM_SECTION_BYTES;
     size_t length = out->len - head - STREAM_SECTION_BYTES;
     ASSERT(length <= STREAM_BODY_MAX);
-    struct section section = { .type = type,
-                               .version = schema->version,
-                               .instance = instance,
-                               .flags = flags,
-                               .length = (uint32_t)length,
-                               .body_sum = stream_sum(body, length) };
+    section.length = (uint32_t)length;
+    section.body_sum = stream_sum(body, length);
     section_encode(&section, out->data + head);
+}
+
+void section_put(struct buf *out, uint16_t type, uint16_t instance, uint16_t flags,
+                 const struct schema *schema, const void *object)
+{
+    put_section(out,
+                (struct section){ .type = type,
+                                  .version = schema->version,
+                                  .instance = instance,
+                                  .flags = flags },
+                schema, object);
+}
+
+void section_put_version(struct buf *out, uint16_t type, uint16_t version,
+                         const struct schema *schema, const void *object)
+{
+    put_section(out, (struct section){ .type = type, .version = version }, schema, object);
 }
 
 int section_get(const struct section *section, const void *body, const struct schema *schema,

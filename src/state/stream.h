@@ -92,6 +92,10 @@ int section_check_body(const struct section *section, const void *body, struct e
 void section_put(struct buf *out, uint16_t type, uint16_t instance, uint16_t flags,
                  const struct schema *schema, const void *object);
 
+/* The same without instance and flags, in a chosen version. */
+void section_put_version(struct buf *out, uint16_t type, uint16_t version,
+                         const struct schema *schema, const void *object);
+
 /* Decodes a checked body with its schema, refusing versions this build cannot read. */
 int section_get(const struct section *section, const void *body, const struct schema *schema,
                 void *object, struct err *err) MUST_CHECK;

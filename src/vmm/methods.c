@@ -1,5 +1,7 @@
 /* The methods of the control socket: docs/control.md says what each takes and gives. */
 #include "base/clock.h"
+#include "move/bucket.h"
+#include "move/migrate.h"
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
 #include "vmm/recording.h"
@@ -181,6 +183,51 @@ static void start(struct monitor *monitor, struct rpc_call *call,
 }
 
 #define RATE_LEAST 125000 /* slower, and the other side would take a round for a stall */
+#define DELTA_CACHE_MAX ((json_int_t)1 << 40)
+
+static const char *const no_bandwidth =
+    "a bandwidth is 0 for no limit, or 250000 to 125000000000 bytes a second";
+
+static bool is_bandwidth(json_int_t bytes_per_s)
+{
+    return bytes_per_s == 0 || (bytes_per_s >= (json_int_t)BUCKET_RATE_MIN &&
+                                bytes_per_s <= (json_int_t)BUCKET_RATE_MAX);
+}
+
+/* How the pages are to travel. NULL: taken into *ret; else what is wrong. */
+static const char *read_sending(json_int_t lanes, json_int_t bandwidth,
+                                json_int_t bandwidth_downtime, const char *compress,
+                                json_int_t delta_bytes, struct mover_request *ret)
+{
+    if (lanes < -1 || lanes > MOVE_LANES_MAX)
+        return "lanes: want 1 to 16, 0 for none, or -1 to have them chosen";
+    if (packing_mode_of(compress, &ret->packing))
+        return "compress: want auto, off, lz4 or zstd";
+    if (delta_bytes < 0 || delta_bytes > DELTA_CACHE_MAX)
+        return "delta_cache_bytes: want 0 for none, or up to 1 TiB";
+    if (!is_bandwidth(bandwidth) || (bandwidth_downtime != -1 && !is_bandwidth(bandwidth_downtime)))
+        return no_bandwidth;
+    ret->lanes = lanes < 0 ? MIGRATE_LANES_AUTO : (uint32_t)lanes;
+    ret->delta_bytes = (uint64_t)delta_bytes;
+    ret->bandwidth = ret->policy.bandwidth = (uint64_t)bandwidth;
+    ret->bandwidth_paused =
+        bandwidth_downtime < 0 ? MIGRATE_BANDWIDTH_SAME : (uint64_t)bandwidth_downtime;
+    return NULL;
+}
+
+static void vm_migrate_set(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    json_int_t bandwidth;
+    struct err err;
+    if (rpc_unpack(call, params, "{s:I}", "bandwidth_bytes_per_s", &bandwidth))
+        return;
+    if (!is_bandwidth(bandwidth))
+        fail(call, EINVAL, no_bandwidth);
+    else if (mover_set_bandwidth(ctx, (uint64_t)bandwidth, &err))
+        rpc_fail(call, &err);
+    else
+        rpc_reply(call, NULL);
+}
 
 /* The goal, as `policy` of vm.migrate says it. NULL: taken into *ret; else what is wrong. */
 static const char *read_goal(const char *policy, json_int_t max_downtime_ns, json_int_t max_time_ns,
@@ -202,20 +249,25 @@ static const char *read_goal(const char *policy, json_int_t max_downtime_ns, jso
 
 static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
-    const char *to, *mode = "auto", *policy = "goal", *throttle = "allow", *post_copy = "never";
+    const char *to, *mode = "auto", *policy = "goal", *throttle = "allow", *compress = "auto";
+    const char *post_copy = "never";
     struct mover_request request = { .kind = MOVER_MIGRATE, .policy = policy_limits_default() };
-    json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0;
+    json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0, lanes = -1;
     json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
     json_int_t rate_min = (json_int_t)request.policy.rate_min;
     json_int_t rate_max = (json_int_t)request.policy.rate_max;
+    json_int_t bandwidth = 0, bandwidth_downtime = -1, delta_bytes = 0;
     int strict = 0, check = 0, insecure = 0;
     if (rpc_unpack(call, params,
-                   "{s:s, s?:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b, s?:b}",
+                   "{s:s, s?:s, s?:s, s?:I, s?:I, s?:I, s?:s, s?:s, s?:b, s?:I, s?:I, s?:b, s?:b, "
+                   "s?:I, s?:I, s?:I, s?:s, s?:I}",
                    "to", &to, "mode", &mode, "post_copy", &post_copy, "max_downtime_ns",
                    &max_downtime_ns, "max_time_ns", &max_time_ns, "stall_limit_ns", &stall_limit_ns,
                    "policy", &policy, "throttle", &throttle, "strict", &strict,
                    "rate_min_bytes_per_s", &rate_min, "rate_max_bytes_per_s", &rate_max, "check",
-                   &check, "insecure", &insecure))
+                   &check, "insecure", &insecure, "lanes", &lanes, "bandwidth_bytes_per_s",
+                   &bandwidth, "bandwidth_downtime_bytes_per_s", &bandwidth_downtime, "compress",
+                   &compress, "delta_cache_bytes", &delta_bytes))
         return;
     if (strcmp(mode, "auto") != 0 && strcmp(mode, "pre-copy") != 0 &&
         strcmp(mode, "stop-copy") != 0 && strcmp(mode, "post-copy") != 0) {
@@ -247,16 +299,16 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
     }
     const char *wrong =
         read_goal(policy, max_downtime_ns, max_time_ns, rate_min, rate_max, &request.policy);
+    if (!wrong)
+        wrong = read_sending(lanes, bandwidth, bandwidth_downtime, compress, delta_bytes, &request);
+    if (!wrong && strlen(to) >= sizeof(request.target))
+        wrong = "to: too long for HOST:PORT";
     if (wrong) {
         fail(call, EINVAL, wrong);
         return;
     }
     request.policy.allow_throttle = strcmp(throttle, "allow") == 0;
     request.policy.strict = strict;
-    if (strlen(to) >= sizeof(request.target)) {
-        fail(call, EINVAL, "to: too long for HOST:PORT");
-        return;
-    }
     (void)snprintf(request.target, sizeof(request.target), "%s", to);
     (void)snprintf(request.mode, sizeof(request.mode), "%s", mode);
     if (check)
@@ -419,6 +471,7 @@ const struct rpc_method monitor_methods[] = {
     { "vm.balloon", vm_balloon },
     { "vm.kill", vm_kill },
     { "vm.migrate", vm_migrate },
+    { "vm.migrate_set", vm_migrate_set },
     { "vm.migrate_status", vm_migrate_status },
     { "vm.migrate_cancel", vm_migrate_cancel },
     { "vm.migrate_post_copy", vm_migrate_post_copy },

@@ -36,6 +36,7 @@ struct mover {
     pthread_t thread;
     int cancel_fd, nudge_fd, wake_fd;
     _Atomic(enum move_order) order;
+    _Atomic(uint64_t) bandwidth; /* bytes a second, as last asked for; 0 = no limit */
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -341,6 +342,11 @@ static void run(struct mover *mover)
         }
         struct migrate_request migrate = { .target = request->target,
                                            .mode = request->mode,
+                                           .lanes = request->lanes,
+                                           .packing = request->packing,
+                                           .delta_bytes = request->delta_bytes,
+                                           .bandwidth = &mover->bandwidth,
+                                           .bandwidth_paused = request->bandwidth_paused,
                                            .post_copy = request->post_copy,
                                            .policy = request->policy,
                                            .stall_limit_ns = request->stall_limit_ns,
@@ -537,6 +543,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
         return NULL;
     mover->monitor = monitor;
     mover->request = *request;
+    mover->bandwidth = request->bandwidth;
     mover->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     mover->nudge_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     mover->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -640,6 +647,14 @@ int mover_order(struct monitor *monitor, enum move_order order, struct err *err)
                        monitor_state_name(monitor->state));
     atomic_store(&mover->order, order);
     (void)eventfd_write(order == MOVE_SWITCH ? mover->nudge_fd : mover->cancel_fd, 1);
+    return 0;
+}
+
+int mover_set_bandwidth(struct monitor *monitor, uint64_t bytes_per_s, struct err *err)
+{
+    if (!monitor->mover || monitor->mover->request.kind != MOVER_MIGRATE)
+        return err_set(err, ERR_CALLER, ENOENT, "nothing is being moved");
+    monitor->mover->bandwidth = bytes_per_s;
     return 0;
 }
 

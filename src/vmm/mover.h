@@ -11,6 +11,7 @@
  */
 #pragma once
 #include "move/move.h"
+#include "move/packing.h"
 #include "move/policy.h"
 #include "move/source.h"
 #include "vmm/monitor.h"
@@ -28,6 +29,10 @@ struct mover_request {
     enum mover_kind kind;
     char target[512]; /* migrate: HOST:PORT */
     char mode[16];    /* migrate */
+    uint32_t lanes;   /* migrate: see move/migrate.h */
+    uint64_t bandwidth, bandwidth_paused;
+    enum packing_mode packing; /* migrate */
+    uint64_t delta_bytes;      /* migrate */
     enum source_post_copy post_copy;
     struct policy_limits policy;
     uint64_t stall_limit_ns;
@@ -45,6 +50,9 @@ void mover_set_address(struct monitor *monitor, const char *address);
 /* Passes an order of a person on to the move under way; whether it can still be obeyed is for its engine to
  * say. -ENOENT: nothing moves. -EBUSY: it is an order for an uncertain move, and this is none. */
 int mover_order(struct monitor *monitor, enum move_order order, struct err *err) MUST_CHECK;
+
+/* Changes the limit of the migration under way. -ENOENT: there is none. */
+int mover_set_bandwidth(struct monitor *monitor, uint64_t bytes_per_s, struct err *err) MUST_CHECK;
 
 /* At the end of the process: cancels and joins what runs. */
 void mover_shutdown(struct monitor *monitor);

@@ -50,36 +50,53 @@ static void try_section(struct cursor *in, bool fix)
 
 static void try_pages(struct cursor *in)
 {
-    static struct pages_run run[PAGES_RUNS_MAX];
+    static struct pages_body body;
     uint64_t total_pages = cursor_u64(in);
-    uint32_t body_bytes = cursor_u32(in), table_bytes, runs;
+    uint16_t version = cursor_u16(in);
+    uint32_t length = (uint32_t)in->left;
     struct err err = { 0 };
-    if (in->left < 4)
-        return;
-    int rc = pages_table_bytes(in->at, &table_bytes, &err);
-    fuzz_check_err(rc, &err);
-    if (rc || in->left < table_bytes)
-        return;
-    FUZZ_CHECK(table_bytes <= PAGES_TABLE_MAX);
-    rc = pages_table_decode(in->at, table_bytes, body_bytes, total_pages, run, &runs, &err);
+    int rc = pages_body_decode(in->at, length, version, total_pages, &body, &err);
     fuzz_check_err(rc, &err);
     if (rc)
         return;
-    FUZZ_CHECK(runs <= PAGES_RUNS_MAX);
-    uint64_t next = 0, data_pages = 0;
-    for (uint32_t i = 0; i < runs; i++) {
-        FUZZ_CHECK(run[i].count > 0 && run[i].first >= next);
-        FUZZ_CHECK(run[i].first < total_pages && run[i].count <= total_pages - run[i].first);
-        FUZZ_CHECK(run[i].kind == PAGES_DATA || run[i].kind == PAGES_ZERO);
-        next = run[i].first + run[i].count;
-        data_pages += run[i].kind == PAGES_DATA ? run[i].count : 0;
+    FUZZ_CHECK(body.runs <= PAGES_RUNS_MAX && body.data_at + body.data_bytes == length);
+    FUZZ_CHECK(body.plain_bytes <= PAGES_PLAIN_MAX);
+    uint64_t next = 0, pages[PAGES_DELTA + 1] = { 0 };
+    for (uint32_t i = 0; i < body.runs; i++) {
+        const struct pages_run *run = &body.run[i];
+        FUZZ_CHECK(run->count > 0 && run->first >= next);
+        FUZZ_CHECK(run->first < total_pages && run->count <= total_pages - run->first);
+        FUZZ_CHECK(run->kind == PAGES_DATA || run->kind == PAGES_ZERO ||
+                   (run->kind == PAGES_DELTA && version > 1));
+        next = run->first + run->count;
+        pages[run->kind] += run->count;
     }
-    FUZZ_CHECK(table_bytes + data_pages * 4096 == body_bytes);
-    uint8_t *again = malloc(table_bytes);
+    FUZZ_CHECK(pages[PAGES_DATA] + pages[PAGES_DELTA] <= PAGES_DATA_MAX);
+    FUZZ_CHECK(pages[PAGES_DELTA] || body.plain_bytes == pages[PAGES_DATA] * 4096);
+    uint8_t *again = malloc(body.data_at);
     FUZZ_CHECK(again);
-    pages_table_encode(run, runs, again);
-    FUZZ_CHECK(memcmp(in->at, again, table_bytes) == 0);
+    FUZZ_CHECK(pages_table_encode(body.run, body.runs, version, body.packing, body.plain_bytes,
+                                  again) == body.data_at);
+    FUZZ_CHECK(memcmp(in->at, again, body.data_at) == 0);
     free(again);
+    if (body.packing != PACKING_NONE)
+        return;
+    rc = pages_data_check(&body, in->at + body.data_at, &err);
+    fuzz_check_err(rc, &err);
+    if (rc)
+        return;
+    static uint8_t page[4096];
+    const uint8_t *at = in->at + body.data_at;
+    for (uint32_t i = 0; i < body.runs; i++)
+        for (uint32_t n = 0; n < body.run[i].count && body.run[i].kind != PAGES_ZERO; n++) {
+            uint32_t bytes = 4096;
+            if (body.run[i].kind == PAGES_DELTA) {
+                bytes = 2 + (at[0] | (uint32_t)at[1] << 8);
+                pages_delta_apply(page, at + 2, bytes - 2);
+            }
+            at += bytes;
+        }
+    FUZZ_CHECK(at == in->at + length);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

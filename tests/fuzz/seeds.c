@@ -71,13 +71,15 @@ static void put_streams(void)
     put("stream", "section", section.data, section.len);
     buf_put_u8(&pages, 2);
     buf_put_u64(&pages, 1000);
-    buf_put_u32(&pages, 4 + 2 * 16 + 4096);
+    buf_put_u16(&pages, 1);
     buf_put_u32(&pages, 2);
     for (uint32_t i = 0; i < 2; i++) {
         buf_put_u64(&pages, 10 + i);
         buf_put_u32(&pages, 1);
         buf_put_u32(&pages, 1 + i);
     }
+    static const uint8_t page[4096] = { 5 };
+    buf_put(&pages, page, sizeof(page));
     put("stream", "pages", pages.data, pages.len);
 }
 

@@ -316,14 +316,11 @@ static void make_move(const struct stream *file, struct stream *s)
                                                       .round = { .number = 1, .last = 1 } });
         }
         if (part->section.type == SECTION_PAGES) {
-            struct pages_run run[PAGES_RUNS_MAX];
-            uint32_t runs, table;
-            assert_int_equal(pages_table_bytes(part->body, &table, NULL), 0);
-            assert_int_equal(pages_table_decode(part->body, table, part->section.length,
-                                                64 * MIB / 4096, run, &runs, NULL),
+            struct pages_body body;
+            assert_int_equal(pages_body_decode(part->body, part->section.length,
+                                               part->section.version, 64 * MIB / 4096, &body, NULL),
                              0);
-            for (uint32_t k = 0; k < runs; k++)
-                pages += run[k].count;
+            pages += body.pages[PAGES_DATA] + body.pages[PAGES_ZERO];
         }
         if (first_state)
             put_message(&s->bytes,
@@ -517,11 +514,133 @@ static void test_receive(void **state)
     }
 }
 
+/* ------------------------------------------------------------------------------------------- lanes */
+
+struct serving {
+    struct end end;
+    struct sockaddr_un at;
+    struct err err;
+    int rc;
+};
+
+static void *serve(void *arg)
+{
+    struct serving *serving = arg;
+    static const uint8_t store[MOVE_STORE_BYTES] = { 7 };
+    bool settled;
+    serving->rc = receive_run(&serving->end.env, &serving->end.host, serving->end.listen_fd, store,
+                              true, &settled, &serving->err);
+    return NULL;
+}
+
+static void dial(const struct serving *serving, struct wire *wire)
+{
+    struct err err;
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    *wire = WIRE_NONE;
+    assert_int_equal(connect(fd, (const struct sockaddr *)&serving->at, sizeof(sa_family_t) + 16),
+                     0);
+    assert_int_equal(link_adopt(&wire->link, fd, &err), 0);
+    wire->link.stall_limit_ns = 20 * CLOCK_SECOND;
+}
+
+static void expect(struct wire *wire, uint16_t type, struct message *m)
+{
+    struct section section;
+    struct err err = { 0 };
+    if (wire_recv_head(wire, &section, &err) || wire_recv_message(wire, &section, m, &err))
+        fail_msg("no %s: %s", message_name(type), err.text);
+    if (m->type != type)
+        fail_msg("%s instead of %s", message_name(m->type), message_name(type));
+}
+
+/* A new connection that says it is such a lane is told why not, in these words, and closed. */
+static void refused(const struct serving *serving, uint8_t token, uint32_t kind, uint32_t index,
+                    const char *words)
+{
+    struct wire wire;
+    struct message *m = calloc(1, sizeof(*m));
+    struct err err;
+    uint8_t byte;
+    m->type = MESSAGE_LANE;
+    m->lane = (struct message_lane){ .token = { token }, .kind = kind, .index = index };
+    dial(serving, &wire);
+    assert_int_equal(wire_send_message(&wire, m, &err), 0);
+    expect(&wire, MESSAGE_ABORT, m);
+    if (!strstr(m->abort.text, words))
+        fail_msg("'%s' instead of '%s'", m->abort.text, words);
+    assert_int_equal(link_recv(&wire.link, &byte, 1, &err), -ECONNRESET);
+    wire_close(&wire);
+    free(m);
+}
+
+static void test_lanes_refused(void **state)
+{
+    (void)state;
+    struct serving serving = { .at = { .sun_family = AF_UNIX } };
+    struct message *m = calloc(1, sizeof(*m));
+    struct wire control, lane;
+    struct err err;
+    pthread_t thread;
+    CLEANUP_BUF struct buf facts = { 0 };
+    end_init(&serving.end);
+    serving.end.env.trust = trust[1];
+    serving.end.env.insecure = true;
+    (void)snprintf(serving.at.sun_path + 1, 16, "lanes%08d", (int)getpid());
+    serving.end.listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_int_equal(bind(serving.end.listen_fd, (struct sockaddr *)&serving.at,
+                          sizeof(sa_family_t) + 16),
+                     0);
+    assert_int_equal(listen(serving.end.listen_fd, 4), 0);
+    assert_int_equal(pthread_create(&thread, NULL, serve, &serving), 0);
+    refused(&serving, 1, LANE_BULK, 0, "no move here waits for lanes");
+
+    dial(&serving, &control);
+    *m = (struct message){ .type = MESSAGE_HELLO,
+                           .hello = { .token = { 1 },
+                                      .mode = MOVE_PRE_COPY,
+                                      .pages = 64 * MIB / 4096,
+                                      .name = "m",
+                                      .lanes = 2 } };
+    assert_int_equal(wire_send_message(&control, m, &err), 0);
+    put_part(&facts, &file.part[0]);
+    put_part(&facts, &file.part[1]);
+    assert_int_equal(wire_send(&control, facts.data, facts.len, &err), 0);
+    expect(&control, MESSAGE_VERDICT, m);
+    assert_true(m->verdict.ok);
+    refused(&serving, 1, LANE_BULK, 0, "no move here waits for lanes"); /* not reserved yet */
+    *m = (struct message){ .type = MESSAGE_RESERVE, .reserve = { .pages = 64 * MIB / 4096 } };
+    assert_int_equal(wire_send_message(&control, m, &err), 0);
+    expect(&control, MESSAGE_RESERVED, m);
+    assert_int_equal(m->reserved.lanes, 2);
+
+    refused(&serving, 9, LANE_BULK, 0, "another move's token");
+    refused(&serving, 1, LANE_BULK, 2, "2 were granted");
+    refused(&serving, 9, LANE_URGENT, 0, "not a connection of this move");
+    dial(&serving, &lane);
+    *m = (struct message){ .type = MESSAGE_LANE,
+                           .lane = { .token = { 1 }, .kind = LANE_BULK, .index = 1 } };
+    assert_int_equal(wire_send_message(&lane, m, &err), 0);
+    while (link_wait(&lane.link, 50) == 0) /* it is in when nothing is said against it */
+        fail_msg("the lane was refused");
+    refused(&serving, 1, LANE_BULK, 1, "is there already");
+
+    /* A lane that breaks ends the move, by name. */
+    wire_close(&lane);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_not_equal(serving.rc, 0);
+    assert_non_null(strstr(serving.err.text, "lane 1"));
+    wire_close(&control);
+    end_fini(&serving.end);
+    free(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = { cmocka_unit_test(test_undamaged),
                                         cmocka_unit_test(test_restore),
-                                        cmocka_unit_test(test_receive) };
+                                        cmocka_unit_test(test_receive),
+                                        cmocka_unit_test(test_lanes_refused) };
     unsigned long long first, many;
     const char *chosen = getenv("GODWIT_HOSTILE");
     if (chosen && sscanf(chosen, "%llu:%llu", &first, &many) == 2) {

@@ -5,8 +5,8 @@
 #include "kvm/fake.h"
 #include "mem/dirty.h"
 #include "mem/discard.h"
+#include "move/page_maker.h"
 #include "move/page_sink.h"
-#include "move/page_source.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -65,13 +65,14 @@ static void connect_pair(struct link *a, struct link *b)
     assert_int_equal(link_adopt(b, fds[1], &err), 0);
 }
 
-static void send_round(struct page_source *source, struct link *link, bool first)
+static void send_round(struct page_maker *maker, struct link *link, bool first)
 {
     const uint8_t *bytes;
     size_t len;
     struct err err;
-    page_source_begin(source, first, NULL);
-    while (page_source_fill(source, &bytes, &len) == 0 && len > 0)
+    page_source_begin(maker->source, first, NULL);
+    page_maker_begin(maker, 0);
+    while (page_maker_fill(maker, &bytes, &len) == 0 && len > 0)
         assert_int_equal(link_send(link, bytes, len, &err), 0);
 }
 
@@ -103,6 +104,7 @@ static void running_guest_arrives_whole(void **unused)
     struct hv *hv;
     struct dirty dirty;
     struct page_source source;
+    struct page_maker maker;
     struct receiver receiver = { .mem = &to };
     struct link out;
     pthread_t receiving, running;
@@ -121,12 +123,13 @@ static void running_guest_arrives_whole(void **unused)
     assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
 
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
-    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    page_source_init(&source, &from, &dirty);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     for (int round = 0; round < 20; round++) {
         do /* every round has something new to send: the guest never stops writing */
             assert_int_equal(dirty_fetch(&dirty, &pending), 0);
         while (pending < 20 && sched_yield() == 0);
-        send_round(&source, &out, round == 0);
+        send_round(&maker, &out, round == 0);
         send_mark(&out, SECTION_MESSAGE);
         /* The monitor writes too, and turns a page to zero again. */
         uint64_t stamp = (uint64_t)round + 1;
@@ -142,7 +145,7 @@ static void running_guest_arrives_whole(void **unused)
     hv->ops->vcpu_kick(writer.vcpu);
     assert_int_equal(pthread_join(running, NULL), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
-    send_round(&source, &out, false);
+    send_round(&maker, &out, false);
     send_mark(&out, SECTION_END);
     assert_int_equal(pthread_join(receiving, NULL), 0);
     assert_int_equal(receiver.rc, 0);
@@ -156,6 +159,7 @@ static void running_guest_arrives_whole(void **unused)
 
     free(state);
     free(cpuid);
+    page_maker_fini(&maker);
     page_source_fini(&source);
     dirty_stop(&dirty);
     hv->ops->vcpu_close(writer.vcpu);
@@ -173,6 +177,7 @@ static void untouched_memory_is_not_looked_at(void **unused)
     struct hv *hv;
     struct dirty dirty;
     struct page_source source;
+    struct page_maker maker;
     struct receiver receiver = { .mem = &to };
     struct link out;
     pthread_t receiving;
@@ -194,23 +199,25 @@ static void untouched_memory_is_not_looked_at(void **unused)
     connect_pair(&out, &receiver.link);
     assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
-    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    page_source_init(&source, &from, &dirty);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     assert_int_equal(pending, from.pages);
-    send_round(&source, &out, true);
+    send_round(&maker, &out, true);
     send_mark(&out, SECTION_END);
     assert_int_equal(pthread_join(receiving, NULL), 0);
     assert_int_equal(receiver.rc, 0);
 
-    assert_int_equal(source.round.data, 2);
-    assert_int_equal(source.round.zero, 1);
-    assert_int_equal(source.round.untouched, from.pages - 3);
+    assert_int_equal(maker.count.data, 2);
+    assert_int_equal(maker.count.zero, 1);
+    assert_int_equal(source.untouched, from.pages - 3);
     assert_int_equal(mem_resident_pages(&from), 3);
     assert_int_equal(mem_resident_pages(&to), 2); /* the zero page is not even made */
     assert_int_equal(*(uint8_t *)mem_get(&to, gpa_of(MEM_HIGH_GPA + 5 * MIB), 1), 9);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     assert_int_equal(pending, 0);
 
+    page_maker_fini(&maker);
     page_source_fini(&source);
     dirty_stop(&dirty);
     hv->ops->close(hv);
@@ -259,6 +266,7 @@ static void freed_pages_do_not_travel(void **unused)
     struct hv *hv;
     struct dirty dirty;
     struct page_source source;
+    struct page_maker maker;
     struct receiver receiver = { .mem = &to };
     struct link out;
     pthread_t receiving, running, giving;
@@ -275,14 +283,15 @@ static void freed_pages_do_not_travel(void **unused)
     assert_int_equal(mem_discard(&from, gpa_of(MIB + 1), 20 * MIB, false), 0);
     assert_int_equal(pthread_create(&receiving, NULL, receive, &receiver), 0);
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
-    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    page_source_init(&source, &from, &dirty);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
-    send_round(&source, &out, true);
+    send_round(&maker, &out, true);
     send_mark(&out, SECTION_MESSAGE);
-    assert_int_equal(source.round.untouched_free, 20 * 256 - 1);
-    assert_int_equal(source.round.untouched, 20 * 256 - 1 + 32 * 256);
-    assert_int_equal(source.round.data, 76 * 256 + 1);
-    assert_int_equal(source.round.free, 0);
+    assert_int_equal(source.untouched_free, 20 * 256 - 1);
+    assert_int_equal(source.untouched, 20 * 256 - 1 + 32 * 256);
+    assert_int_equal(maker.count.data, 76 * 256 + 1);
+    assert_int_equal(maker.count.free, 0);
 
     /* Between: sent before, so the target must hear that they are gone. */
     assert_int_equal(mem_discard(&from, gpa_of(30 * MIB), 8 * MIB, false), 0);
@@ -290,11 +299,11 @@ static void freed_pages_do_not_travel(void **unused)
     mem_mark(&from, gpa_of(30 * MIB + 99 * PAGE_BYTES), 1); /* one is used again */
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     assert_int_equal(pending, 8 * 256);
-    send_round(&source, &out, false);
+    send_round(&maker, &out, false);
     send_mark(&out, SECTION_MESSAGE);
-    assert_int_equal(source.round.free, 8 * 256 - 1);
-    assert_int_equal(source.round.data, 1);
-    assert_true(source.round.bytes < 3 * PAGE_BYTES);
+    assert_int_equal(maker.count.free, 8 * 256 - 1);
+    assert_int_equal(maker.count.data, 1);
+    assert_true(maker.count.bytes < 3 * PAGE_BYTES);
 
     /* During. */
     struct writer writer;
@@ -308,9 +317,9 @@ static void freed_pages_do_not_travel(void **unused)
         do
             assert_int_equal(dirty_fetch(&dirty, &pending), 0);
         while ((pending < 20 || giver.given < seen + 5) && sched_yield() == 0);
-        send_round(&source, &out, false);
+        send_round(&maker, &out, false);
         send_mark(&out, SECTION_MESSAGE);
-        freed += source.round.free;
+        freed += maker.count.free;
     }
     giver.stop = true;
     hv->ops->vcpu_kick(writer.vcpu);
@@ -321,7 +330,7 @@ static void freed_pages_do_not_travel(void **unused)
     /* The last round, the guest standing still. */
     assert_int_equal(mem_discard(&from, gpa_of(64 * MIB), 32 * MIB, false), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
-    send_round(&source, &out, false);
+    send_round(&maker, &out, false);
     send_mark(&out, SECTION_END);
     assert_int_equal(pthread_join(receiving, NULL), 0);
     assert_int_equal(receiver.rc, 0);
@@ -330,6 +339,7 @@ static void freed_pages_do_not_travel(void **unused)
     assert_memory_equal(from.host, to.host, from.bytes);
 
     free(cpuid);
+    page_maker_fini(&maker);
     page_source_fini(&source);
     dirty_stop(&dirty);
     hv->ops->vcpu_close(writer.vcpu);
@@ -347,6 +357,7 @@ static void damaged_page_is_refused(void **unused)
     struct hv *hv;
     struct dirty dirty;
     struct page_source source;
+    struct page_maker maker;
     uint64_t pending;
     const uint8_t *bytes;
     size_t len;
@@ -358,10 +369,12 @@ static void damaged_page_is_refused(void **unused)
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     memset(from.host, 0x5a, 3 * PAGE_BYTES);
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
-    assert_int_equal(page_source_init(&source, &from, &dirty), 0);
+    page_source_init(&source, &from, &dirty);
+    assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     page_source_begin(&source, true, NULL);
-    assert_int_equal(page_source_fill(&source, &bytes, &len), 0);
+    page_maker_begin(&maker, 0);
+    assert_int_equal(page_maker_fill(&maker, &bytes, &len), 0);
 
     /* Every byte once, and the whole section cut at every 97th byte. */
     CLEANUP_FREE uint8_t *copy = malloc(len);
@@ -380,6 +393,7 @@ static void damaged_page_is_refused(void **unused)
         assert_true(receiver.err.text[0]);
         link_close(&receiver.link);
     }
+    page_maker_fini(&maker);
     page_source_fini(&source);
     dirty_stop(&dirty);
     hv->ops->close(hv);

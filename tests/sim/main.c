@@ -224,7 +224,9 @@ static int table(void)
 
 static const char *letter(enum outcome outcome)
 {
-    static const char *const letters[] = { "!", "M", "S", "C", "DS", "DT", "H", "A", "K", "L", "P" };
+    static const char *const letters[] = {
+        "!", "M", "S", "C", "DS", "DT", "H", "A", "K", "L", "P"
+    };
     _Static_assert(ARRAY_LEN(letters) == OUTCOME_MAX, "one for each outcome");
     return letters[outcome];
 }

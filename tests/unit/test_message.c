@@ -83,6 +83,28 @@ static void test_round_trip(void **state)
     }
 }
 
+/* What needs no newer version is written in the old one, for peers that know no other. */
+static void test_oldest_version_that_does(void **state)
+{
+    (void)state;
+    for (uint32_t lanes = 0; lanes < 2; lanes++) {
+        CLEANUP_BUF struct buf bytes = { 0 };
+        struct section section;
+        struct message *m = sample(MESSAGE_HELLO), *back = malloc(sizeof(*back));
+        struct err err;
+        m->hello.check = 0;
+        m->hello.page_forms = 0;
+        m->hello.lanes = lanes;
+        message_encode(m, &bytes);
+        assert_int_equal(section_decode(bytes.data, &section, &err), 0);
+        assert_int_equal(section.version, lanes ? 2 : 1);
+        assert_int_equal(decode(bytes.data, bytes.len, back, &err), 0);
+        assert_int_equal(back->hello.lanes, lanes);
+        free(m);
+        free(back);
+    }
+}
+
 /* A body cut short anywhere is refused, also when its sums are right. */
 static void test_truncated(void **state)
 {
@@ -162,6 +184,8 @@ static void test_impossible_contents(void **state)
     REFUSED(MESSAGE_VERDICT, "reasons 0", m->verdict.reason_count = 0);
     REFUSED(MESSAGE_VERDICT, "reason 31", m->verdict.reason[1].code = 31);
     REFUSED(MESSAGE_VERDICT, "control", m->verdict.reason[1].text[0] = '\n');
+    REFUSED(MESSAGE_HELLO, "lanes 17", m->hello.lanes = MOVE_LANES_MAX + 1);
+    REFUSED(MESSAGE_RESERVED, "lanes 17", m->reserved.lanes = MOVE_LANES_MAX + 1);
     REFUSED(MESSAGE_ROUND, "last 3", m->round.last = 3);
     REFUSED(MESSAGE_ABORT, "reason 0", m->abort.reason = 0);
     REFUSED(MESSAGE_ABORT, "fault 0", m->abort.fault = ERR_NONE);
@@ -169,6 +193,7 @@ static void test_impossible_contents(void **state)
     REFUSED(MESSAGE_STATUS, "knows 7", m->status.knows = 7);
     REFUSED(MESSAGE_LANE, "kind 0", m->lane.kind = 0);
     REFUSED(MESSAGE_LANE, "kind 3", m->lane.kind = 3);
+    REFUSED(MESSAGE_LANE, "index 16", m->lane.index = MOVE_LANES_MAX);
     REFUSED(MESSAGE_LANE, "empty token", memset(m->lane.token, 0, sizeof(m->lane.token)));
     REFUSED(MESSAGE_PULL, "empty token", memset(m->pull.token, 0, sizeof(m->pull.token)));
     REFUSED(MESSAGE_PULLED, "empty token", memset(m->pulled.token, 0, sizeof(m->pulled.token)));
@@ -206,9 +231,13 @@ static void test_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_flipped),    cmocka_unit_test(test_impossible_contents),
-        cmocka_unit_test(test_no_message), cmocka_unit_test(test_names),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_oldest_version_that_does),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_flipped),
+        cmocka_unit_test(test_impossible_contents),
+        cmocka_unit_test(test_no_message),
+        cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

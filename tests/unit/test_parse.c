@@ -209,12 +209,57 @@ static void places(void **state)
     assert_int_equal(device_read_place("a=b", true, id, sizeof(id), where, 4, NULL), -ENAMETOOLONG);
 }
 
+static void rates(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes_per_s;
+    } good[] = {
+        { "0", 0 },
+        { "2Gbit/s", 250000000 },
+        { "100Mbit/s", 12500000 },
+        { "8bit/s", 1 },
+        { "64kbit/s", 8000 },
+        { "1Tbit/s", UINT64_C(125000000000) },
+        { "50MB/s", 50000000 },
+        { "50MiB/s", 50 * M },
+        { "7B/s", 7 },
+        { "2305843009213693951B/s", UINT64_MAX / 8 },
+    };
+    static const char *const bad[] = { "",
+                                       "1",
+                                       "2Gbit",
+                                       "7bit/s",
+                                       "2gbit/s",
+                                       "2 Gbit/s",
+                                       "-1MB/s",
+                                       "1.5Gbit/s",
+                                       "2305843009213693952B/s",
+                                       "99999999Tbit/s" };
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        uint64_t rate = 1;
+        assert_int_equal(parse_rate(good[i].text, &rate, NULL), 0);
+        assert_true(rate == good[i].bytes_per_s);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct err err = { 0 };
+        uint64_t rate = 7;
+        assert_int_equal(parse_rate(bad[i], &rate, &err), -EINVAL);
+        assert_int_equal(err.fault, ERR_CALLER);
+        assert_int_equal(rate, 7);
+    }
+    assert_string_equal(parse_show_rate(250000000).text, "2Gbit/s");
+    assert_string_equal(parse_show_rate(12500000).text, "100Mbit/s");
+    assert_string_equal(parse_show_rate(1).text, "8bit/s");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sizes),  cmocka_unit_test(durations), cmocka_unit_test(addresses),
         cmocka_unit_test(macs),   cmocka_unit_test(disks),     cmocka_unit_test(nets),
-        cmocka_unit_test(places),
+        cmocka_unit_test(places), cmocka_unit_test(rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -81,10 +81,9 @@ static void take_reply(uint64_t want)
 /* Takes the next pushed section in; the first page of it, or UINT64_MAX at the end. */
 static uint64_t take_pushed(void)
 {
-    static struct pages_run run[PAGES_RUNS_MAX];
+    static struct pages_body pages;
     const uint8_t *bytes;
     size_t len;
-    uint32_t table, runs;
     struct section section;
     serve_next(&serve, &bytes, &len);
     if (!len)
@@ -92,11 +91,13 @@ static uint64_t take_pushed(void)
     assert_int_equal(section_decode(bytes, &section, NULL), 0);
     const uint8_t *body = bytes + STREAM_SECTION_BYTES;
     assert_int_equal(section_check_body(&section, body, NULL), 0);
-    assert_int_equal(pages_table_bytes(body, &table, NULL), 0);
-    assert_int_equal(pages_table_decode(body, table, section.length, mem.pages, run, &runs, NULL),
+    assert_int_equal(pages_body_decode(body, section.length, section.version, mem.pages, &pages,
+                                       NULL),
                      0);
-    const uint8_t *data = body + table;
-    for (uint32_t i = 0; i < runs; i++)
+    assert_int_equal(section.version, PAGES_PLAIN_VERSION);
+    const struct pages_run *run = pages.run;
+    const uint8_t *data = body + pages.data_at;
+    for (uint32_t i = 0; i < pages.runs; i++)
         for (uint64_t page = run[i].first; page < run[i].first + run[i].count; page++) {
             static const uint8_t zero[PAGE_BYTES];
             seen[page]++;

@@ -171,7 +171,7 @@ static void test_senseless_contents(void **state)
         { SECTION_PAGES, 1, "\xff\xff\xff\xff", 4, "and the most is" },
         { SECTION_PAGES, 1, "\x02\x00\x00\x00", 4, "does not hold its table" },
         { SECTION_PAGES, 1, overlap, sizeof(overlap), "out of order" },
-        { SECTION_PAGES, 2, overlap, sizeof(overlap), "version 2" },
+        { SECTION_PAGES, 3, overlap, sizeof(overlap), "version 3" },
         { SECTION_VM, 1, "abc", 3, "section vm 0: hv_vm_state" },
         { SECTION_VM, 99, "abc", 3, "version 99" },
     };

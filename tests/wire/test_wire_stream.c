@@ -121,20 +121,19 @@ static void test_section_too_long(void **state)
 static int decode_table(const struct pages_run *run, uint32_t runs, uint32_t data_pages,
                         uint64_t total)
 {
-    static uint8_t table[PAGES_TABLE_MAX];
-    struct pages_run got[PAGES_RUNS_MAX];
-    uint32_t bytes, count;
+    static uint8_t body[PAGES_TABLE_MAX + 128 * 4096];
+    static struct pages_body got;
     struct err err = { 0 };
-    pages_table_encode(run, runs, table);
-    if (pages_table_bytes(table, &bytes, &err))
-        return -1;
-    int rc = pages_table_decode(table, bytes, bytes + data_pages * 4096, total, got, &count, &err);
+    uint32_t table = (uint32_t)pages_table_encode(run, runs, 1, PACKING_NONE, 0, body);
+    int rc = pages_body_decode(body, table + data_pages * 4096, 1, total, &got, &err);
     if (rc) {
         assert_int_equal(err.fault, ERR_PEER);
         return -1;
     }
-    assert_int_equal(count, runs);
-    assert_memory_equal(got, run, runs * sizeof(*run));
+    assert_int_equal(got.runs, runs);
+    assert_int_equal(got.plain_bytes, data_pages * 4096);
+    assert_int_equal(got.data_at, table);
+    assert_memory_equal(got.run, run, runs * sizeof(*run));
     return 0;
 }
 
@@ -168,28 +167,140 @@ static void test_page_tables(void **state)
         if (decode_table(rows[i].run, rows[i].runs, rows[i].data_pages, 100) != rows[i].rc)
             fail_msg("row %u", i);
 
-    uint8_t many[4] = { 0x01, 0x04, 0, 0 }; /* PAGES_RUNS_MAX + 1 */
-    uint32_t bytes;
+    static uint8_t many[PAGES_TABLE_MAX + PAGES_RUN_BYTES];
+    static struct pages_body got;
     struct err err;
-    assert_int_not_equal(pages_table_bytes(many, &bytes, &err), 0);
+    for (uint32_t i = 0; i <= PAGES_RUNS_MAX; i++) { /* each one page, zero */
+        many[4 + i * 16] = (uint8_t)i;
+        many[5 + i * 16] = (uint8_t)(i >> 8);
+        many[12 + i * 16] = 1;
+        many[16 + i * 16] = PAGES_ZERO;
+    }
+    many[0] = 0x01, many[1] = 0x04; /* PAGES_RUNS_MAX + 1 */
+    assert_int_not_equal(pages_body_decode(many, 4 + 1025 * 16, 1, 5000, &got, &err), 0);
     many[0]--;
-    assert_int_equal(pages_table_bytes(many, &bytes, &err), 0);
-    assert_int_equal(bytes, PAGES_TABLE_MAX);
+    assert_int_equal(pages_body_decode(many, 4 + 1024 * 16, 1, 5000, &got, &err), 0);
+    assert_int_equal(got.pages[PAGES_ZERO], 1024);
 }
 
 static void test_page_table_truncation(void **state)
 {
     (void)state;
-    struct pages_run run[2] = { { 1, 2, PAGES_ZERO }, { 5, 1, PAGES_DATA } }, got[PAGES_RUNS_MAX];
-    uint8_t table[4 + 2 * PAGES_RUN_BYTES];
-    uint32_t count;
+    struct pages_run run[3] = { { 1, 2, PAGES_ZERO }, { 5, 1, PAGES_DATA }, { 7, 2, PAGES_DELTA } };
+    static uint8_t body[8192];
+    static struct pages_body got;
     struct err err;
-    pages_table_encode(run, 2, table);
-    for (uint32_t len = 0; len < sizeof(table); len++)
-        assert_int_not_equal(pages_table_decode(table, len, len + 4096, 100, got, &count, &err), 0);
-    assert_int_equal(pages_table_decode(table, sizeof(table), sizeof(table) + 4096, 100, got,
-                                        &count, &err),
-                     0);
+    for (uint16_t version = 1; version < 3; version++) {
+        uint32_t data = 4096 + (version > 1 ? 2 * 14 : 0);
+        uint32_t table =
+            (uint32_t)pages_table_encode(run, version + 1u, version, PACKING_NONE, data, body);
+        for (uint32_t len = 0; len < table + data; len++)
+            assert_int_not_equal(pages_body_decode(body, len, version, 100, &got, &err), 0);
+        assert_int_equal(pages_body_decode(body, table + data, version, 100, &got, &err), 0);
+        assert_int_not_equal(pages_body_decode(body, table + data + 1, version, 100, &got, &err),
+                             0);
+    }
+}
+
+/* Packed bodies whose lengths cannot be right are refused before anything is unpacked. */
+static void test_packed_lengths(void **state)
+{
+    (void)state;
+    static const struct {
+        struct pages_run run;
+        uint32_t packing, plain, data;
+        int good;
+    } rows[] = {
+        { { 0, 2, PAGES_DATA }, PACKING_LZ4, 8192, 100, 1 },
+        { { 0, 2, PAGES_DATA }, PACKING_ZSTD, 8192, 8191, 1 },
+        { { 0, 2, PAGES_DATA }, PACKING_ZSTD, 8192, 8192, 0 }, /* no shorter */
+        { { 0, 2, PAGES_DATA }, PACKING_ZSTD, 8192, 0, 0 },
+        { { 0, 2, PAGES_DATA }, PACKING_LZ4, 8191, 100, 0 },
+        { { 0, 2, PAGES_DATA }, PACKING_LZ4, 8193, 100, 0 },
+        { { 0, 2, PAGES_DATA }, PACKING_LZ4, UINT32_MAX, 100, 0 }, /* a bomb */
+        { { 0, 2, PAGES_DATA }, PACKING_MAX, 8192, 100, 0 },
+        { { 0, 65, PAGES_DATA }, PACKING_LZ4, 65 * 4096, 100, 0 },
+        { { 0, 65, PAGES_DELTA }, PACKING_LZ4, 65 * 100, 100, 0 },
+        { { 0, 2, PAGES_DELTA }, PACKING_LZ4, 2 * 2050, 100, 1 },
+        { { 0, 2, PAGES_DELTA }, PACKING_LZ4, 2 * 2050 + 1, 100, 0 },
+        { { 0, 2, PAGES_DELTA }, PACKING_NONE, 3, 3, 0 },
+    };
+    static uint8_t body[PAGES_BODY_MAX];
+    static struct pages_body got;
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        struct err err = { 0 };
+        uint32_t table =
+            (uint32_t)pages_table_encode(&rows[i].run, 1, 2, (enum pages_packing)rows[i].packing,
+                                         rows[i].plain, body);
+        int rc = pages_body_decode(body, table + rows[i].data, 2, 100, &got, &err);
+        if ((rc == 0) != rows[i].good)
+            fail_msg("row %u: %s", i, err.text);
+    }
+}
+
+static uint64_t roll(uint64_t *seed, uint64_t below)
+{
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    return *seed % below;
+}
+
+static void test_delta_round_trip(void **state)
+{
+    (void)state;
+    static uint8_t was[4096], is[4096], delta[PAGES_DELTA_MAX];
+    uint64_t seed = 7, refused = 0;
+    assert_int_equal(pages_delta_encode(was, is, delta), 0);
+    for (int round = 0; round < 3000; round++) {
+        memcpy(is, was, sizeof(is));
+        for (uint64_t n = roll(&seed, 1 + (uint64_t)round / 4); n > 0; n--)
+            is[roll(&seed, sizeof(is))] ^= (uint8_t)roll(&seed, 256);
+        int length = pages_delta_encode(was, is, delta);
+        if (length < 0) {
+            refused++;
+        } else {
+            pages_delta_apply(was, delta, (uint32_t)length);
+            assert_memory_equal(was, is, sizeof(is));
+        }
+        memcpy(was, is, sizeof(is));
+    }
+    assert_in_range(refused, 10, 2900);
+}
+
+/* Whatever a delta's bytes: it is refused, or applies within its page (the sanitizer would tell). */
+static void test_delta_hostile(void **state)
+{
+    (void)state;
+    static struct pages_body body;
+    uint64_t seed = 99, sound = 0;
+    for (int round = 0; round < 20000; round++) {
+        static const uint8_t none[4096];
+        static uint8_t real[PAGES_DELTA_MAX], changed[4096];
+        memset(changed, 0, sizeof(changed));
+        for (uint64_t n = 1 + roll(&seed, 6); n > 0; n--)
+            changed[roll(&seed, sizeof(changed))] = 1;
+        uint32_t length = (uint32_t)pages_delta_encode(none, changed, real);
+        for (uint64_t n = roll(&seed, 3); n > 0; n--)
+            real[roll(&seed, length)] = (uint8_t)roll(&seed, roll(&seed, 2) ? 4 : 256);
+        uint8_t *page = malloc(4096), *plain = malloc(2 + length);
+        struct err err;
+        memcpy(plain + 2, real, length);
+        uint32_t said = roll(&seed, 8) ? length : (uint32_t)roll(&seed, 65536);
+        plain[0] = (uint8_t)said;
+        plain[1] = (uint8_t)(said >> 8);
+        body = (struct pages_body){ .runs = 1,
+                                    .run = { { 0, 1, PAGES_DELTA } },
+                                    .pages = { [PAGES_DELTA] = 1 },
+                                    .plain_bytes = 2 + length };
+        if (pages_data_check(&body, plain, &err) == 0) {
+            pages_delta_apply(page, plain + 2, said);
+            sound += said > 0;
+        }
+        free(page);
+        free(plain);
+    }
+    assert_in_range(sound, 1000, 19000);
 }
 
 /* The example in docs/stream.md is what is written. */
@@ -226,10 +337,11 @@ static void test_example_of_the_manual(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_header_flips),          cmocka_unit_test(test_header_of_others),
-        cmocka_unit_test(test_section_flips),         cmocka_unit_test(test_section_too_long),
-        cmocka_unit_test(test_page_tables),           cmocka_unit_test(test_page_table_truncation),
-        cmocka_unit_test(test_example_of_the_manual),
+        cmocka_unit_test(test_header_flips),   cmocka_unit_test(test_header_of_others),
+        cmocka_unit_test(test_section_flips),  cmocka_unit_test(test_section_too_long),
+        cmocka_unit_test(test_page_tables),    cmocka_unit_test(test_page_table_truncation),
+        cmocka_unit_test(test_packed_lengths), cmocka_unit_test(test_delta_round_trip),
+        cmocka_unit_test(test_delta_hostile),  cmocka_unit_test(test_example_of_the_manual),
     };
     return cmocka_run_group_tests_name("wire_stream", tests, NULL, NULL);
 }

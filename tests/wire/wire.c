@@ -163,11 +163,11 @@ static void put_pages(struct buf *out, uint32_t data_pages)
     uint8_t *at = buf_grow(out, STREAM_SECTION_BYTES + table + data_pages * PAGE_BYTES);
     assert_non_null(at);
     uint8_t *body = at + STREAM_SECTION_BYTES;
-    pages_table_encode(run, runs, body);
+    (void)pages_table_encode(run, runs, 1, PACKING_NONE, 0, body);
     for (uint32_t i = 0; i < data_pages; i++)
         memset(body + table + i * PAGE_BYTES, (int)i + 1, PAGE_BYTES);
     struct section section = { .type = SECTION_PAGES,
-                               .version = PAGES_VERSION,
+                               .version = 1,
                                .length = (uint32_t)(out->len - head - STREAM_SECTION_BYTES) };
     section.body_sum = stream_sum(body, section.length);
     section_encode(&section, at);

@@ -1,0 +1,331 @@
+#include "move/lanes_out.h"
+#include "base/clock.h"
+#include "base/fd.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#define TUNE_NS (200 * CLOCK_MSEC)
+#define LOOK_AGAIN_NS (100 * CLOCK_MSEC)
+
+/* ------------------------------------------------------------------------------------ on a lane's thread */
+
+static int connect_lane(struct lane_out *lane, struct err *err)
+{
+    const struct lanes_out_config *config = &lane->set->config;
+    struct message message = { .type = MESSAGE_LANE,
+                               .lane = { .kind = LANE_BULK, .index = lane->index } };
+    memcpy(message.lane.token, config->token, sizeof(message.lane.token));
+    lane->wire = WIRE_NONE;
+    lane->wire.link.cancel_fd = lane->set->stop_fd;
+    lane->wire.link.stall_limit_ns = config->stall_limit_ns;
+    int rc = wire_connect(&lane->wire, config->trust, config->insecure, config->address, err);
+    return rc ? rc : wire_send_message(&lane->wire, &message, err);
+}
+
+/* Waits until the limit lets the next section through. */
+static int wait_turn(struct lane_out *lane, struct err *err)
+{
+    struct lanes_out *set = lane->set;
+    for (;;) {
+        uint64_t wait_ns = bucket_wait_ns(set->config.bucket, clock_now_ns());
+        if (set->give_up)
+            return err_set(err, ERR_CALLER, ECANCELED, "cancelled");
+        if (wait_ns == 0 || set->source->stopped)
+            return 0;
+        struct pollfd stop = { .fd = set->stop_fd, .events = POLLIN };
+        wait_ns = MIN(wait_ns, LOOK_AGAIN_NS); /* the limit may be raised meanwhile */
+        struct timespec limit = { .tv_nsec = (long)wait_ns };
+        (void)ppoll(&stop, 1, &limit, NULL);
+    }
+}
+
+static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len, struct err *err)
+{
+    uint64_t began = clock_now_ns();
+    bucket_spend(lane->set->config.bucket, len, began);
+    int rc = wire_send(&lane->wire, bytes, len, err);
+    struct tls_facts facts;
+    if (link_facts(&lane->wire.link, &facts)) {
+        lane->wire_sent_bytes = facts.sent_bytes;
+        lane->wire_received_bytes = facts.received_bytes;
+    }
+    atomic_fetch_add_explicit(&lane->send_ns, clock_now_ns() - began, memory_order_relaxed);
+    atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
+    atomic_store_explicit(&lane->cpu_ns, clock_thread_cpu_ns(), memory_order_relaxed);
+    return rc;
+}
+
+/* What this lane's link carries: as measured, or its share of the limit. */
+static uint64_t link_rate(const struct lane_out *lane)
+{
+    uint64_t rate = lane->send_ns ? lane->sent_bytes * CLOCK_SECOND / lane->send_ns : 0;
+    uint64_t limit = lane->set->config.bucket->rate;
+    return limit ? MIN(rate ? rate : limit, limit / lane->set->awake) : rate;
+}
+
+/* Its share of one round. */
+static int send_round(struct lane_out *lane, struct err *err)
+{
+    struct lanes_out *set = lane->set;
+    const uint8_t *bytes;
+    size_t len = 1;
+    int rc = lane->wire.link.fd < 0 ? connect_lane(lane, err) : 0;
+
+    while (!rc && lane->index < set->awake) {
+        rc = wait_turn(lane, err);
+        if (rc)
+            break;
+        page_maker_piece(&lane->maker, bucket_piece(set->config.bucket));
+        lane->maker.link_rate = link_rate(lane);
+        rc = page_maker_fill(&lane->maker, &bytes, &len);
+        if (rc)
+            return err_errno(err, ERR_HOST, -rc, "cannot read the guest's memory");
+        if (len == 0)
+            break;
+        rc = send_section(lane, bytes, len, err);
+    }
+    return rc;
+}
+
+/* With the lock held. */
+static void leave_round(struct lane_out *lane, int rc, const struct err *err)
+{
+    struct lanes_out *set = lane->set;
+    lane->running = false;
+    set->busy--;
+    if (rc && !set->failed) {
+        set->failed = rc;
+        set->err = *err;
+        if (rc != -ECANCELED)
+            (void)err_wrap(&set->err, rc, "lane %u", lane->index);
+        set->give_up = true;
+        (void)eventfd_write(set->stop_fd, 1);
+    }
+    if (set->busy == 0)
+        (void)eventfd_write(set->event_fd, 1);
+}
+
+static void *lane_thread(void *arg)
+{
+    struct lane_out *lane = arg;
+    struct lanes_out *set = lane->set;
+    int slot = meter_thread_enter(set->config.meter, BILL_CPU_MOVER);
+
+    (void)pthread_mutex_lock(&set->lock);
+    for (;;) {
+        while (!lane->running && !set->ending)
+            (void)pthread_cond_wait(&set->changed, &set->lock);
+        if (!lane->running)
+            break;
+        (void)pthread_mutex_unlock(&set->lock);
+        struct err err = { 0 };
+        int rc = send_round(lane, &err);
+        (void)pthread_mutex_lock(&set->lock);
+        leave_round(lane, rc, &err);
+    }
+    (void)pthread_mutex_unlock(&set->lock);
+    meter_thread_leave(set->config.meter, slot);
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------------------ on the pump's thread */
+
+int lanes_out_init(struct lanes_out *lanes, const struct lanes_out_config *config,
+                   struct page_source *source)
+{
+    *lanes = (struct lanes_out){ .config = *config, .source = source };
+    (void)pthread_mutex_init(&lanes->lock, NULL);
+    (void)pthread_cond_init(&lanes->changed, NULL);
+    lanes->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    lanes->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    lanes->awake = config->wanted == LANES_OUT_AUTO ? 1 : MIN(config->wanted, config->granted);
+    lanes->settled = config->wanted != LANES_OUT_AUTO;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        lanes->lane[i] = (struct lane_out){ .set = lanes, .index = i, .wire = WIRE_NONE };
+    if (lanes->stop_fd >= 0 && lanes->event_fd >= 0)
+        return 0;
+    int rc = -errno;
+    lanes_out_fini(lanes);
+    return rc;
+}
+
+void lanes_out_fini(struct lanes_out *lanes)
+{
+    if (!lanes->source)
+        return;
+    (void)pthread_mutex_lock(&lanes->lock);
+    lanes->ending = true;
+    lanes->give_up = true;
+    (void)pthread_cond_broadcast(&lanes->changed);
+    (void)pthread_mutex_unlock(&lanes->lock);
+    if (lanes->stop_fd >= 0)
+        (void)eventfd_write(lanes->stop_fd, 1);
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
+        struct lane_out *lane = &lanes->lane[i];
+        if (!lane->started)
+            continue;
+        (void)pthread_join(lane->thread, NULL);
+        wire_close(&lane->wire);
+        page_maker_fini(&lane->maker);
+    }
+    fd_close(&lanes->stop_fd);
+    fd_close(&lanes->event_fd);
+    (void)pthread_cond_destroy(&lanes->changed);
+    (void)pthread_mutex_destroy(&lanes->lock);
+    *lanes = (struct lanes_out){ 0 };
+}
+
+static int start_lane(struct lane_out *lane)
+{
+    const struct lanes_out_config *config = &lane->set->config;
+    int rc = page_maker_init(&lane->maker, lane->set->source, config->memo, config->packing,
+                             config->page_forms);
+    if (!rc)
+        rc = -pthread_create(&lane->thread, NULL, lane_thread, lane);
+    if (rc) {
+        page_maker_fini(&lane->maker);
+        return rc;
+    }
+    (void)pthread_setname_np(lane->thread, "lane");
+    lane->started = true;
+    return 0;
+}
+
+/* Lets one lane into the open round, unless it is in. */
+static int let_in(struct lane_out *lane)
+{
+    struct lanes_out *set = lane->set;
+    int rc = lane->started ? 0 : start_lane(lane);
+    if (rc)
+        return rc;
+    (void)pthread_mutex_lock(&set->lock);
+    if (!lane->running) {
+        lane->running = true;
+        set->busy++;
+        lane->maker.instance = set->instance;
+        (void)pthread_cond_broadcast(&set->changed);
+    }
+    (void)pthread_mutex_unlock(&set->lock);
+    set->most = MAX(set->most, lane->index + 1);
+    return 0;
+}
+
+static uint64_t cpu_of(const struct lanes_out *lanes)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        sum += lanes->lane[i].cpu_ns;
+    return sum;
+}
+
+static void begin_window(struct lanes_out *lanes)
+{
+    lanes->tuned_ns = clock_now_ns();
+    lanes->tuned_bytes = lanes_out_bytes(lanes);
+    lanes->tuned_cpu_ns = cpu_of(lanes);
+}
+
+int lanes_out_begin(struct lanes_out *lanes, uint16_t instance, uint64_t pages)
+{
+    ASSERT(!lanes->open && lanes->busy == 0);
+    uint64_t worth = (pages + LANES_OUT_FEW_PAGES - 1) / LANES_OUT_FEW_PAGES;
+    unsigned count = (unsigned)MIN((uint64_t)lanes->awake, MAX(worth, UINT64_C(1)));
+
+    lanes->open = true;
+    lanes->instance = instance;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
+        lanes->round_send_ns[i] = lanes->lane[i].send_ns;
+        if (lanes->lane[i].started)
+            page_maker_begin(&lanes->lane[i].maker, instance);
+    }
+    /* So that the first cannot end the round before the last is in. */
+    (void)pthread_mutex_lock(&lanes->lock);
+    lanes->busy++;
+    (void)pthread_mutex_unlock(&lanes->lock);
+    int rc = 0;
+    for (unsigned i = 0; i < count && !rc; i++)
+        rc = let_in(&lanes->lane[i]);
+    (void)pthread_mutex_lock(&lanes->lock);
+    if (--lanes->busy == 0)
+        (void)eventfd_write(lanes->event_fd, 1);
+    (void)pthread_mutex_unlock(&lanes->lock);
+    begin_window(lanes);
+    return rc;
+}
+
+static void set_awake(struct lanes_out *lanes, unsigned count, uint64_t rate)
+{
+    log_event(LOG_INFO, "move.lanes", "%u lanes, at %llu MB/s", count,
+              (unsigned long long)(rate / 1000000));
+    lanes->awake = count;
+}
+
+void lanes_out_tune(struct lanes_out *lanes)
+{
+    uint64_t now = clock_now_ns(), spent = now - lanes->tuned_ns;
+    if (!lanes->open || lanes->settled || spent < TUNE_NS)
+        return;
+    uint64_t rate = (lanes_out_bytes(lanes) - lanes->tuned_bytes) * CLOCK_SECOND / spent;
+    uint64_t cpu_ns = cpu_of(lanes) - lanes->tuned_cpu_ns;
+    unsigned awake = lanes->awake;
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    bool out_of_cpu = cpu_ns / MAX(cpus, 1l) >= spent - spent / 10;
+
+    begin_window(lanes);
+    if (awake > 1 && rate < lanes->rate_before + lanes->rate_before / 10) {
+        set_awake(lanes, awake - 1, rate);
+        lanes->settled = true;
+    } else if (out_of_cpu || awake == lanes->config.granted) {
+        lanes->settled = true;
+    } else {
+        lanes->rate_before = rate;
+        set_awake(lanes, awake + 1, rate);
+        if (let_in(&lanes->lane[awake]))
+            lanes->settled = true; /* no memory for one more is no reason to fail */
+    }
+}
+
+int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *err)
+{
+    eventfd_t count;
+    (void)eventfd_read(lanes->event_fd, &count);
+    (void)pthread_mutex_lock(&lanes->lock);
+    bool idle = lanes->busy == 0;
+    int rc = lanes->failed;
+    if (rc)
+        *err = lanes->err;
+    (void)pthread_mutex_unlock(&lanes->lock);
+    if (!idle || !lanes->open)
+        return -EAGAIN;
+    lanes->open = false;
+    *ret = (struct page_count){ 0 };
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        page_count_add(ret, &lanes->lane[i].maker.count);
+    return rc;
+}
+
+uint64_t lanes_out_bytes(const struct lanes_out *lanes)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        sum += lanes->lane[i].sent_bytes;
+    return sum;
+}
+
+uint64_t lanes_out_send_ns(const struct lanes_out *lanes)
+{
+    uint64_t sum = 0;
+    unsigned senders = 0;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
+        uint64_t ns = lanes->lane[i].send_ns - lanes->round_send_ns[i];
+        sum += ns;
+        senders += ns > 0;
+    }
+    return senders ? sum / senders : 0;
+}

@@ -1,0 +1,150 @@
+/*
+ * The target's pump where bulk lanes are concerned (lanes_in.h, whose threads receive and write their pages).
+ *
+ * ROUND_DONE is held back until the lanes have written what it counts; nothing else is read from the move's
+ * connection meanwhile. A lane that fails ends the move, unless the source says within BULK_GRACE_NS why it hung up.
+ */
+#include "base/log.h"
+#include "move/arrival.h"
+#include "move/receive_impl.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+int receive_lanes_begin(struct receiving *r, struct err *err)
+{
+    unsigned lanes = MIN(r->engine.hello.lanes, r->engine.config.lanes);
+    if (!lanes)
+        return 0;
+    int rc = lanes_in_init(&r->lanes, &r->arrival->sink, r->env->meter, lanes,
+                           r->engine.config.stall_limit_ns);
+    return rc ? err_errno(err, ERR_HOST, -rc, "cannot serve lanes") : 0;
+}
+
+void receive_lanes_end(struct receiving *r)
+{
+    lanes_in_fini(&r->lanes);
+    r->holding = false;
+    r->bulk_failed_ns = 0;
+}
+
+static int admit_lane(const struct receiving *r, const struct message_lane *lane, struct err *err)
+{
+    static const char *const none = "no move here waits for lanes";
+    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING)
+        return err_set(err, ERR_PEER, ENOENT, "%s", none);
+    if (memcmp(lane->token, r->engine.hello.token, sizeof(lane->token)) != 0)
+        return err_set(err, ERR_PEER, EPERM, "a lane with another move's token");
+    return lanes_in_admit(&r->lanes, lane, err);
+}
+
+/* It is one of the move, or told why not and closed. */
+void receive_take_bulk(struct receiving *r, struct wire *wire)
+{
+    struct err err = { 0 };
+    uint32_t conn = wire->conn;
+    if (admit_lane(r, &r->incoming.lane, &err)) {
+        struct message abort = { .type = MESSAGE_ABORT,
+                                 .abort = { .reason = REASON_PROTOCOL, .fault = ERR_PEER } };
+        (void)snprintf(abort.abort.text, sizeof(abort.abort.text), "%s", err.text);
+        log_event(LOG_WARN, "move.lane", "refused: %s", err.text);
+        receive_send(r, conn, &abort);
+        receive_close(r, conn);
+    } else if (lanes_in_take(&r->lanes, wire, r->incoming.lane.index, &err)) {
+        receive_enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
+    }
+}
+
+/* The round the held ROUND_DONE ends is whole: let the engine have it. */
+static void release(struct receiving *r, uint64_t lane_pages)
+{
+    struct err err = { 0 };
+    struct message message = { .type = MESSAGE_ROUND_DONE, .round_done = r->held };
+    struct target_event pages = { .kind = TARGET_PAGES_OK,
+                                  .conn = r->engine.conn,
+                                  .pages = lane_pages };
+    struct target_event done = { .kind = TARGET_MESSAGE,
+                                 .conn = r->engine.conn,
+                                 .message = &message };
+    r->holding = false;
+    int rc = page_sink_drain(&r->arrival->sink, &err);
+    if (rc) {
+        receive_enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
+        return;
+    }
+    if (r->engine.round_last)
+        lanes_in_last(&r->lanes);
+    if (lane_pages)
+        receive_deliver(r, &pages);
+    receive_deliver(r, &done);
+}
+
+/* What the engine will refuse anyway need not wait. */
+static bool lanes_owe(const struct receiving *r, const struct message_round_done *done)
+{
+    return r->lanes.sink && r->lanes.open && done->number == r->engine.round &&
+           done->pages <= r->engine.hello.pages;
+}
+
+bool receive_hold(struct receiving *r, const struct message_round_done *done)
+{
+    if (!lanes_owe(r, done))
+        return false;
+    r->held = *done;
+    r->holding = true;
+    receive_look_after_lanes(r);
+    return true;
+}
+
+void receive_lanes_lost(struct receiving *r)
+{
+    struct err err = { 0 };
+    struct wire *wire = receive_find(r, r->engine.conn);
+    (void)lanes_in_failed(&r->lanes, &err);
+    r->bulk_failed_ns = 0;
+    receive_enqueue_why(r, TARGET_LOST, wire->conn, &err);
+    receive_close_wire(r, wire);
+}
+
+static void lane_failed(struct receiving *r, const struct err *err)
+{
+    struct wire *wire = receive_find(r, r->engine.conn);
+    bool settled = r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING;
+    r->holding = false; /* it can never be released; an ABORT behind it can be read */
+    if (settled || !wire)
+        return;
+    if (err->fault == ERR_HOST) {
+        receive_enqueue_why(r, TARGET_FAULT, wire->conn, err);
+    } else if (wire_is_bad_bytes(-err->code)) {
+        receive_enqueue_why(r, TARGET_BAD_BYTES, wire->conn, err);
+    } else if (!r->bulk_failed_ns) {
+        r->bulk_failed_ns = clock_now_ns();
+    } else if (clock_now_ns() - r->bulk_failed_ns >= BULK_GRACE_NS) {
+        receive_lanes_lost(r);
+    }
+}
+
+void receive_look_after_lanes(struct receiving *r)
+{
+    struct err err = { 0 };
+    eventfd_t count;
+    uint64_t pages, here = r->engine.round_pages;
+    if (!r->lanes.sink)
+        return;
+    (void)eventfd_read(r->lanes.event_fd, &count);
+    if (lanes_in_failed(&r->lanes, &err))
+        lane_failed(r, &err);
+    else if (r->holding &&
+             lanes_in_complete(&r->lanes, r->held.pages - MIN(here, r->held.pages), &pages))
+        release(r, pages);
+}
+
+void receive_lanes_progress(struct receiving *r)
+{
+    uint64_t sections = r->lanes.sink ? r->lanes.sections : 0;
+    if (sections != r->lane_sections && r->engine.conn)
+        (void)receive_enqueue(r, TARGET_PROGRESS, r->engine.conn);
+    r->lane_sections = sections;
+}
