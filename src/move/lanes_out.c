@@ -15,6 +15,16 @@
 
 /* ------------------------------------------------------------------------------------ on a lane's thread */
 
+static void note_bytes(struct lane_out *lane)
+{
+    struct tls_facts facts;
+    if (link_facts(&lane->wire.link, &facts)) {
+        lane->wire_sent_bytes = facts.sent_bytes;
+        lane->wire_received_bytes = facts.received_bytes;
+    }
+    atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
+}
+
 static int connect_lane(struct lane_out *lane, struct err *err)
 {
     const struct lanes_out_config *config = &lane->set->config;
@@ -25,7 +35,10 @@ static int connect_lane(struct lane_out *lane, struct err *err)
     lane->wire.link.cancel_fd = lane->set->stop_fd;
     lane->wire.link.stall_limit_ns = config->stall_limit_ns;
     int rc = wire_connect(&lane->wire, config->trust, config->insecure, config->address, err);
-    return rc ? rc : wire_send_message(&lane->wire, &message, err);
+    if (!rc)
+        rc = wire_send_message(&lane->wire, &message, err);
+    note_bytes(lane);
+    return rc;
 }
 
 /* Waits until the limit lets the next section through. */
@@ -50,13 +63,8 @@ static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len,
     uint64_t began = clock_now_ns();
     bucket_spend(lane->set->config.bucket, len, began);
     int rc = wire_send(&lane->wire, bytes, len, err);
-    struct tls_facts facts;
-    if (link_facts(&lane->wire.link, &facts)) {
-        lane->wire_sent_bytes = facts.sent_bytes;
-        lane->wire_received_bytes = facts.received_bytes;
-    }
+    note_bytes(lane);
     atomic_fetch_add_explicit(&lane->send_ns, clock_now_ns() - began, memory_order_relaxed);
-    atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
     atomic_store_explicit(&lane->cpu_ns, clock_thread_cpu_ns(), memory_order_relaxed);
     return rc;
 }

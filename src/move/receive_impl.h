@@ -7,7 +7,7 @@
 #include "move/target.h"
 #include "move/wire.h"
 
-#define CONNS_MAX 8 /* lanes are none of them, once they have said so */
+#define CONNS_MAX (MOVE_LANES_MAX + 8) /* all lanes may come at once, and prove themselves */
 #define QUEUE_MAX 32
 
 struct queued {

@@ -12,6 +12,7 @@
 #include "kvm/fake.h"
 #include "move/migrate.h"
 #include "move/receive.h"
+#include "relay.h"
 #include "trusting.h"
 
 #include <arpa/inet.h>
@@ -32,125 +33,13 @@
 #include <cmocka.h>
 
 #define MIB (UINT64_C(1) << 20)
-#define STRANGERS_MAX 7 /* more than a receiver serves at a time */
+#define STRANGERS_MAX 27 /* more than a receiver serves at a time */
 
 static bool plain;
 static struct trust *trust[2]; /* the source's, the target's */
 
 static char disk_path[256];
 static const char *target_disk; /* NULL: the same */
-
-/* ------------------------------------------------------------------------------------------- the relay */
-
-#define PAIRS_MAX 32
-
-enum fault { FAULT_NONE, FAULT_CUT, FAULT_FLIP, FAULT_SILENCE };
-
-struct relay {
-    int listen_fd, port, to_port;
-    enum fault fault;
-    unsigned victim; /* the connection it befalls: 0 is the first */
-    bool to_source;  /* which direction's bytes count */
-    uint64_t at;     /* bytes of it that pass before the fault */
-    bool fired;
-    uint64_t passed[2];
-    unsigned strangers; /* connections that go straight to the target, say little, and stay */
-    atomic_bool quit;
-    pthread_t thread;
-};
-
-static int listen_any(int *ret_port)
-{
-    struct sockaddr_in at = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-    socklen_t len = sizeof(at);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    assert_true(fd >= 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-    assert_int_equal(listen(fd, 64), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-    *ret_port = ntohs(at.sin_port);
-    return fd;
-}
-
-static int connect_port(int port)
-{
-    struct sockaddr_in at = { .sin_family = AF_INET,
-                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
-                              .sin_port = htons((uint16_t)port) };
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
-        fd_close(&fd);
-    return fd;
-}
-
-/* Passes on what `from` sent; false when the pair is to be closed. */
-static bool pass(struct relay *relay, int from, int to, int direction, bool faulty)
-{
-    uint8_t bytes[4096];
-    ssize_t n = read(from, bytes, sizeof(bytes));
-    if (n <= 0)
-        return false;
-    bool counts =
-        faulty && relay->fault != FAULT_NONE && !relay->fired && direction == relay->to_source;
-    if (counts && relay->passed[direction] + (uint64_t)n > relay->at) {
-        size_t left = (size_t)(relay->at - relay->passed[direction]);
-        relay->fired = true;
-        if (relay->fault == FAULT_FLIP)
-            bytes[left] ^= 0x40;
-        else
-            n = (ssize_t)left;
-        if (relay->fault == FAULT_CUT) {
-            (void)!write(to, bytes, (size_t)n);
-            return false;
-        }
-    } else if (faulty && relay->fired && relay->fault == FAULT_SILENCE) {
-        n = 0; /* swallowed, in both directions */
-    }
-    if (faulty)
-        relay->passed[direction] += (uint64_t)n;
-    return n == 0 || fd_write_full(to, bytes, (size_t)n) == 0;
-}
-
-static void *relay_thread(void *arg)
-{
-    struct relay *relay = arg;
-    int pair[PAIRS_MAX][2];
-    unsigned pairs = 0;
-
-    while (!relay->quit) {
-        struct pollfd fds[1 + 2 * PAIRS_MAX] = { { .fd = relay->listen_fd, .events = POLLIN } };
-        for (unsigned i = 0; i < pairs; i++)
-            for (int d = 0; d < 2; d++)
-                fds[1 + 2 * i + (unsigned)d] =
-                    (struct pollfd){ .fd = pair[i][d], .events = POLLIN };
-        if (poll(fds, 1 + 2 * pairs, 20) <= 0)
-            continue;
-        for (unsigned i = 0; i < pairs; i++) {
-            bool good = true;
-            for (int d = 0; d < 2 && good; d++)
-                if (fds[1 + 2 * i + (unsigned)d].revents)
-                    good = pass(relay, pair[i][d], pair[i][!d], d, i == relay->victim);
-            if (!good)
-                for (int d = 0; d < 2; d++)
-                    fd_close(&pair[i][d]);
-        }
-        if (fds[0].revents && pairs < PAIRS_MAX) {
-            int source = accept4(relay->listen_fd, NULL, NULL, SOCK_CLOEXEC);
-            int target = connect_port(relay->to_port);
-            if (source < 0 || target < 0) {
-                fd_close(&source);
-                fd_close(&target);
-                continue;
-            }
-            pair[pairs][0] = source;
-            pair[pairs++][1] = target;
-        }
-    }
-    for (unsigned i = 0; i < pairs; i++)
-        for (int d = 0; d < 2; d++)
-            fd_close(&pair[i][d]);
-    return NULL;
-}
 
 /* -------------------------------------------------------------------------------------------- the ends */
 
@@ -482,8 +371,7 @@ static struct result move_with(struct relay relay, const char *mode, int source_
     struct target_run run = { .end = &target };
     pthread_t thread;
     run.listen_fd = listen_any(&relay.to_port);
-    relay.listen_fd = listen_any(&relay.port);
-    assert_int_equal(pthread_create(&relay.thread, NULL, relay_thread, &relay), 0);
+    relay_begin(&relay);
     assert_int_equal(pthread_create(&thread, NULL, target_thread, &run), 0);
 
     int stranger[STRANGERS_MAX];
@@ -521,8 +409,7 @@ static struct result move_with(struct relay relay, const char *mode, int source_
         assert_int_equal(eventfd_write(target.cancel_fd, 1), 0);
     }
     assert_int_equal(pthread_join(thread, NULL), 0);
-    relay.quit = true;
-    assert_int_equal(pthread_join(relay.thread, NULL), 0);
+    relay_end(&relay);
     result.target_rc = run.rc;
     memcpy(result.passed, relay.passed, sizeof(relay.passed));
     result.stranded = target.stranded;
@@ -574,7 +461,6 @@ static struct result move_with(struct relay relay, const char *mode, int source_
         close(stranger[i]);
     free(bill);
     close(run.listen_fd);
-    close(relay.listen_fd);
     end_fini(&source);
     end_fini(&target);
     return result;
