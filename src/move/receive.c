@@ -433,7 +433,7 @@ static void receive(struct receiving *r, struct wire *wire)
     uint32_t conn = wire->conn;
     wire->link.until_ns = conn == r->engine.conn ? 0 : clock_now_ns() + NEWCOMER_READ_NS;
     int rc = wire_recv_head(wire, &section, &err);
-    if (r->bulk_failed_ns && conn == r->engine.conn && (rc || section.type != MESSAGE_ABORT)) {
+    if (r->bulk_failed_ns && conn == r->engine.conn && rc) {
         receive_lanes_lost(r);
         return;
     }

@@ -2,7 +2,8 @@
  * The target's pump where bulk lanes are concerned (lanes_in.h, whose threads receive and write their pages).
  *
  * ROUND_DONE is held back until the lanes have written what it counts; nothing else is read from the move's
- * connection meanwhile. A lane that fails ends the move, unless the source says within BULK_GRACE_NS why it hung up.
+ * connection meanwhile. A lane that is lost ends the move, unless the source says within BULK_GRACE_NS why it hung up,
+ * or all it had to say turns out to be here: a source that dies after its last round must not take that back.
  */
 #include "base/log.h"
 #include "move/arrival.h"
@@ -74,8 +75,10 @@ static void release(struct receiving *r, uint64_t lane_pages)
         receive_enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
         return;
     }
-    if (r->engine.round_last)
+    if (r->engine.round_last) {
         lanes_in_last(&r->lanes);
+        r->bulk_failed_ns = 0;
+    }
     if (lane_pages)
         receive_deliver(r, &pages);
     receive_deliver(r, &done);
@@ -104,21 +107,28 @@ void receive_lanes_lost(struct receiving *r)
     struct wire *wire = receive_find(r, r->engine.conn);
     (void)lanes_in_failed(&r->lanes, &err);
     r->bulk_failed_ns = 0;
+    r->holding = false;
     receive_enqueue_why(r, TARGET_LOST, wire->conn, &err);
     receive_close_wire(r, wire);
+}
+
+/* More than a connection that ended. */
+static bool is_severe(const struct err *err)
+{
+    return err->fault == ERR_HOST || wire_is_bad_bytes(-err->code);
 }
 
 static void lane_failed(struct receiving *r, const struct err *err)
 {
     struct wire *wire = receive_find(r, r->engine.conn);
     bool settled = r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING;
-    r->holding = false; /* it can never be released; an ABORT behind it can be read */
+    if (is_severe(err))
+        r->holding = false; /* it can never be released; an ABORT behind it can be read */
     if (settled || !wire)
         return;
-    if (err->fault == ERR_HOST) {
-        receive_enqueue_why(r, TARGET_FAULT, wire->conn, err);
-    } else if (wire_is_bad_bytes(-err->code)) {
-        receive_enqueue_why(r, TARGET_BAD_BYTES, wire->conn, err);
+    if (is_severe(err)) {
+        receive_enqueue_why(r, err->fault == ERR_HOST ? TARGET_FAULT : TARGET_BAD_BYTES, wire->conn,
+                            err);
     } else if (!r->bulk_failed_ns) {
         r->bulk_failed_ns = clock_now_ns();
     } else if (clock_now_ns() - r->bulk_failed_ns >= BULK_GRACE_NS) {
@@ -131,14 +141,15 @@ void receive_look_after_lanes(struct receiving *r)
     struct err err = { 0 };
     eventfd_t count;
     uint64_t pages, here = r->engine.round_pages;
-    if (!r->lanes.sink)
+    if (!r->lanes.sink || r->lanes.ending)
         return;
     (void)eventfd_read(r->lanes.event_fd, &count);
-    if (lanes_in_failed(&r->lanes, &err))
-        lane_failed(r, &err);
-    else if (r->holding &&
-             lanes_in_complete(&r->lanes, r->held.pages - MIN(here, r->held.pages), &pages))
+    bool failed = lanes_in_failed(&r->lanes, &err) != 0;
+    if (r->holding && !(failed && is_severe(&err)) &&
+        lanes_in_complete(&r->lanes, r->held.pages - MIN(here, r->held.pages), &pages))
         release(r, pages);
+    if (failed && r->lanes.sink && !r->lanes.ending)
+        lane_failed(r, &err);
 }
 
 void receive_lanes_progress(struct receiving *r)
