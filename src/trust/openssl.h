@@ -16,26 +16,29 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
-/* clang-format off: a list, not code */
+/* A list, and laid out as one. */
+/* clang-format off */
 #define OPENSSL_FUNCTIONS(F)                                                                    \
     F(ASN1_INTEGER_set) F(ASN1_TIME_set_string_X509) F(BIO_ctrl) F(BIO_f_buffer) F(BIO_free)    \
     F(BIO_int_ctrl) F(BIO_new) F(BIO_new_mem_buf) F(BIO_number_read) F(BIO_number_written)      \
-    F(BIO_push) F(BIO_s_secmem) F(BIO_test_flags) F(BIO_up_ref) F(CRYPTO_free)                  \
+    F(BIO_push) F(BIO_s_mem) F(BIO_s_secmem) F(BIO_test_flags) F(BIO_up_ref) F(CRYPTO_free)     \
     F(ERR_clear_error) F(ERR_peek_error) F(ERR_reason_error_string) F(EVP_Digest)               \
-    F(EVP_PKEY_free) F(EVP_PKEY_get_base_id) F(EVP_sha256) F(OPENSSL_init_ssl)                  \
-    F(PEM_read_bio_PrivateKey) F(PEM_write_bio_PKCS8PrivateKey) F(SSL_CTX_ctrl) F(SSL_CTX_free) \
-    F(SSL_CTX_new) F(SSL_CTX_set_cert_verify_callback) F(SSL_CTX_set_ciphersuites)              \
-    F(SSL_CTX_set_max_early_data) F(SSL_CTX_set_num_tickets) F(SSL_CTX_set_options)             \
-    F(SSL_CTX_set_verify) F(SSL_CTX_use_certificate) F(SSL_do_handshake) F(SSL_free)            \
+    F(EVP_PKEY_Q_keygen) F(EVP_PKEY_free) F(EVP_PKEY_get_base_id) F(EVP_sha256)                 \
+    F(OPENSSL_init_ssl) F(PEM_read_bio_PrivateKey) F(PEM_write_bio_PKCS8PrivateKey)             \
+    F(SSL_CIPHER_get_name) F(SSL_CTX_ctrl) F(SSL_CTX_free) F(SSL_CTX_new)                       \
+    F(SSL_CTX_set_cert_verify_callback) F(SSL_CTX_set_ciphersuites)                             \
+    F(SSL_CTX_set_default_read_buffer_len) F(SSL_CTX_set_max_early_data)                        \
+    F(SSL_CTX_set_num_tickets) F(SSL_CTX_set_options) F(SSL_CTX_set_verify)                     \
+    F(SSL_CTX_use_PrivateKey) F(SSL_CTX_use_certificate) F(SSL_do_handshake) F(SSL_free)        \
     F(SSL_get_current_cipher) F(SSL_get_error) F(SSL_get_ex_data)                               \
-    F(SSL_get_ex_data_X509_STORE_CTX_idx) F(SSL_get_rbio) F(SSL_get_wbio) F(SSL_has_pending)    \
-    F(SSL_key_update) F(SSL_new) F(SSL_read) F(SSL_read_ex) F(SSL_set0_wbio)                    \
-    F(SSL_set_accept_state) F(SSL_set_connect_state) F(SSL_set_ex_data) F(SSL_set_fd)           \
-    F(SSL_shutdown) F(SSL_write) F(SSL_write_ex) F(X509_NAME_add_entry_by_txt)                  \
-    F(X509_STORE_CTX_get0_cert) F(X509_STORE_CTX_set_error) F(X509_free)                        \
-    F(X509_get_serialNumber) F(X509_get_subject_name) F(X509_getm_notAfter)                     \
-    F(X509_getm_notBefore) F(X509_new) F(X509_set_issuer_name) F(X509_set_pubkey)               \
-    F(X509_set_version) F(X509_sign) F(i2d_PUBKEY)
+    F(SSL_get_ex_data_X509_STORE_CTX_idx) F(SSL_get_fd) F(SSL_get_rbio) F(SSL_get_wbio)         \
+    F(SSL_has_pending) F(SSL_key_update) F(SSL_new) F(SSL_read) F(SSL_read_ex) F(SSL_set0_rbio) \
+    F(SSL_set0_wbio) F(SSL_set_accept_state) F(SSL_set_connect_state) F(SSL_set_ex_data)        \
+    F(SSL_set_fd) F(SSL_shutdown) F(SSL_write) F(SSL_write_ex) F(TLS_method)                    \
+    F(X509_NAME_add_entry_by_txt) F(X509_STORE_CTX_get0_cert) F(X509_STORE_CTX_get_ex_data)     \
+    F(X509_STORE_CTX_set_error) F(X509_free) F(X509_get0_pubkey) F(X509_get_serialNumber)       \
+    F(X509_get_subject_name) F(X509_getm_notAfter) F(X509_getm_notBefore) F(X509_new)           \
+    F(X509_set_issuer_name) F(X509_set_pubkey) F(X509_set_version) F(X509_sign) F(i2d_PUBKEY)
 /* clang-format on */
 
 struct openssl {
