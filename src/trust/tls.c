@@ -210,6 +210,12 @@ static int explain(struct tls *tls, int n, short *ret_events, struct err *err)
         *ret_events = kind == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT;
         return -EAGAIN;
     }
+    /* A key update flushes through OpenSSL's own buffer, which does not tell from the one below it that the
+     * socket is full (3.0: buffer_ctrl() passes the flush on, and not the wish to retry). */
+    if (kind == SSL_ERROR_SYSCALL && system == EAGAIN) {
+        *ret_events = POLLOUT;
+        return -EAGAIN;
+    }
     tls->phase = PHASE_BROKEN;
     if (tls->refused.code) {
         if (err)
