@@ -26,7 +26,8 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
     source->touched_first = source->touched_end = 0;
     source->set = set;
     source->rest = 0;
-    source->in_part = source->stopped = false;
+    source->in_part = false;
+    source->stopped = false;
     source->untouched = set ? set->untouched : 0;
     source->untouched_free = set ? set->untouched_free : 0;
     source->passed = source->untouched;
