@@ -20,9 +20,16 @@ static const uint8_t store[MOVE_STORE_BYTES] = { 9, 8, 7 };
 
 /* What an action asked for and was not yet answered. */
 struct asked {
-    bool record, pause, round, state, check, reserve, load, run, connect;
+    bool record, pause, round, state, check, reserve, load, run, connect, urgent, prepare;
     uint32_t conn;
 };
+
+static bool take(bool *asked)
+{
+    bool was = *asked;
+    *asked = false;
+    return was;
+}
 
 /* A message by a few bytes; mostly one that this move could bring. */
 static void make_message(struct cursor *in, struct message *message)
@@ -144,6 +151,12 @@ static void watch_source(struct source_view *view, const struct move_actions *ou
         case ACTION_SEND_STATE:
             view->asked.state = true;
             break;
+        case ACTION_OPEN_URGENT:
+            view->asked.urgent = true;
+            break;
+        case ACTION_PREPARE_GUEST:
+            view->asked.prepare = true;
+            break;
         case ACTION_SEND:
             if (action->message->type != MESSAGE_COMMIT)
                 break;
@@ -213,6 +226,10 @@ static bool make_source_event(struct source_view *view, struct cursor *in, struc
         asked->state = false;
         event->sections = 3;
         return true;
+    case SOURCE_URGENT_OPEN:
+        return take(&asked->urgent);
+    case SOURCE_GUEST_PREPARED:
+        return take(&asked->prepare);
     case SOURCE_RECORDED:
         if (!asked->record)
             return false;
@@ -320,13 +337,6 @@ static void watch_target(struct target_view *view, const struct move_actions *ou
             break;
         }
     }
-}
-
-static bool take(bool *asked)
-{
-    bool was = *asked;
-    *asked = false;
-    return was;
 }
 
 static bool make_target_event(struct target_view *view, enum target_state state, struct cursor *in,
