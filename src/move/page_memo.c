@@ -1,11 +1,11 @@
 #include "move/page_memo.h"
 #include "base/gpa.h"
+#include "base/hash.h"
 #include "state/pages.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 struct page_memo_place {
     uint64_t page; /* plus one; 0 = none */
@@ -56,7 +56,7 @@ bool page_memo_same(struct page_memo *memo, uint64_t page, const uint8_t *bytes)
 {
     if (!memo->hash)
         return false;
-    uint64_t hash = XXH3_64bits_withSeed(bytes, PAGE_BYTES, memo->seed);
+    uint64_t hash = hash_seeded(bytes, PAGE_BYTES, memo->seed);
     hash += hash == 0;
     bool same = memo->hash[page] == hash;
     memo->hash[page] = hash;

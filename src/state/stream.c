@@ -1,10 +1,9 @@
 #include "state/stream.h"
+#include "base/hash.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 SCHEMA_DEFINE(stream_end, 1, STREAM_END)
 
@@ -13,7 +12,7 @@ static const uint32_t known_features; /* none yet */
 
 uint64_t stream_sum(const void *bytes, size_t len)
 {
-    return XXH3_64bits(bytes, len);
+    return hash_bytes(bytes, len);
 }
 
 static void put(uint8_t **at, uint64_t v, unsigned width)
