@@ -18,7 +18,6 @@
 #define AFTER_LIMIT_NS (5 * CLOCK_SECOND)
 #define RESTORE_BY_ITSELF_NS (60 * CLOCK_SECOND) /* the agent, if it hears nothing more */
 #define RESTORES 4 /* attempts after an arrival, the later the further apart */
-#define STALL_LIMIT_NS (10 * CLOCK_SECOND) /* of a move that the guest asks for */
 #define AGAIN_NS (500 * CLOCK_MSEC)
 
 static int dial_agent(void *ctx, int *ret_fd)
@@ -68,10 +67,7 @@ static int may_move(void *ctx, const char *target, struct err *err)
 static int start_move(void *ctx, const char *id, const char *target, struct err *err)
 {
     struct monitor *monitor = ctx;
-    struct mover_request request = { .kind = MOVER_MIGRATE,
-                                     .mode = "auto",
-                                     .policy = policy_limits_default(),
-                                     .stall_limit_ns = STALL_LIMIT_NS };
+    struct mover_request request = mover_request_default();
     (void)snprintf(request.target, sizeof(request.target), "%s", target);
     if (monitor->state != MONITOR_RUNNING || monitor->mover)
         return err_set(err, ERR_CALLER, EBUSY, "it is %s", monitor_state_name(monitor->state));

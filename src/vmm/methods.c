@@ -251,8 +251,8 @@ static void vm_migrate(void *ctx, struct rpc_call *call, const json_t *params)
 {
     const char *to, *mode = "auto", *policy = "goal", *throttle = "allow", *compress = "auto";
     const char *post_copy = "never";
-    struct mover_request request = { .kind = MOVER_MIGRATE, .policy = policy_limits_default() };
-    json_int_t stall_limit_ns = 10ll * 1000000000, max_time_ns = 0, lanes = -1;
+    struct mover_request request = mover_request_default();
+    json_int_t stall_limit_ns = (json_int_t)request.stall_limit_ns, max_time_ns = 0, lanes = -1;
     json_int_t max_downtime_ns = (json_int_t)request.policy.max_downtime_ns;
     json_int_t rate_min = (json_int_t)request.policy.rate_min;
     json_int_t rate_max = (json_int_t)request.policy.rate_max;

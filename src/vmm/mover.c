@@ -583,6 +583,18 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
     return NULL;
 }
 
+struct mover_request mover_request_default(void)
+{
+    return (struct mover_request){ .kind = MOVER_MIGRATE,
+                                   .mode = "auto",
+                                   .lanes = MIGRATE_LANES_AUTO,
+                                   .bandwidth_paused = MIGRATE_BANDWIDTH_SAME,
+                                   .packing = PACKING_MODE_AUTO,
+                                   .post_copy = SOURCE_POST_COPY_NEVER,
+                                   .policy = policy_limits_default(),
+                                   .stall_limit_ns = 10 * CLOCK_SECOND };
+}
+
 int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err)
 {
     if (monitor->mover)

@@ -40,6 +40,9 @@ struct mover_request {
     char file[4096]; /* checkpoint, restore: path */
 };
 
+/* A migration with everything as a person who states nothing gets it: the caller fills in `target`. */
+struct mover_request mover_request_default(void);
+
 /* Starts the thread. -EBUSY (ERR_CALLER) names the move that is under way. */
 int mover_start(struct monitor *monitor, const struct mover_request *request,
                 struct err *err) MUST_CHECK;
