@@ -77,7 +77,7 @@ static int check_limits(const struct cmd_option *option, const char *text, uint6
 static int check_value(const struct cmd_option *option, const char *text, uint64_t *ret,
                        struct err *err)
 {
-    char host[PARSE_HOST_MAX];
+    char host[PARSE_HOST_MAX], target[PARSE_TARGET_MAX];
     uint16_t port;
     int rc = 0;
 
@@ -96,6 +96,8 @@ static int check_value(const struct cmd_option *option, const char *text, uint64
         return rc ? rc : check_limits(option, text, *ret, err);
     case CMD_ADDRESS:
         return parse_address(text, host, &port, err);
+    case CMD_TARGET:
+        return parse_target(text, target, err);
     case CMD_VM:
     case CMD_NAME:
         return rundir_check_name(text, err);

@@ -30,7 +30,8 @@ enum cmd_kind {
     CMD_COUNT,    /* number */
     CMD_DURATION, /* number: ns */
     CMD_RATE,     /* number: bytes a second */
-    CMD_ADDRESS,  /* HOST:PORT */
+    CMD_ADDRESS,  /* HOST:PORT, to listen on */
+    CMD_TARGET,   /* HOST or HOST:PORT, to go to: see parse_target() */
     CMD_CHOICE,   /* one of `choices` */
     CMD_FILE,
     CMD_DIR,

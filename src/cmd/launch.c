@@ -44,13 +44,12 @@ int launch_self_migrate(const struct cmd_args *args, json_t *options, struct err
     int rc = 0;
 
     for (unsigned at = 0; !rc && (text = cmd_next(args, "self-migrate", &at));) {
-        char host[PARSE_HOST_MAX];
-        uint16_t port;
-        if (strlen(text) >= sizeof(((struct vmm_options *)NULL)->self_migrate[0]) ||
-            json_array_size(list) >= VMM_SELF_MIGRATE_MAX)
+        char target[PARSE_TARGET_MAX];
+        if (strcmp(text, "any") != 0 && !(rc = parse_target(text, target, err)))
+            text = target; /* with its port, as the agent will say it */
+        if (!rc && (strlen(text) >= sizeof(((struct vmm_options *)NULL)->self_migrate[0]) ||
+                    json_array_size(list) >= VMM_SELF_MIGRATE_MAX))
             rc = err_set(err, ERR_CALLER, E2BIG, "too long, or more than %d", VMM_SELF_MIGRATE_MAX);
-        else if (strcmp(text, "any") != 0)
-            rc = parse_address(text, host, &port, err);
         if (!rc && json_array_append_new(list, json_string(text)))
             rc = err_set(err, ERR_CALLER, EINVAL, "no UTF-8 text");
     }

@@ -36,7 +36,7 @@ struct launch {
       .help = "print what was started as JSON; goes with --detach" },                              \
     { .name = "escape", .kind = CMD_TEXT, .value = "^C", .fallback = "^]",                         \
       .help = "the control character that detaches from the console, or none" },                   \
-    { .name = "self-migrate", .kind = CMD_TEXT, .flags = CMD_REPEATED, .value = "HOST:PORT",        \
+    { .name = "self-migrate", .kind = CMD_TEXT, .flags = CMD_REPEATED, .value = "HOST[:PORT]",      \
       .help = "allow the guest to move itself there by its agent, or anywhere with any" },         \
     { .name = "fake", .kind = CMD_FLAG, .flags = CMD_HIDDEN, .help = "no guest, for tests" }
 

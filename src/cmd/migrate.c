@@ -63,7 +63,8 @@ static json_t *params_of(struct cmd_args *args, const char *to, int64_t lanes)
 
 static int migrate(struct cmd_args *args)
 {
-    const char *to = cmd_text(args, "HOST:PORT");
+    const char *to = cmd_text(args, "HOST[:PORT]");
+    char target[PARSE_TARGET_MAX];
     struct client *client;
     struct err err = { 0 };
     bool cancel = cmd_flag(args, "cancel"), recover = cmd_flag(args, "recover");
@@ -75,9 +76,11 @@ static int migrate(struct cmd_args *args)
     if (!to && !cancel && !recover && !go && cmd_text(args, "bandwidth"))
         return set_bandwidth(args);
     if (cancel && (to || recover))
-        (void)err_set(&err, ERR_CALLER, EINVAL, "--cancel takes no HOST:PORT and no --recover");
+        (void)err_set(&err, ERR_CALLER, EINVAL, "--cancel takes no HOST and no --recover");
     else if (!to && !cancel && !recover && !go)
-        (void)err_set(&err, ERR_CALLER, EINVAL, "HOST:PORT is missing: where to?");
+        (void)err_set(&err, ERR_CALLER, EINVAL, "HOST is missing: where to?");
+    else if (to && !parse_target(to, target, &err))
+        to = target;
     if (err.code || lanes_of(cmd_text(args, "lanes"), &lanes, &err))
         return cmd_fail(args, &err);
     if (cancel)
@@ -113,7 +116,7 @@ const struct command cmd_migrate = {
     .name = "migrate",
     .summary = "move a VM to another host while it runs",
     .text =
-        "Moves a VM to the monitor that 'godwit receive' has started at HOST:PORT, and prints the "
+        "Moves a VM to the monitor that 'godwit receive' has started at HOST, and prints the "
         "bill: what the move cost. Network connections of the guest survive if the other host is "
         "on the same network.\n\n"
         "At every moment exactly one side owns the guest. Until the move is committed, whatever "
@@ -144,7 +147,9 @@ const struct command cmd_migrate = {
     .arguments =
         (const struct cmd_option[]){
             VM_ARGUMENT,
-            { .name = "HOST:PORT", .kind = CMD_ADDRESS, .help = "where the other side waits" },
+            { .name = "HOST[:PORT]",
+              .kind = CMD_TARGET,
+              .help = "where the other side waits; port 7000, if not given" },
             { 0 } },
     .options =
         (const struct cmd_option[]){
@@ -164,7 +169,7 @@ const struct command cmd_migrate = {
               .fallback = "never",
               .help = "whether pre-copy may turn into post-copy: allow, when it cannot keep "
                       "--max-downtime; now, at once, also of a move under way (then without "
-                      "HOST:PORT)" },
+                      "HOST)" },
             { .name = "max-downtime",
               .kind = CMD_DURATION,
               .value = "TIME",
@@ -245,7 +250,7 @@ const struct command cmd_migrate = {
               .value = "RATE",
               .max = UINT64_C(125000000000),
               .help = "send memory no faster than this, as in 2Gbit/s, also while the guest stands "
-                      "still; 0 = no limit. Without HOST:PORT: changes the limit of the move under "
+                      "still; 0 = no limit. Without HOST: changes the limit of the move under "
                       "way" },
             { .name = "bandwidth-downtime",
               .kind = CMD_RATE,
@@ -264,9 +269,8 @@ const struct command cmd_migrate = {
                   "move would cost; nothing is changed on either side" },
             { .name = "recover",
               .kind = CMD_FLAG,
-              .help =
-                  "a move that lost its connection: connect again at once, to HOST:PORT if one is "
-                  "given" },
+              .help = "a move that lost its connection: connect again at once, to HOST if one is "
+                      "given" },
             { .name = "cancel",
               .kind = CMD_FLAG,
               .help = "cancel the move that is under way instead" },

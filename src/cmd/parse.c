@@ -167,6 +167,22 @@ int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret
     return 0;
 }
 
+int parse_target(const char *text, char ret[PARSE_TARGET_MAX], struct err *err)
+{
+    char whole[PARSE_TARGET_MAX], host[PARSE_HOST_MAX];
+    size_t len = strlen(text);
+    bool bare = len > 0 && (text[len - 1] == ']' || !strchr(text, ':'));
+    uint16_t port;
+    int n = snprintf(whole, sizeof(whole), bare ? "%s:" PARSE_PORT_DEFAULT : "%s", text);
+
+    if (n < 0 || n >= (int)sizeof(whole) || parse_address(whole, host, &port, NULL) || !host[0] ||
+        port == 0)
+        return err_set(err, ERR_CALLER, EINVAL,
+                       "'%.80s' is no address: want HOST, HOST:PORT or [IPV6]:PORT", text);
+    memcpy(ret, whole, (size_t)n + 1);
+    return 0;
+}
+
 static int hex_digit(char c)
 {
     if (isdigit((unsigned char)c))

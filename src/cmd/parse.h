@@ -28,6 +28,12 @@ int parse_count(const char *text, uint64_t *ret, struct err *err) MUST_CHECK;
 int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret_port,
                   struct err *err) MUST_CHECK;
 
+/* Where a VM is to go: "HOST" or "[IPV6]", which take the default port, "HOST:PORT" or "[IPV6]:PORT". *ret has a port in
+ * any case. A bare IPv6 address is refused: its last group might have been meant as a port. */
+#define PARSE_PORT_DEFAULT "7000"
+#define PARSE_TARGET_MAX (PARSE_HOST_MAX + 8)
+int parse_target(const char *text, char ret[PARSE_TARGET_MAX], struct err *err) MUST_CHECK;
+
 /* "02:00:5e:10:00:01" */
 int parse_mac(const char *text, uint8_t ret[6], struct err *err) MUST_CHECK;
 

@@ -8,8 +8,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DEFAULT_PORT "7000"
-
 static json_t *entry_json(const char *host, const struct fingerprint *print, const char *comment)
 {
     char shown[FINGERPRINT_TEXT_MAX], clean[STORE_COMMENT_MAX];
@@ -109,7 +107,7 @@ static int read_target(const char *text, char host[STORE_HOST_MAX],
         (void)snprintf(address, STORE_HOST_MAX + 16, "%s", text);
     else
         (void)snprintf(address, STORE_HOST_MAX + 16, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host,
-                       DEFAULT_PORT);
+                       PARSE_PORT_DEFAULT);
     return 0;
 }
 

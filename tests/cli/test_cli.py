@@ -180,7 +180,8 @@ def test_wrong_use():
     for command in ("info", "console", "pause", "resume", "stop", "kill"):
         refused(host, command, "ghost", says="no VM named ghost")
     refused(host, "migrate", "ghost", "127.0.0.1:1", says="no VM named ghost")
-    refused(host, "migrate", "ghost", says="HOST:PORT is missing")
+    refused(host, "migrate", "ghost", says="HOST is missing")
+    refused(host, "migrate", "ghost", "::1:7000", says="want HOST, HOST:PORT or [IPV6]:PORT")
     refused(host, "migrate", "ghost", "127.0.0.1:1", "--cancel", says="--cancel takes no")
     refused(host, "checkpoint", "ghost", "/tmp/x", says="no VM named ghost")
     refused(host, "receive", "--fake", says="--listen HOST:PORT is missing")

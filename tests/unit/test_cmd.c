@@ -131,7 +131,7 @@ static void good_lines(void **state)
                           "--runtime-dir", "/else"),
                      0);
     assert_string_equal(cmd_text(&args, "NAME"), "vm");
-    assert_string_equal(cmd_text(&args, "HOST:PORT"), "h:1");
+    assert_string_equal(cmd_text(&args, "HOST[:PORT]"), "h:1");
     assert_string_equal(cmd_text(&args, "mode"), "stop-copy");
     assert_string_equal(args.base, "/else");
 
@@ -173,7 +173,7 @@ static void bad_lines(void **state)
         { "info", { "a", "b" }, "'b' is one argument too many" },
         { "info", { "--jsn", "a" }, "unknown option --jsn" },
         { "stop", { "a", "--timeout", "30" }, "--timeout: '30' is no duration" },
-        { "migrate", { "a", "h" }, "'h' is no address" },
+        { "migrate", { "a", "h:" }, "'h:' is no address" },
         { "migrate",
           { "a", "h:1", "--mode", "copy" },
           "--mode: 'copy': want one of auto|pre-copy|stop-copy" },

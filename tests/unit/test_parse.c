@@ -108,6 +108,31 @@ static void addresses(void **state)
     assert_int_equal(parse_address(long_host, host, &port, NULL), -EINVAL);
 }
 
+static void targets(void **state)
+{
+    (void)state;
+    char target[PARSE_TARGET_MAX], longest[PARSE_HOST_MAX + 1];
+    static const char *const good[][2] = { { "host2", "host2:7000" },
+                                           { "10.0.0.2", "10.0.0.2:7000" },
+                                           { "[::1]", "[::1]:7000" },
+                                           { "host2:1", "host2:1" },
+                                           { "[fe80::1%eth0]:2", "[fe80::1%eth0]:2" } };
+    static const char *const bad[] = { "",    ":7000",   "::1", "::1:7000", "h:",
+                                       "h:0", "h:65536", "[]",  "a b",      "[::1" };
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        assert_int_equal(parse_target(good[i][0], target, NULL), 0);
+        assert_string_equal(target, good[i][1]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        if (parse_target(bad[i], target, NULL) != -EINVAL)
+            fail_msg("taken for a target: '%s'", bad[i]);
+    memset(longest, 'a', PARSE_HOST_MAX);
+    longest[PARSE_HOST_MAX] = '\0';
+    assert_int_equal(parse_target(longest, target, NULL), -EINVAL);
+    longest[PARSE_HOST_MAX - 1] = '\0';
+    assert_int_equal(parse_target(longest, target, NULL), 0);
+}
+
 static void macs(void **state)
 {
     (void)state;
@@ -257,9 +282,9 @@ static void rates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes),  cmocka_unit_test(durations), cmocka_unit_test(addresses),
-        cmocka_unit_test(macs),   cmocka_unit_test(disks),     cmocka_unit_test(nets),
-        cmocka_unit_test(places), cmocka_unit_test(rates),
+        cmocka_unit_test(sizes),   cmocka_unit_test(durations), cmocka_unit_test(addresses),
+        cmocka_unit_test(targets), cmocka_unit_test(macs),      cmocka_unit_test(disks),
+        cmocka_unit_test(nets),    cmocka_unit_test(places),    cmocka_unit_test(rates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
