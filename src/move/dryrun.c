@@ -48,7 +48,7 @@ static int describe(struct dryrun *c, struct err *err)
 
     memset(c->message, 0, sizeof(*c->message));
     c->message->type = MESSAGE_HELLO;
-    hello->mode = MOVE_PRE_COPY;
+    hello->mode = migrate_mode(c->request);
     hello->check = 1;
     hello->pages = machine->mem.pages;
     (void)snprintf(hello->name, sizeof(hello->name), "%s", machine->config.name);
@@ -230,6 +230,29 @@ static int measure_memory(struct dryrun *c, struct err *err)
 
 /* ---------------------------------------------------------------------------------------- the report */
 
+/* The move that was asked for, through the model. */
+static struct policy_outcome play(struct policy_model *model, const struct migrate_request *request,
+                                  const struct policy_limits *limits)
+{
+    struct policy_outcome o = { .left_pages = model->guest.data_pages };
+    switch (migrate_post_copy(request)) {
+    case SOURCE_POST_COPY_NOW:
+        policy_model_pull(model, limits, &o);
+        return o;
+    case SOURCE_POST_COPY_ALLOW:
+        o = policy_model_run(model, limits, MODEL_ROUNDS_MAX);
+        if (o.last.what == POLICY_SWITCH ||
+            (o.last.what == POLICY_STOP && o.downtime_ns > limits->max_downtime_ns))
+            policy_model_pull(model, limits, &o);
+        return o;
+    case SOURCE_POST_COPY_NEVER:
+        break;
+    }
+    return migrate_mode(request) == MOVE_STOP_COPY
+               ? policy_model_stop(model, limits)
+               : policy_model_run(model, limits, MODEL_ROUNDS_MAX);
+}
+
 static json_t *predict(struct dryrun *c)
 {
     struct policy_limits limits = c->request->policy;
@@ -243,8 +266,9 @@ static json_t *predict(struct dryrun *c)
         .guest = c->guest,
         .path = { .bytes_per_s = link, .rtt_ns = c->rtt_ns, .page_ns = MODEL_PAGE_NS }
     };
-    struct policy_outcome o = policy_model_run(&model, &limits, MODEL_ROUNDS_MAX);
-    bool ends = o.last.what == POLICY_STOP;
+    limits.allow_switch = migrate_post_copy(c->request) != SOURCE_POST_COPY_NEVER;
+    struct policy_outcome o = play(&model, c->request, &limits);
+    bool ends = o.last.what == POLICY_STOP || o.last.what == POLICY_SWITCH;
     bool met = ends && o.downtime_ns <= limits.max_downtime_ns &&
                (!limits.max_time_ns || o.time_ns <= limits.max_time_ns);
     if (limits.strict && !met)

@@ -25,11 +25,11 @@
 int dryrun_run(const struct move_env *env, const struct migrate_request *request, json_t **ret,
                struct err *err) MUST_CHECK;
 
-/* At the target, once a HELLO that asks for a check has come on an idle receiver: the whole conversation, until the
+/* At the target, once a HELLO that asks for a check of such a mode has come on an idle receiver: the whole conversation, until the
  * source leaves or DRYRUN_SERVE_NS have passed. */
 #define DRYRUN_SERVE_NS (5 * CLOCK_SECOND)
-int dryrun_serve(const struct move_env *env, const struct arrival_host *host, struct wire *wire,
-                 struct err *err) MUST_CHECK;
+int dryrun_serve(const struct move_env *env, const struct arrival_host *host, enum move_mode mode,
+                 struct wire *wire, struct err *err) MUST_CHECK;
 
 /* The verdict that a report comes to; shared with the target of a move. */
 void dryrun_fill_verdict(const struct fit_report *report, struct message_verdict *ret);

@@ -1,5 +1,6 @@
 #include "base/clock.h"
 #include "base/log.h"
+#include "mem/uffd.h"
 #include "move/dryrun.h"
 
 #include <assert.h>
@@ -56,12 +57,17 @@ static int take_fact(struct wire *wire, struct arrival *arrival, uint16_t type, 
 }
 
 /* Everything is taken as for a move, and given back at once. */
-static void look(const struct move_env *env, struct arrival *arrival, struct fit_report *report)
+static void look(const struct move_env *env, struct arrival *arrival, enum move_mode mode,
+                 struct fit_report *report)
 {
     struct err err = { 0 };
     const char *name = arrival->config.name;
     if (arrival_fit(arrival, report, &err))
         fit_add(report, "device", "%s", err.text);
+    if (mode == MOVE_POST_COPY && uffd_check(&err))
+        fit_add(report, "host", "post-copy: %s", err.text);
+    else if (mode == MOVE_POST_COPY)
+        fit_good(report, "host", "memory that is missing can be fetched when it is touched");
     if (env->hooks.claim(env->hooks.ctx, name, &err)) {
         fit_add(report, "name", "%s", err.text);
     } else {
@@ -128,8 +134,8 @@ static int serve_probes(struct wire *wire, struct err *err)
     }
 }
 
-int dryrun_serve(const struct move_env *env, const struct arrival_host *host, struct wire *wire,
-                 struct err *err)
+int dryrun_serve(const struct move_env *env, const struct arrival_host *host, enum move_mode mode,
+                 struct wire *wire, struct err *err)
 {
     CLEANUP_FREE struct fit_report *report = calloc(1, sizeof(*report));
     if (!report)
@@ -142,7 +148,7 @@ int dryrun_serve(const struct move_env *env, const struct arrival_host *host, st
     if (!rc)
         rc = take_fact(wire, arrival, SECTION_CPUID, err);
     if (!rc)
-        look(env, arrival, report);
+        look(env, arrival, mode, report);
     arrival_free(arrival);
     if (!rc)
         rc = answer(wire, report, err);

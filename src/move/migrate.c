@@ -544,16 +544,24 @@ static void run_once(struct migration *m)
 
 /* ------------------------------------------------------------------------------------ beginning and end */
 
+enum source_post_copy migrate_post_copy(const struct migrate_request *request)
+{
+    return strcmp(request->mode, "post-copy") == 0 ? SOURCE_POST_COPY_NOW : request->post_copy;
+}
+
+enum move_mode migrate_mode(const struct migrate_request *request)
+{
+    return migrate_post_copy(request)                ? MOVE_POST_COPY
+           : strcmp(request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY
+                                                     : MOVE_PRE_COPY;
+}
+
 static int configure(struct migration *m, struct err *err)
 {
     struct source_config config = source_config_default();
     const struct machine *machine = m->env->machine;
-    bool now =
-        strcmp(m->request->mode, "post-copy") == 0 || m->request->post_copy == SOURCE_POST_COPY_NOW;
-    config.post_copy = now ? SOURCE_POST_COPY_NOW : m->request->post_copy;
-    config.hello.mode = config.post_copy                             ? MOVE_POST_COPY
-                        : strcmp(m->request->mode, "stop-copy") == 0 ? MOVE_STOP_COPY
-                                                                     : MOVE_PRE_COPY;
+    config.post_copy = migrate_post_copy(m->request);
+    config.hello.mode = migrate_mode(m->request);
     config.hello.pages = machine->mem.pages;
     config.hello.paused = m->request->paused;
     config.hello.lanes =

@@ -27,6 +27,10 @@ struct migrate_request {
     bool paused;               /* the user paused the guest: it arrives paused */
 };
 
+/* What `mode` and `post_copy` together come to. */
+enum source_post_copy migrate_post_copy(const struct migrate_request *request);
+enum move_mode migrate_mode(const struct migrate_request *request);
+
 enum migrate_outcome {
     MIGRATE_STAYED = 1, /* it failed; the guest goes on here, as before */
     MIGRATE_MOVED,      /* it is the target's and never runs again here */

@@ -133,7 +133,7 @@ struct policy_outcome policy_model_run(struct policy_model *model,
         out.rounds++;
         out.pages += round.pages;
         out.last = policy_decide(&policy, &round);
-        pages = round.left_pages;
+        pages = out.left_pages = round.left_pages;
         rate = out.last.rate;
         if (out.last.run_permille != run) {
             out.turns += slowing != (out.last.run_permille < run);
@@ -147,4 +147,44 @@ struct policy_outcome policy_model_run(struct policy_model *model,
     }
     out.time_ns = model->now_ns + out.downtime_ns;
     return out;
+}
+
+static struct policy_decision decision(const struct policy_model *model,
+                                       const struct policy_limits *limits, enum policy_what what,
+                                       const struct policy_outcome *out)
+{
+    return (struct policy_decision){ .what = what,
+                                     .run_permille = POLICY_RUN_ALL,
+                                     .link = model->path.bytes_per_s,
+                                     .left_pages = out->left_pages,
+                                     .predicted_ns = out->downtime_ns,
+                                     .max_downtime_ns = limits->max_downtime_ns,
+                                     .exceeds = out->downtime_ns > limits->max_downtime_ns };
+}
+
+struct policy_outcome policy_model_stop(const struct policy_model *model,
+                                        const struct policy_limits *limits)
+{
+    struct policy_outcome out = { .left_pages = model->guest.data_pages,
+                                  .pages = model->guest.data_pages };
+    out.downtime_ns = policy_model_pause_ns(model, out.left_pages, 0, limits->pause_ns);
+    out.time_ns = out.downtime_ns;
+    out.last = decision(model, limits, POLICY_STOP, &out);
+    return out;
+}
+
+void policy_model_pull(const struct policy_model *model, const struct policy_limits *limits,
+                       struct policy_outcome *out)
+{
+    uint64_t names =
+        model->guest.total_pages / 8 / PAGE_BYTES + 1; /* in pages: a bit for each page */
+    uint64_t dirty_per_s = out->last.dirty_per_s;
+    if (out->rounds > 0)
+        out->time_ns -= out->downtime_ns;
+    out->downtime_ns = policy_model_pause_ns(model, names, 0, limits->pause_ns);
+    out->time_ns += out->downtime_ns + wire_ns(model, out->left_pages, 0) +
+                    out->left_pages * model->path.page_ns;
+    out->pages += out->left_pages;
+    out->last = decision(model, limits, POLICY_SWITCH, out);
+    out->last.dirty_per_s = dirty_per_s;
 }

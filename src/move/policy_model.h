@@ -55,10 +55,20 @@ uint64_t policy_model_pause_ns(const struct policy_model *model, uint64_t pages,
 struct policy_outcome {
     struct policy_decision last;
     uint64_t time_ns, downtime_ns, pages; /* in all; SWITCH and ABORT: up to there, no downtime */
-    uint64_t held_ns;                     /* the writers' time, in sum of share x time */
-    uint32_t rounds, turns;               /* turns: how often run_permille went the other way */
+    uint64_t left_pages;    /* still to be sent then: in the pause, or after a switch */
+    uint64_t held_ns;       /* the writers' time, in sum of share x time */
+    uint32_t rounds, turns; /* turns: how often run_permille went the other way */
 };
 
 /* A whole move under a policy; ends after `max_rounds` at the latest (last.what is then ROUND). */
 struct policy_outcome policy_model_run(struct policy_model *model,
                                        const struct policy_limits *limits, uint32_t max_rounds);
+
+/* The same without a policy: the guest stands still while all of its memory is sent. */
+struct policy_outcome policy_model_stop(const struct policy_model *model,
+                                        const struct policy_limits *limits);
+
+/* Goes on from `out` (or, zeroed but for left_pages, begins) with post-copy: the guest is handed over with left_pages
+ * missing, named by a bit each, and they follow. What it waits for them then is not in the downtime. */
+void policy_model_pull(const struct policy_model *model, const struct policy_limits *limits,
+                       struct policy_outcome *out);

@@ -390,7 +390,7 @@ static bool asks_for_check(const struct receiving *r)
 static void serve_dryrun(struct receiving *r, struct wire *wire)
 {
     struct err err = { 0 };
-    if (dryrun_serve(r->env, r->host, wire, &err))
+    if (dryrun_serve(r->env, r->host, r->incoming.hello.mode, wire, &err))
         log_event(LOG_WARN, "move.check", "%s", err.text);
     wire_close(wire);
 }

@@ -357,6 +357,7 @@ static void run(struct mover *mover)
     case MOVER_CHECK: {
         struct migrate_request check = { .target = request->target,
                                          .mode = request->mode,
+                                         .post_copy = request->post_copy,
                                          .policy = request->policy,
                                          .stall_limit_ns = request->stall_limit_ns };
         if (!open_trust(mover))

@@ -100,6 +100,31 @@ def restores():
         check(b.names() == ["first", "second"], str(b.names()))
 
 
+def checks():
+    """What --check foretells is the move that was asked for, not just any."""
+    with Host() as a, Host() as b:
+        vm, to = start(a), receive(b)
+
+        def ask(*options):
+            report = json.loads(a.run("migrate", "vm", to.address, "--check", "--json", *options).stdout)
+            return report["predicted"], [f["text"] for f in report["facts"] if f["fact"] == "host"]
+        stop, facts = ask("--mode", "stop-copy")
+        check(stop["downtime_ns"] == stop["time_ns"] and stop["rounds"] == 0 and stop["ends_with"] == "stop", str(stop))
+        check(not any("fetched" in text for text in facts), str(facts))
+        pre, _ = ask("--mode", "pre-copy")
+        check(pre["rounds"] > 0 and pre["downtime_ns"] < pre["time_ns"], str(pre))
+        for options in ("--mode", "post-copy"), ("--post-copy", "now"):
+            post, facts = ask(*options)
+            check(post["ends_with"] == "switch" and post["rounds"] == 0, str(post))
+            check(post["downtime_ns"] < post["time_ns"], str(post))
+            check(any("fetched" in text for text in facts), f"nothing about userfaultfd: {facts}")
+        hurry, _ = ask("--post-copy", "allow", "--max-downtime", "1us")
+        check(hurry["ends_with"] == "switch", str(hurry))
+        a.run("kill", "vm")
+        vm.ended()
+        to.signal(15)
+
+
 def a_machine_of_another_kind():
     """A real machine does not fit a fake host, nor the other way round; nothing happens to it."""
     with Host() as a, Host() as b:
@@ -250,7 +275,7 @@ def vsock():
         check(b.json("info", "again")["config"]["machine"]["vsock_cid"] == 3, "its address")
         for bad in ("2", "0", "4294967295", "x"):
             a.run("run", "--name", "bad", "--kernel", "/none", "--fake", "--detach", "--vsock", bad, status=2)
-        for bad in ("host", "host:0x7", ""):
+        for bad in ("host:", "host:0x7", ""):
             a.run("run", "--name", "bad", "--kernel", "/none", "--fake", "--detach", "--self-migrate", bad, status=2)
         without = start(a, "none")
         check("no vsock device" in a.run("agent", "none", status=1, check=False).stderr, "no device")
@@ -264,6 +289,7 @@ if __name__ == "__main__":
         ("life", life),
         ("moves", moves),
         ("restores", restores),
+        ("checks", checks),
         ("a machine of another kind", a_machine_of_another_kind),
         ("bad requests", bad_requests),
         ("rude clients", rude_clients),

@@ -1,4 +1,4 @@
-#include "move/policy.h"
+#include "move/policy_model.h"
 
 #include "base/clock.h"
 #include "base/compiler.h"
@@ -393,6 +393,55 @@ static void test_explained_with_numbers(void **state)
     assert_int_equal(policy_named("best"), 0);
 }
 
+/* 1000 pages of 4 MB/s: a second; 32768 pages of memory are named in a page and a bit. */
+static struct policy_model slow_link(void)
+{
+    return (struct policy_model){ .guest = { .total_pages = 32768, .data_pages = 1000 },
+                                  .path = { .bytes_per_s = 4104000, .rtt_ns = CLOCK_MSEC } };
+}
+
+static void test_all_memory_in_the_pause(void **state)
+{
+    struct policy_model model = slow_link();
+    struct policy_limits limits = policy_limits_default();
+    (void)state;
+    limits.pause_ns = CLOCK_MSEC;
+    struct policy_outcome o = policy_model_stop(&model, &limits);
+    assert_int_equal(o.downtime_ns, policy_model_pause_ns(&model, 1000, 0, CLOCK_MSEC));
+    assert_int_equal(o.time_ns, o.downtime_ns);
+    assert_true(o.downtime_ns > 990 * CLOCK_MSEC && o.downtime_ns < 1020 * CLOCK_MSEC);
+    assert_int_equal(o.rounds, 0);
+    assert_int_equal(o.last.what, POLICY_STOP);
+    assert_true(o.last.exceeds);
+}
+
+static void test_memory_after_the_pause(void **state)
+{
+    struct policy_model model = slow_link();
+    struct policy_limits limits = policy_limits_default();
+    struct policy_outcome pure = { .left_pages = 1000 };
+    (void)state;
+    policy_model_pull(&model, &limits, &pure);
+    assert_int_equal(pure.downtime_ns, policy_model_pause_ns(&model, 2, 0, limits.pause_ns));
+    assert_true(pure.time_ns > pure.downtime_ns + 990 * CLOCK_MSEC);
+    assert_int_equal(pure.pages, 1000);
+    assert_int_equal(pure.last.what, POLICY_SWITCH);
+
+    /* A writer that no round catches up with: the rounds count, the pause that was foreseen for them does not. */
+    limits.max_downtime_ns = 20 * CLOCK_MSEC;
+    limits.allow_switch = true;
+    limits.allow_throttle = false;
+    model.guest.set_count = 1;
+    model.guest.set[0] = (struct policy_set){ .pages = 900, .pages_per_s = 1000000 };
+    struct policy_outcome o = policy_model_run(&model, &limits, 1000);
+    assert_int_equal(o.last.what, POLICY_SWITCH);
+    uint64_t before_ns = o.time_ns;
+    policy_model_pull(&model, &limits, &o);
+    assert_true(o.rounds > 0 && o.left_pages >= 800);
+    assert_true(o.time_ns > before_ns + 780 * CLOCK_MSEC);
+    assert_true(o.downtime_ns < 20 * CLOCK_MSEC && !o.last.exceeds);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -416,6 +465,8 @@ int main(void)
         cmocka_unit_test(test_only_those_above_the_level_are_held),
         cmocka_unit_test(test_nobody_stands_still),
         cmocka_unit_test(test_explained_with_numbers),
+        cmocka_unit_test(test_all_memory_in_the_pause),
+        cmocka_unit_test(test_memory_after_the_pause),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
