@@ -74,7 +74,9 @@ static int take(struct dryrun *c, uint16_t type, struct err *err)
     if (!rc)
         rc = wire_recv_message(&c->wire, &section, c->message, err);
     if (!rc && section.type == MESSAGE_ABORT)
-        return err_set(err, ERR_PEER, EBUSY, "the target says: %s", c->message->abort.text);
+        return err_set(err, ERR_PEER,
+                       c->message->abort.reason == REASON_VERSION ? EPROTONOSUPPORT : EBUSY,
+                       "the target says: %s", c->message->abort.text);
     return rc;
 }
 
@@ -326,7 +328,7 @@ static int talk(struct dryrun *c, struct err *err)
     if (!rc) {
         rc = ask(c, &why);
         if (rc)
-            add_fact(c, false, "target", why.text);
+            add_fact(c, false, rc == -EPROTONOSUPPORT ? "version" : "target", why.text);
     }
     if (!rc) {
         rc = measure_link(c, &why);

@@ -287,6 +287,11 @@ const char *move_reason_name(uint32_t reason)
     return name_in(names, ARRAY_LEN(names), reason);
 }
 
+enum move_reason move_reason_of_bytes(const struct err *why)
+{
+    return why && why->code == EPROTONOSUPPORT ? REASON_VERSION : REASON_BAD_BYTES;
+}
+
 const char *move_mode_name(uint32_t mode)
 {
     static const char *const names[] = {

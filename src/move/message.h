@@ -368,5 +368,8 @@ const struct schema *message_schema(uint16_t type);
 /* Names as JSON, logs and man pages spell them; "unknown" for what has none. */
 const char *message_name(uint16_t type);       /* "round-done" */
 const char *move_reason_name(uint32_t reason); /* "cpu-feature", "target-died" */
+
+/* Of bytes that could not be read: too new (REASON_VERSION), or damaged. `why` may be NULL. */
+enum move_reason move_reason_of_bytes(const struct err *why);
 const char *move_mode_name(uint32_t mode);     /* "stop-copy", "pre-copy" */
 const char *move_knows_name(uint32_t knows);   /* "held" */

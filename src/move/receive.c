@@ -426,6 +426,20 @@ static int take_message(struct receiving *r, struct wire *wire, struct err *err)
     return 0;
 }
 
+/* A newcomer whose stream or message is of a version unknown here hears so; its move never reached the engine. */
+static void refuse_version(struct receiving *r, struct wire *wire, const struct err *why)
+{
+    struct message abort = { .type = MESSAGE_ABORT,
+                             .abort = { .reason = REASON_VERSION, .fault = ERR_PEER } };
+    char host[64] = "";
+    (void)gethostname(host, sizeof(host) - 1);
+    (void)snprintf(abort.abort.text, sizeof(abort.abort.text), "%s has godwit %s: %s", host,
+                   GODWIT_VERSION, why->text);
+    LOG_RATED(LOG_WARN, "move.newcomer", "%s", why->text);
+    receive_send(r, wire->conn, &abort);
+    receive_close(r, wire->conn);
+}
+
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -459,6 +473,8 @@ static void receive(struct receiving *r, struct wire *wire)
     wire = receive_find(r, conn);
     if (rc && err.fault == ERR_HOST)
         receive_enqueue_why(r, TARGET_FAULT, conn, &err);
+    else if (rc == -EPROTONOSUPPORT && wire && conn != r->engine.conn)
+        refuse_version(r, wire, &err);
     else if (rc && rc != -ECANCELED && wire)
         receive_connection_failed(r, wire, rc, &err);
 }

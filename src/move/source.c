@@ -29,7 +29,7 @@ static int on_lost(struct source_call *c)
 
 static int on_bad_bytes(struct source_call *c)
 {
-    source_trouble(c, REASON_BAD_BYTES, c->e->why, false);
+    source_trouble(c, move_reason_of_bytes(c->e->why), c->e->why, false);
     return 0;
 }
 

@@ -241,8 +241,8 @@ int source_on_abort(struct source_call *c)
     struct err why;
 
     bool early = s->state <= SOURCE_NEGOTIATING && memcmp(abort->token, none, sizeof(none)) == 0;
-    (void)err_set(&why, ERR_PEER, ECONNABORTED, "target: %s: %s", move_reason_name(abort->reason),
-                  abort->text);
+    (void)err_set(&why, ERR_PEER, abort->reason == REASON_VERSION ? EPROTONOSUPPORT : ECONNABORTED,
+                  "target: %s: %s", move_reason_name(abort->reason), abort->text);
     if (s->state == SOURCE_UNCERTAIN || s->state == SOURCE_SERVING) {
         /* Of a stranger that has our address; the target itself answers RESOLVE. */
         source_trouble(c, abort->reason, &why, false);

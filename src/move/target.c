@@ -24,7 +24,7 @@ static int on_lost(struct target_call *c)
 
 static int on_bad_bytes(struct target_call *c)
 {
-    target_trouble(c, REASON_BAD_BYTES, c->e->why);
+    target_trouble(c, move_reason_of_bytes(c->e->why), c->e->why);
     return 0;
 }
 

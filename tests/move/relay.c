@@ -1,6 +1,7 @@
 #include "relay.h"
 #include "base/compiler.h"
 #include "base/fd.h"
+#include "state/stream.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -38,6 +39,14 @@ int connect_port(int port)
     return fd;
 }
 
+static void make_newer(uint8_t *bytes, size_t len)
+{
+    struct stream_header header = stream_header_ours();
+    assert_true(len >= STREAM_HEADER_BYTES);
+    header.version = header.oldest_reader = 9;
+    stream_header_encode(&header, bytes);
+}
+
 /* Passes on what `from` sent; false when the pair is to be closed. */
 static bool pass(struct relay *relay, int from, int to, int direction, bool faulty)
 {
@@ -52,6 +61,8 @@ static bool pass(struct relay *relay, int from, int to, int direction, bool faul
         relay->fired = true;
         if (relay->fault == FAULT_FLIP)
             bytes[left] ^= 0x40;
+        else if (relay->fault == FAULT_NEWER)
+            make_newer(bytes, (size_t)n);
         else
             n = (ssize_t)left;
         if (relay->fault == FAULT_CUT) {

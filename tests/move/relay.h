@@ -5,7 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum fault { FAULT_NONE, FAULT_CUT, FAULT_FLIP, FAULT_SILENCE };
+/* NEWER: the stream says that only readers of version 9 and up can read it. Plain connections, `at` 0. */
+enum fault { FAULT_NONE, FAULT_CUT, FAULT_FLIP, FAULT_SILENCE, FAULT_NEWER };
 
 struct relay {
     int listen_fd, port, to_port;

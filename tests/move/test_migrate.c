@@ -720,6 +720,20 @@ static void disk_of_a_stranger(void **unused)
     assert_int_equal(unlink(other), 0);
 }
 
+/* A stream that this build is too old to read is named as such, at the source, whichever side wrote it. */
+static void newer_streams(void **unused)
+{
+    (void)unused;
+    for (unsigned to_source = 0; plain && to_source < 2; to_source++) {
+        struct relay relay = { .fault = FAULT_NEWER, .to_source = to_source };
+        struct result result = move_with(relay, "pre-copy", 0, 0, false, 0);
+        assert_int_equal(result.outcome, MIGRATE_STAYED);
+        assert_int_equal(result.source_rc, -EPROTONOSUPPORT);
+        if (!strstr(result.source_err.text, "stream version 9"))
+            fail_msg("not named: %s", result.source_err.text);
+    }
+}
+
 static void nobody_listens(void **unused)
 {
     (void)unused;
@@ -758,6 +772,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(disk_that_fails),
         cmocka_unit_test(disk_of_a_stranger),
         cmocka_unit_test(nobody_listens),
+        cmocka_unit_test(newer_streams),
         cmocka_unit_test(post_copy_whole),
         cmocka_unit_test(post_copy_cut_anywhere),
         cmocka_unit_test(post_copy_damage_anywhere),
