@@ -11,6 +11,7 @@ static int fill(struct err *err, enum err_fault fault, int code, const char *fmt
     if (err) {
         err->code = code;
         err->fault = fault;
+        err->reason = NULL;
         (void)vsnprintf(err->text, sizeof(err->text), fmt, ap);
     }
     return -code;

@@ -23,10 +23,12 @@ enum err_fault {
 struct err {
     int code; /* positive errno; 0 = no error */
     enum err_fault fault;
+    const char *
+        reason; /* a word for programs, static ("memory", "cancelled"); NULL where none was given */
     char text[480]; /* one line, no final full stop */
 };
 
-/* Fills `err` and returns -code, so that a caller can write `return err_set(...)`. */
+/* Fills `err`, with no reason, and returns -code, so that a caller can write `return err_set(...)`. */
 int err_set(struct err *err, enum err_fault fault, int code, const char *fmt, ...) PRINTF(4, 5);
 
 /* err_set() with ": <strerror(code)>" appended. */

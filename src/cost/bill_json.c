@@ -434,8 +434,8 @@ static json_t *failure_json(const struct bill *bill)
     if (!bill->err.code)
         return json_null();
     const char *code = strerrorname_np(bill->err.code);
-    return json_pack("{s:s, s:s, s:o, s:o}", "stage", stage_names[bill->failed_stage], "fault",
-                     err_fault_name(bill->err.fault), "code",
+    return json_pack("{s:s, s:s, s:s?, s:o, s:o}", "stage", stage_names[bill->failed_stage],
+                     "fault", err_fault_name(bill->err.fault), "reason", bill->err.reason, "code",
                      code ? json_string(code) : json_null(), "text", text(bill->err.text));
 }
 

@@ -43,8 +43,9 @@ json_t *reason_to_json(const struct err *err)
         if (!isascii(text[i]))
             text[i] = '?';
     json_decref(check);
-    return json_pack("{s:s, s:s, s:i, s:s}", "text", text, "errno", reason_errno_name(err->code),
-                     "code", err->code, "fault", err_fault_name(err->fault));
+    return json_pack("{s:s, s:s, s:i, s:s, s:s?}", "text", text, "errno",
+                     reason_errno_name(err->code), "code", err->code, "fault",
+                     err_fault_name(err->fault), "reason", err->reason);
 }
 
 void reason_from_json(const json_t *json, struct err *ret)
@@ -55,6 +56,7 @@ void reason_from_json(const json_t *json, struct err *ret)
 
     /* The name is believed before the number: numbers differ between architectures. */
     ret->code = code ? code : EPROTO;
+    ret->reason = NULL;
     ret->fault = fault_of(json_string_value(json_object_get(json, "fault")));
     (void)snprintf(ret->text, sizeof(ret->text), "%s", text ? text : "no reason given");
 }

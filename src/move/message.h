@@ -371,5 +371,5 @@ const char *move_reason_name(uint32_t reason); /* "cpu-feature", "target-died" *
 
 /* Of bytes that could not be read: too new (REASON_VERSION), or damaged. `why` may be NULL. */
 enum move_reason move_reason_of_bytes(const struct err *why);
-const char *move_mode_name(uint32_t mode);     /* "stop-copy", "pre-copy" */
-const char *move_knows_name(uint32_t knows);   /* "held" */
+const char *move_mode_name(uint32_t mode);   /* "stop-copy", "pre-copy" */
+const char *move_knows_name(uint32_t knows); /* "held" */

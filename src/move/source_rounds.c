@@ -32,6 +32,7 @@ int source_on_verdict(struct source_call *c)
         struct err why;
         (void)err_set(&why, ERR_PEER, ENOTSUP, "target refuses: %s: %s", s->verdict.reason[0].fact,
                       s->verdict.reason[0].text);
+        why.reason = move_reason_name(s->verdict.reason[0].code); /* says more than "refused" */
         s->target_gone = true;
         source_trouble(c, REASON_REFUSED, &why, true);
         return 0;

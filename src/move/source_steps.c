@@ -47,6 +47,8 @@ void source_blame(struct source_call *c, enum move_reason reason, const struct e
         s->err = *why;
     else
         (void)err_set(&s->err, ERR_HOST, EIO, "%s", move_reason_name(reason));
+    if (!s->err.reason)
+        s->err.reason = move_reason_name(reason);
 }
 
 void source_shut(struct source_call *c)

@@ -61,6 +61,7 @@ int target_on_checked(struct target_call *c)
     struct err why;
     (void)err_set(&why, ERR_HOST, ENOTSUP, "refused: %s: %s", c->e->verdict->reason[0].fact,
                   c->e->verdict->reason[0].text);
+    why.reason = move_reason_name(c->e->verdict->reason[0].code);
     target_blame(c, REASON_REFUSED, &why);
     target_discard(c);
     target_shut(c);

@@ -36,6 +36,8 @@ void target_blame(struct target_call *c, enum move_reason reason, const struct e
         c->t->err = *why;
     else
         (void)err_set(&c->t->err, ERR_HOST, EIO, "%s", move_reason_name(reason));
+    if (!c->t->err.reason)
+        c->t->err.reason = move_reason_name(reason);
 }
 
 void target_shut(struct target_call *c)

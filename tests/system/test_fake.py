@@ -125,6 +125,20 @@ def checks():
         to.signal(15)
 
 
+def reasons():
+    """Why a move failed, in a word that a program can act on."""
+    with Host() as a, Host() as b:
+        vm, other, to = start(a), start(b), receive(b)
+        bill = a.migrate("vm", to.address, status=1)
+        check(bill["failure"]["reason"] == "name" and bill["owner"] == "source", str(bill["failure"]))
+        bill = a.migrate("vm", "127.0.0.1:1", status=1)
+        check(bill["failure"]["reason"] == "connect", str(bill["failure"]))
+        for host in a, b:
+            host.run("kill", "vm")
+        vm.ended()
+        other.ended()
+
+
 def a_machine_of_another_kind():
     """A real machine does not fit a fake host, nor the other way round; nothing happens to it."""
     with Host() as a, Host() as b:
@@ -290,6 +304,7 @@ if __name__ == "__main__":
         ("moves", moves),
         ("restores", restores),
         ("checks", checks),
+        ("reasons", reasons),
         ("a machine of another kind", a_machine_of_another_kind),
         ("bad requests", bad_requests),
         ("rude clients", rude_clients),

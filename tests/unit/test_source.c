@@ -309,6 +309,7 @@ static void test_refused_by_the_target(void **state)
                      0);
     assert_int_equal(source.state, SOURCE_FAILED);
     assert_int_equal(source.reason, REASON_REFUSED);
+    assert_string_equal(source.err.reason, move_reason_name(source.verdict.reason[0].code));
     assert_non_null(strstr(source.err.text, "cpu.avx512f"));
     assert_int_equal(source.verdict.reason[0].code, REASON_CPU_FEATURE);
 }
