@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "ctl/bills.h"
 #include "ctl/ready.h"
 #include "ctl/reason.h"
 #include "move/checkpoint.h"
@@ -150,11 +151,14 @@ static void hook_unprepare(void *ctx)
 static void hook_event(void *ctx, const char *name, json_t *params)
 {
     struct monitor *monitor = mover_of(ctx)->monitor;
-    if (strcmp(name, "move.progress") == 0) {
+    json_t **last = strcmp(name, "move.progress") == 0   ? &monitor->last_progress
+                    : strcmp(name, "move.decision") == 0 ? &monitor->last_decision
+                                                         : NULL;
+    if (last) {
         json_t *copy = json_deep_copy(params);
         (void)pthread_mutex_lock(&monitor->progress_lock);
-        json_decref(monitor->last_progress);
-        monitor->last_progress = copy;
+        json_decref(*last);
+        *last = copy;
         (void)pthread_mutex_unlock(&monitor->progress_lock);
     }
     rpc_post_event(monitor->rpc, name, params);
@@ -388,12 +392,25 @@ static void run(struct mover *mover)
     }
 }
 
+/* For whoever watches this host. The guest does not wait for it: it runs again, wherever it does. */
+static void keep_bill(struct mover *mover)
+{
+    struct err err = { 0 };
+    if (mover->request.kind == MOVER_CHECK || mover->request.kind == MOVER_RECEIVE)
+        return;
+    json_t *bill = bill_json(&mover->bill);
+    if (bill && bills_keep(mover->monitor->options->base, bill, &err))
+        log_event(LOG_WARN, "move.bill", "%s", err.text);
+    json_decref(bill);
+}
+
 static void *mover_thread(void *arg)
 {
     struct mover *mover = arg;
     int slot = meter_thread_enter(&mover->monitor->meter, BILL_CPU_MOVER);
     recording_wait(mover->recording); /* both watch the guest's writes, and only one can */
     run(mover);
+    keep_bill(mover);
     meter_thread_leave(&mover->monitor->meter, slot);
     (void)pthread_mutex_lock(&mover->lock);
     mover->finished = true;
@@ -583,6 +600,16 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
     return NULL;
 }
 
+/* How a move before this one went. */
+static void forget_last(struct monitor *monitor)
+{
+    (void)pthread_mutex_lock(&monitor->progress_lock);
+    json_decref(monitor->last_progress);
+    json_decref(monitor->last_decision);
+    monitor->last_progress = monitor->last_decision = NULL;
+    (void)pthread_mutex_unlock(&monitor->progress_lock);
+}
+
 int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err)
 {
     if (monitor->mover)
@@ -594,6 +621,7 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     int rc = loop_add(&monitor->loop, &monitor->mover_done, mover->wake_fd, EPOLLIN, on_wake);
     if (!rc) {
         monitor->mover = mover;
+        forget_last(monitor);
         mover->recording = recording_interrupt(monitor, "a move began");
         rc = -pthread_create(&mover->thread, NULL, mover_thread, mover);
     }
