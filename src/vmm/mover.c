@@ -164,6 +164,30 @@ static void hook_event(void *ctx, const char *name, json_t *params)
     rpc_post_event(monitor->rpc, name, params);
 }
 
+/* For whoever watches this host. The guest does not wait for it: it runs again, wherever it does. */
+static void keep_bill(struct mover *mover, json_t *bill)
+{
+    struct err err = { 0 };
+    if (bill && bills_keep(mover->monitor->options->base, bill, &err))
+        log_event(LOG_WARN, "move.bill", "%s", err.text);
+    json_decref(bill);
+}
+
+/* Of a guest that arrives, or was to: without what only the source knows. */
+static void hook_billed(void *ctx, const struct bill *bill)
+{
+    static const char *const unknown[] = { "downtime",  "rounds",     "policy", "brownout", "bytes",
+                                           "encrypted", "encryption", "pages",  "classes",  "lanes",
+                                           "faults",    "agent",      "clocks" };
+    struct mover *mover = ctx;
+    json_t *json = bill_json(bill);
+    for (unsigned i = 0; json && i < ARRAY_LEN(unknown); i++)
+        (void)json_object_del(json, unknown[i]);
+    if (json && bill->owner == BILL_OWNER_TARGET) /* what it is called here */
+        (void)json_object_set_new(json, "name", json_string(mover->monitor->dir.name));
+    keep_bill(mover, json);
+}
+
 struct claiming {
     struct monitor *monitor;
     const char *name;
@@ -392,25 +416,14 @@ static void run(struct mover *mover)
     }
 }
 
-/* For whoever watches this host. The guest does not wait for it: it runs again, wherever it does. */
-static void keep_bill(struct mover *mover)
-{
-    struct err err = { 0 };
-    if (mover->request.kind == MOVER_CHECK || mover->request.kind == MOVER_RECEIVE)
-        return;
-    json_t *bill = bill_json(&mover->bill);
-    if (bill && bills_keep(mover->monitor->options->base, bill, &err))
-        log_event(LOG_WARN, "move.bill", "%s", err.text);
-    json_decref(bill);
-}
-
 static void *mover_thread(void *arg)
 {
     struct mover *mover = arg;
     int slot = meter_thread_enter(&mover->monitor->meter, BILL_CPU_MOVER);
     recording_wait(mover->recording); /* both watch the guest's writes, and only one can */
     run(mover);
-    keep_bill(mover);
+    if (mover->request.kind != MOVER_CHECK && mover->request.kind != MOVER_RECEIVE)
+        keep_bill(mover, bill_json(&mover->bill));
     meter_thread_leave(&mover->monitor->meter, slot);
     (void)pthread_mutex_lock(&mover->lock);
     mover->finished = true;
@@ -582,6 +595,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .unclaim = hook_unclaim,
                                             .adopt = hook_adopt,
                                             .arrived = hook_arrived,
+                                            .billed = hook_billed,
                                             .event = hook_event };
     if (monitor->inside.dev) {
         mover->env.hooks.prepare = hook_prepare;

@@ -171,7 +171,34 @@ def test_moves():
         check(value(families, "godwit_move_downtime_seconds_count", "godwit_move_downtime_seconds") == 1, "one stood still")
         close_to(value(families, "godwit_move_downtime_seconds_sum", "godwit_move_downtime_seconds"),
                  bill["downtime"]["total_ns"], "sum")
-        check(value(metrics(b), "godwit_vm_state", vm="web", state="running") == 1, "it runs there")
+        there = metrics(b)
+        check(value(there, "godwit_vm_state", vm="web", state="running") == 1, "it runs there")
+        check(value(there, "godwit_moves_total", kind="migrate", side="target", outcome="completed") == 1, "and is counted there")
+        stages = [v for (_, pairs), v in there["godwit_last_move_stage_seconds"][1].items()]
+        close_to(value(there, "godwit_last_move_duration_seconds", vm="web"), round(sum(stages) * 1e9), "stages there")
+        check(sum(families_of(there, "godwit_last_move_cpu_seconds", host="target")) > 0, "what it spent")
+        for family in "godwit_last_move_downtime_seconds", "godwit_last_move_sent_bytes", "godwit_last_move_rounds":
+            check(not there[family][1], f"{family}: a target does not know")
+        target.kill()
+
+
+def families_of(families, name, **labels):
+    return [v for (_, pairs), v in families[name][1].items() if labels.items() <= dict(pairs).items()]
+
+
+def test_failed_arrival():
+    """A target counts what was cut, and what it is told to give up, too."""
+    with Host(insecure=True) as a, Host(insecure=True) as b:
+        start(a, "vm")
+        target = b.receive("--fake", once=False)
+        with Relay(target.address, lambda direction, name, count: "cut" if name == "round" else None) as relay:
+            a.run("migrate", "vm", relay.address, "--lanes", "0", status=1)
+        wait_for("the target's bill", lambda: metrics(b)["godwit_moves_total"][1])
+        check(value(metrics(b), "godwit_moves_total", kind="migrate", side="target", outcome="failed") == 1, "failed")
+        check(value(metrics(b), "godwit_last_move_info", vm="vm", side="target", outcome="failed") == 1, "named")
+        a.migrate("vm", target.address)  # the same receiver, once more
+        check(value(metrics(b), "godwit_moves_total", kind="migrate", side="target", outcome="completed") == 1, "moved")
+        check(value(metrics(b), "godwit_moves_total", kind="migrate", side="target", outcome="failed") == 1, "still one")
         target.kill()
 
 
