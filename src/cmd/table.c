@@ -18,6 +18,7 @@ const struct command *const cmd_table[] = {
     &cmd_restore,
     &cmd_resolve,
     &cmd_bill,
+    &cmd_metrics,
     &cmd_agent,
     &cmd_wws,
     &cmd_dump,

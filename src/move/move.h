@@ -55,6 +55,9 @@ struct move_hooks {
     void (*unclaim)(void *ctx);
     void (*adopt)(void *ctx, struct machine *machine);
     void (*arrived)(void *ctx); /* and it runs (or is paused, as it was) */
+    /* An incoming move has ended, one way or the other: what this side knows of it (move/receive_bill.c). May be
+     * NULL. After arrived, where it was called. */
+    void (*billed)(void *ctx, const struct bill *bill);
     /* Posts an event of the control socket; `params` is stolen. */
     void (*event)(void *ctx, const char *event, json_t *params);
 };

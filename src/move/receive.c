@@ -217,6 +217,7 @@ void receive_close(struct receiving *r, uint32_t conn)
 static void emit(struct receiving *r, const struct move_action *action)
 {
     enum target_state to = (enum target_state)action->emit.to;
+    receive_bill_stage(r, action->emit.stage);
     if (r->pull && (to == TARGET_PULLING || to == TARGET_STRANDED))
         pull_stranded(r->pull, to == TARGET_STRANDED);
     if (to == TARGET_UNCERTAIN || to == TARGET_PULLING || to == TARGET_STRANDED)
@@ -677,6 +678,7 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
             r->arrived_ns = clock_now_ns();
             if (!r->ending)
                 r->env->hooks.arrived(r->env->hooks.ctx);
+            receive_bill_end(r, BILL_OWNER_TARGET, NULL);
             told = true;
         }
         if (r->engine.state == TARGET_ACTIVE &&
@@ -708,6 +710,21 @@ static int check_listener(const struct move_env *env, int listen_fd, struct err 
     return trust_check_plain(env->trust, (const struct sockaddr *)&at, err);
 }
 
+/* Of a move that did not end well, or was not let end: there is no bill any more of one that did. */
+static void bill_what_is_left(struct receiving *r, const struct err *err)
+{
+    struct err why;
+    enum bill_owner owner = r->arrived ? BILL_OWNER_TARGET
+                            : r->engine.prepared && r->engine.state != TARGET_GONE
+                                ? BILL_OWNER_UNCERTAIN
+                                : BILL_OWNER_SOURCE;
+    if (!err) {
+        (void)err_set(&why, ERR_CALLER, ECANCELED, "ended while its memory was still arriving");
+        err = &why;
+    }
+    receive_bill_end(r, owner, err);
+}
+
 int receive_run(const struct move_env *env, const struct arrival_host *host, int listen_fd,
                 const uint8_t store[MOVE_STORE_BYTES], bool once, bool *ret_settled,
                 struct err *err)
@@ -727,6 +744,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
     do {
         rc = serve_one(r, store, err);
         *ret_settled = r->engine.ended;
+        bill_what_is_left(r, rc ? err : NULL);
         if (rc) {
             log_event(LOG_WARN, "move.failed", "%s", err->text);
             discard(r);

@@ -47,6 +47,8 @@ struct receiving {
     bool claimed, arrived, ending;
     uint64_t load_ns, record_ns, arrived_ns;
     struct meter_span span;
+    bool has_bill; /* of a move that has begun and not ended */
+    struct bill bill;
     char last_failure[sizeof(((struct err *)0)->text)];
 };
 
@@ -63,6 +65,10 @@ void receive_close(struct receiving *r, uint32_t conn);
 void receive_send(struct receiving *r, uint32_t conn, const struct message *message);
 struct wire *receive_find(struct receiving *r, uint32_t conn);
 void receive_deliver(struct receiving *r, const struct target_event *event);
+
+/* receive_bill.c. Whenever the engine enters a state; and once a move has ended (else nothing), `err` NULL = well. */
+void receive_bill_stage(struct receiving *r, enum move_stage stage);
+void receive_bill_end(struct receiving *r, enum bill_owner owner, const struct err *err);
 
 /* receive_lanes.c */
 #define BULK_GRACE_NS (CLOCK_SECOND / 2)

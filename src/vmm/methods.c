@@ -5,6 +5,7 @@
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
 #include "vmm/recording.h"
+#include "vmm/usage.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -439,9 +440,10 @@ static void vm_migrate_status(void *ctx, struct rpc_call *call, const json_t *pa
     if (rpc_unpack(call, params, "{}"))
         return;
     (void)pthread_mutex_lock(&monitor->progress_lock);
-    json_t *status = json_pack("{s:b, s:s, s:O?, s:O?}", "moving", monitor->mover != NULL, "state",
-                               monitor_state_name(monitor->state), "progress",
-                               monitor->last_progress, "bill", monitor->last_bill);
+    json_t *status =
+        json_pack("{s:b, s:s, s:O?, s:O?, s:O?}", "moving", monitor->mover != NULL, "state",
+                  monitor_state_name(monitor->state), "progress", monitor->last_progress,
+                  "decision", monitor->last_decision, "bill", monitor->last_bill);
     (void)pthread_mutex_unlock(&monitor->progress_lock);
     rpc_reply(call, status);
 }
@@ -463,6 +465,12 @@ static void vm_bill(void *ctx, struct rpc_call *call, const json_t *params)
         rpc_reply(call, json_incref(monitor->last_bill));
 }
 
+static void vm_usage(void *ctx, struct rpc_call *call, const json_t *params)
+{
+    if (!rpc_unpack(call, params, "{}"))
+        rpc_reply(call, usage_json(ctx));
+}
+
 const struct rpc_method monitor_methods[] = {
     { "vm.info", vm_info },
     { "vm.pause", vm_pause },
@@ -481,5 +489,6 @@ const struct rpc_method monitor_methods[] = {
     { "vm.bill", vm_bill },
     { "vm.agent", vm_agent },
     { "vm.wws", vm_wws },
+    { "vm.usage", vm_usage },
 };
 const size_t monitor_method_count = ARRAY_LEN(monitor_methods);

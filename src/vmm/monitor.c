@@ -324,6 +324,7 @@ static void teardown(struct monitor *monitor)
     loop_fini(&monitor->loop);
     json_decref(monitor->last_bill);
     json_decref(monitor->last_progress);
+    json_decref(monitor->last_decision);
     rundir_release(&monitor->dir, monitor->keep);
     meter_fini(&monitor->meter);
     (void)pthread_mutex_destroy(&monitor->pause_lock);

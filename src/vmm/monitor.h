@@ -78,7 +78,8 @@ struct monitor {
     struct recording *recording; /* NULL: none under way */
     json_t *last_bill;
     pthread_mutex_t progress_lock;
-    json_t *last_progress; /* written by the mover */
+    json_t *last_progress, *last_decision; /* written by the mover */
+    uint64_t usage_ns[BILL_CPU_MAX];       /* as vm.usage said last */
 
     /* How the guest ended: written once by whichever thread saw it, then ended_fd tells the loop. */
     pthread_mutex_t end_lock;

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "ctl/bills.h"
 #include "ctl/ready.h"
 #include "ctl/reason.h"
 #include "move/checkpoint.h"
@@ -150,14 +151,41 @@ static void hook_unprepare(void *ctx)
 static void hook_event(void *ctx, const char *name, json_t *params)
 {
     struct monitor *monitor = mover_of(ctx)->monitor;
-    if (strcmp(name, "move.progress") == 0) {
+    json_t **last = strcmp(name, "move.progress") == 0   ? &monitor->last_progress
+                    : strcmp(name, "move.decision") == 0 ? &monitor->last_decision
+                                                         : NULL;
+    if (last) {
         json_t *copy = json_deep_copy(params);
         (void)pthread_mutex_lock(&monitor->progress_lock);
-        json_decref(monitor->last_progress);
-        monitor->last_progress = copy;
+        json_decref(*last);
+        *last = copy;
         (void)pthread_mutex_unlock(&monitor->progress_lock);
     }
     rpc_post_event(monitor->rpc, name, params);
+}
+
+/* For whoever watches this host. The guest does not wait for it: it runs again, wherever it does. */
+static void keep_bill(struct mover *mover, json_t *bill)
+{
+    struct err err = { 0 };
+    if (bill && bills_keep(mover->monitor->options->base, bill, &err))
+        log_event(LOG_WARN, "move.bill", "%s", err.text);
+    json_decref(bill);
+}
+
+/* Of a guest that arrives, or was to: without what only the source knows. */
+static void hook_billed(void *ctx, const struct bill *bill)
+{
+    static const char *const unknown[] = { "downtime",  "rounds",     "policy", "brownout", "bytes",
+                                           "encrypted", "encryption", "pages",  "classes",  "lanes",
+                                           "faults",    "agent",      "clocks" };
+    struct mover *mover = ctx;
+    json_t *json = bill_json(bill);
+    for (unsigned i = 0; json && i < ARRAY_LEN(unknown); i++)
+        (void)json_object_del(json, unknown[i]);
+    if (json && bill->owner == BILL_OWNER_TARGET) /* what it is called here */
+        (void)json_object_set_new(json, "name", json_string(mover->monitor->dir.name));
+    keep_bill(mover, json);
 }
 
 struct claiming {
@@ -395,6 +423,8 @@ static void *mover_thread(void *arg)
     int slot = meter_thread_enter(&mover->monitor->meter, BILL_CPU_MOVER);
     recording_wait(mover->recording); /* both watch the guest's writes, and only one can */
     run(mover);
+    if (mover->request.kind != MOVER_CHECK && mover->request.kind != MOVER_RECEIVE)
+        keep_bill(mover, bill_json(&mover->bill));
     meter_thread_leave(&mover->monitor->meter, slot);
     (void)pthread_mutex_lock(&mover->lock);
     mover->finished = true;
@@ -566,6 +596,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .unclaim = hook_unclaim,
                                             .adopt = hook_adopt,
                                             .arrived = hook_arrived,
+                                            .billed = hook_billed,
                                             .event = hook_event };
     if (monitor->inside.dev) {
         mover->env.hooks.prepare = hook_prepare;
@@ -596,6 +627,16 @@ struct mover_request mover_request_default(void)
                                    .stall_limit_ns = 10 * CLOCK_SECOND };
 }
 
+/* How a move before this one went. */
+static void forget_last(struct monitor *monitor)
+{
+    (void)pthread_mutex_lock(&monitor->progress_lock);
+    json_decref(monitor->last_progress);
+    json_decref(monitor->last_decision);
+    monitor->last_progress = monitor->last_decision = NULL;
+    (void)pthread_mutex_unlock(&monitor->progress_lock);
+}
+
 int mover_start(struct monitor *monitor, const struct mover_request *request, struct err *err)
 {
     if (monitor->mover)
@@ -607,6 +648,7 @@ int mover_start(struct monitor *monitor, const struct mover_request *request, st
     int rc = loop_add(&monitor->loop, &monitor->mover_done, mover->wake_fd, EPOLLIN, on_wake);
     if (!rc) {
         monitor->mover = mover;
+        forget_last(monitor);
         mover->recording = recording_interrupt(monitor, "a move began");
         rc = -pthread_create(&mover->thread, NULL, mover_thread, mover);
     }
