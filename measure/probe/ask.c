@@ -99,8 +99,10 @@ static uint64_t key_of(const struct session *session, const struct request *requ
 static void resp_ask(struct session *session, const struct request *request)
 {
     uint64_t len = session->probe->options.value_bytes, key = key_of(session, request);
-    char name[64];
-    int name_len = snprintf(name, sizeof(name), "probe:%" PRIu64 ":%" PRIu64, len, key);
+    const char *prefix = session->probe->options.key;
+    char name[128];
+    int name_len = prefix ? snprintf(name, sizeof(name), "%.80s%" PRIu64, prefix, key)
+                          : snprintf(name, sizeof(name), "probe:%" PRIu64 ":%" PRIu64, len, key);
     switch (item_of(session, request)->what) {
     case MIX_GET:
         buf_printf(&session->out, "*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n", name_len, name);
@@ -131,6 +133,8 @@ static bool value_is_right(const struct session *session, uint64_t key)
     uint64_t sum = ANSWER_SUM_BEGIN, len = session->probe->options.value_bytes;
     if (resp->type != '$' || resp->nil)
         return resp->type == '$';
+    if (session->probe->options.key)
+        return resp->bulk_bytes == len; /* the server's own, or ours */
     for (uint64_t i = 0; i < len; i++) {
         char byte = value_byte(key, i);
         sum = answer_sum(sum, &byte, 1);

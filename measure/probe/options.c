@@ -68,6 +68,7 @@ static const struct option_row rows[] = {
       "the answer's whole body; another is bad" },
     { "size", "SIZE", VALUE_SIZE, AT(size_bytes), 16, 65000, TCP | UDP | ICMP,
       "what an echo carries (64)" },
+    { "key", "PREFIX", VALUE_TEXT, AT(key), 0, 0, RESP, "the server's own keys, PREFIX0 and on" },
     { "keys", "N", VALUE_COUNT, AT(keys), 1, UINT32_MAX, RESP,
       "so many keys, probe:SIZE:0 and on (1000)" },
     { "value", "SIZE", VALUE_SIZE, AT(value_bytes), 0, 1 << 20, RESP, "what a set carries (100)" },

@@ -31,7 +31,7 @@ struct options {
     int64_t pin;                    /* -1 = nowhere */
     bool priority;
     uint64_t seed;
-    const char *path, *mix_text, *expect; /* NULL = not given */
+    const char *path, *mix_text, *expect, *key; /* NULL = not given */
     uint64_t body_bytes, size_bytes, keys, value_bytes;
     uint64_t bandwidth; /* bytes a second; 0 = as fast as it goes */
     struct mix mix;
