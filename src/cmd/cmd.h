@@ -128,7 +128,7 @@ uint64_t cmd_number(const struct cmd_args *args, const char *name);
 const char *cmd_next(const struct cmd_args *args, const char *name, unsigned *at);
 
 /* -------------------------------------------------------------------------------- output
- * (report.c) */
+ * (output.c) */
 
 /* Prints "godwit COMMAND: text" and returns the exit status that goes with the fault. */
 int cmd_fail(const struct cmd_args *args, const struct err *err);
