@@ -46,6 +46,7 @@ enum cmd_kind {
 
 struct cmd_option {
     const char *name; /* without the dashes; of an argument: as usage shows it, "NAME" */
+    char letter;      /* "-o", the same in short; 0 = none */
     enum cmd_kind kind;
     unsigned flags;
     /* how usage shows the value, "SIZE"; NULL for a flag and for an argument */
@@ -81,7 +82,7 @@ struct command {
 /* One file each. */
 extern const struct command cmd_run, cmd_ps, cmd_info, cmd_console, cmd_pause, cmd_resume, cmd_stop,
     cmd_kill, cmd_balloon, cmd_migrate, cmd_receive, cmd_checkpoint, cmd_restore, cmd_resolve,
-    cmd_bill, cmd_agent, cmd_wws, cmd_dump, cmd_check, cmd_trust, cmd_completion, cmd_man, cmd_vmm;
+    cmd_bill, cmd_agent, cmd_wws, cmd_measure, cmd_report, cmd_dump, cmd_check, cmd_trust, cmd_completion, cmd_man, cmd_vmm, cmd_clock;
 
 /* All of them, in the order of the help (table.c); NULL ends the list. */
 extern const struct command *const cmd_table[];

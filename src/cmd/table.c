@@ -20,6 +20,8 @@ const struct command *const cmd_table[] = {
     &cmd_bill,
     &cmd_agent,
     &cmd_wws,
+    &cmd_measure,
+    &cmd_report,
     &cmd_dump,
     &cmd_check,
     &cmd_trust,
@@ -27,6 +29,7 @@ const struct command *const cmd_table[] = {
     /* hidden */
     &cmd_man,
     &cmd_vmm,
+    &cmd_clock,
     NULL,
 };
 
