@@ -237,6 +237,29 @@ static void put_texts(void)
     put("rpc", "all", all.data, all.len);
 }
 
+static void put_answers(void)
+{
+    static const char *const https[] = {
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\npong\n",
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: y\r\n\r\n",
+        "HTTP/1.0 404 Not Found\nConnection: close\n\nnot here",
+        "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+    };
+    static const char *const resps[] = { "+PONG\r\n", "-ERR no\r\n",
+                                         ":-12\r\n",  "$5\r\na\r\nb\n\r\n",
+                                         "$-1\r\n",   "*3\r\n$1\r\na\r\n*1\r\n:1\r\n*-1\r\n" };
+    for (size_t i = 0; i < ARRAY_LEN(https) + ARRAY_LEN(resps); i++) {
+        bool http = i < ARRAY_LEN(https);
+        const char *text = http ? https[i] : resps[i - ARRAY_LEN(https)];
+        char name[16];
+        CLEANUP_BUF struct buf input = { 0 };
+        buf_put_u8(&input, (uint8_t)i);
+        buf_put(&input, text, strlen(text));
+        (void)snprintf(name, sizeof(name), "answer%zu", i);
+        put(http ? "http" : "resp", name, input.data, input.len);
+    }
+}
+
 /* Events of a move that goes well at the source, as make_source_event() reads them. */
 static void put_engines(void)
 {
@@ -258,6 +281,7 @@ int main(int argc, char **argv)
     put_kernels();
     put_devices();
     put_texts();
+    put_answers();
     put_engines();
     return 0;
 }
