@@ -41,9 +41,34 @@ static const char *add(char *list, size_t size, unsigned *count, const char *wor
     return NULL;
 }
 
+/* A decimal number of `min` to `max`; 0: something else. */
+static unsigned number_of(const char *text, unsigned min, unsigned max)
+{
+    size_t digits = strspn(text, "0123456789");
+    unsigned long value = digits && digits < 6 && !text[digits] ? strtoul(text, NULL, 10) : 0;
+    return value >= min && value <= max ? (unsigned)value : 0;
+}
+
+static const char *parse_observe(struct guest_config *config, const char *where, const char *port)
+{
+    unsigned *to = strcmp(where, "tcp") == 0     ? &config->observe_tcp
+                   : strcmp(where, "vsock") == 0 ? &config->observe_vsock
+                                                 : NULL;
+    unsigned number = number_of(port, 1, 65535);
+    if (!to || !number)
+        return "observe: want tcp or vsock, and a port";
+    *to = number;
+    return NULL;
+}
+
 static const char *parse_line(struct guest_config *config, char *line)
 {
     const char *key = next_word(&line), *value = next_word(&line);
+    if (strcmp(key, "observe") == 0) {
+        const char *port = next_word(&line);
+        return *next_word(&line) ? "observe: want tcp or vsock, and a port"
+                                 : parse_observe(config, value, port);
+    }
     if (*next_word(&line))
         return "more words than one key and one value";
     if (strcmp(key, "page-cache") == 0) {
@@ -60,21 +85,24 @@ static const char *parse_line(struct guest_config *config, char *line)
     if (strcmp(key, "idle") == 0)
         return add(config->idle[0], sizeof(config->idle[0]), &config->idle_count, value);
     if (strcmp(key, "limit") == 0) {
-        size_t digits = strspn(value, "0123456789");
-        unsigned long seconds =
-            digits && digits < 5 && !value[digits] ? strtoul(value, NULL, 10) : 0;
-        if (seconds < 1 || seconds > GUEST_LIMIT_MS_MAX / 1000)
+        unsigned seconds = number_of(value, 1, GUEST_LIMIT_MS_MAX / 1000);
+        if (!seconds)
             return "limit: want 1 to 600 seconds";
-        config->limit_ms = (unsigned)seconds * 1000;
+        config->limit_ms = seconds * 1000;
         return NULL;
     }
-    return "unknown key: there are page-cache, freeze, idle and limit";
+    if (strcmp(key, "observe-period") == 0) {
+        config->observe_period_ms = number_of(value, 1, 100);
+        return config->observe_period_ms ? NULL : "observe-period: want 1 to 100 milliseconds";
+    }
+    return "unknown key: there are page-cache, freeze, idle, limit, observe and observe-period";
 }
 
 unsigned guest_config_parse(struct guest_config *config, const char *text, const char **ret_why)
 {
     memset(config, 0, sizeof(*config));
     config->limit_ms = 60000;
+    config->observe_period_ms = 2;
     for (unsigned number = 1; *text; number++) {
         char line[512];
         size_t len = strcspn(text, "\n");

@@ -3,7 +3,8 @@
  *
  * A static program for any Linux guest with a vsock device; it needs no library and no privilege
  * but root's. `godwit-agent` serves the monitor, `godwit-agent migrate HOST` asks it to move this
- * guest. docs/agent.md has the protocol and the configuration. One thread.
+ * guest, `godwit-agent observe` measures what a guest notices (observe.h). docs/agent.md has the
+ * protocols and the configuration. One thread, but for `observe`.
  *
  * Served are only lines from the host (CID 2), each checked before anything is done. All that the
  * agent may do is in its configuration: the host can ask for nothing that is not there, and an
@@ -29,6 +30,8 @@ struct guest_config {
     char idle[GUEST_RULES_MAX][16]; /* process names, as in /proc/PID/comm */
     unsigned idle_count;
     unsigned limit_ms; /* what was slowed is restored after so long at the latest */
+    unsigned observe_tcp, observe_vsock; /* ports of `observe`; 0 = not allowed */
+    unsigned observe_period_ms;
 };
 
 struct guest_task {

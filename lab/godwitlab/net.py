@@ -104,8 +104,8 @@ def _kill(pid):
         os.close(fd)
 
 
-def socket_in(netns):
-    """A TCP socket that lives in the namespace, made without moving the caller there for good."""
+def socket_in(netns, kind=socket.SOCK_STREAM):
+    """A socket, TCP unless told otherwise, that lives in the namespace, made without moving the caller there for good."""
     here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -115,7 +115,7 @@ def socket_in(netns):
         try:
             _setns(there)
             try:
-                return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                return socket.socket(socket.AF_INET, kind)
             finally:
                 _setns(here)
         finally:

@@ -25,10 +25,10 @@ LIMIT_S = 120
 
 
 class Guest:
-    def __init__(self, netns, image, folder):
+    def __init__(self, netns, image, folder, more=""):
         self.qmp = os.path.join(folder, "qmp")
         append = ("console=ttyS0 panic=-1 reboot=t quiet tsc=reliable "
-                  f"tsc_early_khz={qemu.tsc_khz()} godwit.ip={ADDRESS}/24")
+                  f"tsc_early_khz={qemu.tsc_khz()} godwit.ip={ADDRESS}/24 {more}")
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", netns, qemu.PROGRAM, "-M", "microvm",
              "-accel", "tcg,thread=multi", "-cpu", "max,-erms", "-m", str(MEMORY_MIB), "-smp", "1",
@@ -118,7 +118,8 @@ def check(netns, image, folder):
         guest.process.wait()
 
 
-def main():
+def in_network(what, check):
+    """Calls check(netns, image, folder) with the image, a network for it and a folder for files; the exit status."""
     if os.geteuid() != 0:
         print("skipped: needs root for a network namespace")
         return 77
@@ -135,9 +136,9 @@ def main():
             check(netns, image, folder)
         finally:
             net.destroy(netns)
-    print("web image: ok")
+    print(f"{what}: ok")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_network("web image", check))
