@@ -29,7 +29,6 @@ const struct command *const cmd_table[] = {
     /* hidden */
     &cmd_man,
     &cmd_vmm,
-    &cmd_clock,
     NULL,
 };
 
