@@ -160,7 +160,7 @@ class SocketTalk(Talk):
 class LabHost:
     def __init__(self, host):
         self.host, self.name, self.address = host, f"host {host.name}", host.address
-        self.godwit, self.runtime_dir, self.tap, self.link = "/usr/local/bin/godwit", "/run/godwit", "tap0", "data0"
+        self.godwit, self.runtime_dir, self.interfaces = "/usr/local/bin/godwit", "/run/godwit", ("data0", "tap0")
 
     def prepare(self, godwit):
         self.host.push(godwit, self.godwit)
@@ -279,7 +279,7 @@ class Running:
 
 class LocalHost:
     """A host that is this machine, with a runtime directory of its own."""
-    tap, link = "tap0", "data0"
+    interfaces = ()     # all
 
     def __init__(self, name, address, base):
         self.name, self.address, self.runtime_dir, self.godwit = name, address, base, None
@@ -320,6 +320,8 @@ class LocalHost:
 
 
 class NetnsHost(LocalHost):
+    interfaces = ("data0", "tap0")
+
     def __init__(self, name, netns, address, base):
         super().__init__(name, address, base)
         self.netns = netns
