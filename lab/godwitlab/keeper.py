@@ -172,7 +172,8 @@ class Keeper:
             os.unlink(path)
         command = qemu.command(machine.name, machine.index, lab=self.netns,
                                image=self.config["image"], bundle=self.config["bundle"], qmp=path,
-                               memory_mib=self.config["memory_mib"], cpus=self.config["cpus"])
+                               memory_mib=self.config["memory_mib"], cpus=self.config["cpus"],
+                               disks=self.config["disks"])
         machine.log = open(self._path(f"{machine.name}.console"), "ab", buffering=0)
         machine.console = b""
         machine.state = "booting"

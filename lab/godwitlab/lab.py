@@ -17,9 +17,10 @@ _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _BUILD = os.path.join(os.path.dirname(_HERE), "images", "build")
 
 
-def build_images():
-    """Makes sure that the images exist; returns the folders of the host image and the bundle."""
-    build = subprocess.Popen([_BUILD, "all"], stdout=subprocess.PIPE, text=True, process_group=0)
+def build_images(tools=()):
+    """Makes sure that the images exist; returns the folders of the host image, of the bundle, and the disk of each
+    of the tools."""
+    build = subprocess.Popen([_BUILD, "all", *(f"tools-{name}" for name in tools)], stdout=subprocess.PIPE, text=True, process_group=0)
     try:
         output = build.communicate()[0]
     except BaseException:
@@ -28,8 +29,8 @@ def build_images():
         raise
     if build.returncode != 0:
         raise LabError("the images could not be built (see above)")
-    host, _, bundle = output.split()
-    return host, bundle
+    host, _, bundle, *disks = output.split()
+    return host, bundle, {name: os.path.join(disk, "tools.squashfs") for name, disk in zip(tools, disks)}
 
 
 class Lab:
@@ -41,14 +42,15 @@ class Lab:
         self.netns = self._read()["netns"]
 
     @classmethod
-    def up(cls, name=None, *, hosts=2, memory_mib=1536, cpus=1, boot_seconds=120, report=None):
+    def up(cls, name=None, *, hosts=2, memory_mib=1536, cpus=1, boot_seconds=120, report=None, tools=()):
         """Starts a lab that lives no longer than this process. Its hosts are called a, b, c, ...
-        `report` is called with each event of the start, a dict."""
+        `report` is called with each event of the start, a dict. `tools` are further read-only disks that
+        images/build makes (`tools-NAME`); each is at /NAME in the hosts."""
         cls._check(hosts, memory_mib, cpus)
         name = name or f"py-{os.getpid()}"
-        image, bundle = build_images()
+        image, bundle, disks = build_images(tools)
         config = {"hosts": hosts, "memory_mib": memory_mib, "cpus": cpus,
-                  "boot_seconds": boot_seconds, "image": image, "bundle": bundle}
+                  "boot_seconds": boot_seconds, "image": image, "bundle": bundle, "disks": disks}
         keeper = subprocess.Popen(
             [sys.executable, os.path.join(_HERE, "lab"), "_keeper", name, json.dumps(config)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)

@@ -50,7 +50,7 @@ def tsc_khz():
     return round((tsc1 - tsc0) * 1_000_000 / (ns1 - ns0))
 
 
-def command(host, index, *, lab, image, bundle, qmp, memory_mib, cpus):
+def command(host, index, *, lab, image, bundle, qmp, memory_mib, cpus, disks):
     """The command that runs the host; its console is on standard output."""
     append = [
         "console=ttyS0", "panic=-1", "reboot=t", "quiet",
@@ -69,7 +69,7 @@ def command(host, index, *, lab, image, bundle, qmp, memory_mib, cpus):
         "-kernel", f"{image}/vmlinuz", "-initrd", f"{image}/initrd", "-append", " ".join(append),
         "-device", "virtio-rng-device",
     ]
-    for name, path in ("root", f"{image}/root.squashfs"), ("images", f"{bundle}/bundle.squashfs"):
+    for name, path in ("root", f"{image}/root.squashfs"), ("images", f"{bundle}/bundle.squashfs"), *disks.items():
         args += ["-drive", f"id={name},if=none,format=raw,readonly=on,file={path}",
                  "-device", f"virtio-blk-device,drive={name},serial={name}"]
     for network in "data", "mgmt":

@@ -143,6 +143,41 @@ static int take(struct cmd_args *args, const struct cmd_option *option, const ch
     return rc;
 }
 
+/* The value of an option: behind its "=" (`text`), or the word after it. Returns the words taken, or -errno. */
+static int take_value(struct cmd_args *args, const struct cmd_option *option, const char *text,
+                      int argc, char **argv, struct err *err)
+{
+    int words = 1;
+
+    if (option->kind == CMD_FLAG && text)
+        return err_set(err, ERR_CALLER, EINVAL, "--%s takes no value", option->name);
+    if (!(option->flags & CMD_REPEATED) && given(args, option))
+        return err_set(err, ERR_CALLER, EINVAL, "--%s is given twice", option->name);
+    if (option->kind != CMD_FLAG && !text) {
+        /* What looks like the next option is more likely a forgotten value than a strange one. */
+        if (argc < 2 || strncmp(argv[1], "--", 2) == 0)
+            return err_set(err, ERR_CALLER, EINVAL, "--%s wants a value: --%s %s", option->name,
+                           option->name, option->value);
+        text = argv[1];
+        words = 2;
+    }
+    int rc = take(args, option, text, err);
+    return rc ? err_wrap(err, rc, "--%s", option->name) : words;
+}
+
+/* One short option: "-o", its value being the next word. Returns how many words it took, or -errno. */
+static int take_letter(struct cmd_args *args, int argc, char **argv, struct err *err)
+{
+    if (!argv[0][2])
+        for (const struct cmd_option *option = args->command->options; option && option->name;
+             option++)
+            if (option->letter == argv[0][1])
+                return take_value(args, option, NULL, argc, argv, err);
+    return err_set(err, ERR_CALLER, EINVAL,
+                   "unknown option %.80s: 'godwit %s --help' lists those there are", argv[0],
+                   args->command->name);
+}
+
 /* One option at argv[0] (which begins with "--"). Returns how many words it took, or -errno. */
 static int take_option(struct cmd_args *args, int argc, char **argv, struct err *err)
 {
@@ -155,22 +190,7 @@ static int take_option(struct cmd_args *args, int argc, char **argv, struct err 
         return err_set(err, ERR_CALLER, EINVAL,
                        "unknown option --%.*s: 'godwit %s --help' lists those there are",
                        (int)(len < 80 ? len : 80), name, args->command->name);
-    if (option->kind == CMD_FLAG && text)
-        return err_set(err, ERR_CALLER, EINVAL, "--%s takes no value", option->name);
-    if (!(option->flags & CMD_REPEATED) && given(args, option))
-        return err_set(err, ERR_CALLER, EINVAL, "--%s is given twice", option->name);
-
-    int words = 1;
-    if (option->kind != CMD_FLAG && !text) {
-        /* What looks like the next option is more likely a forgotten value than a strange one. */
-        if (argc < 2 || strncmp(argv[1], "--", 2) == 0)
-            return err_set(err, ERR_CALLER, EINVAL, "--%s wants a value: --%s %s", option->name,
-                           option->name, option->value);
-        text = argv[1];
-        words = 2;
-    }
-    int rc = take(args, option, text, err);
-    return rc ? err_wrap(err, rc, "--%s", option->name) : words;
+    return take_value(args, option, text, argc, argv, err);
 }
 
 static int check_required(const struct cmd_args *args, struct err *err)
@@ -207,9 +227,7 @@ int cmd_args_read(struct cmd_args *args, const struct command *command, int argc
         } else if (!only_arguments && strncmp(argv[i], "--", 2) == 0) {
             rc = take_option(args, argc - i, argv + i, err);
         } else if (!only_arguments && argv[i][0] == '-' && argv[i][1]) {
-            rc = err_set(err, ERR_CALLER, EINVAL,
-                         "unknown option %.80s: 'godwit %s --help' lists those there are", argv[i],
-                         command->name);
+            rc = take_letter(args, argc - i, argv + i, err);
         } else if (!argument || !argument->name) {
             rc = err_set(err, ERR_CALLER, EINVAL, "'%.80s' is one argument too many", argv[i]);
         } else {

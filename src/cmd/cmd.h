@@ -47,6 +47,7 @@ enum cmd_kind {
 
 struct cmd_option {
     const char *name; /* without the dashes; of an argument: as usage shows it, "NAME" */
+    char letter;      /* "-o", the same in short; 0 = none */
     enum cmd_kind kind;
     unsigned flags;
     /* how usage shows the value, "SIZE"; NULL for a flag and for an argument */
@@ -82,8 +83,8 @@ struct command {
 /* One file each. */
 extern const struct command cmd_run, cmd_ps, cmd_info, cmd_console, cmd_pause, cmd_resume, cmd_stop,
     cmd_kill, cmd_balloon, cmd_migrate, cmd_receive, cmd_checkpoint, cmd_restore, cmd_resolve,
-    cmd_bill, cmd_metrics, cmd_agent, cmd_wws, cmd_dump, cmd_check, cmd_trust, cmd_completion,
-    cmd_man, cmd_vmm;
+    cmd_bill, cmd_metrics, cmd_agent, cmd_wws, cmd_measure, cmd_report, cmd_dump, cmd_check,
+    cmd_trust, cmd_completion, cmd_man, cmd_vmm;
 
 /* All of them, in the order of the help (table.c); NULL ends the list. */
 extern const struct command *const cmd_table[];
@@ -130,7 +131,7 @@ uint64_t cmd_number(const struct cmd_args *args, const char *name);
 const char *cmd_next(const struct cmd_args *args, const char *name, unsigned *at);
 
 /* -------------------------------------------------------------------------------- output
- * (report.c) */
+ * (output.c) */
 
 /* Prints "godwit COMMAND: text" and returns the exit status that goes with the fault. */
 int cmd_fail(const struct cmd_args *args, const struct err *err);

@@ -77,12 +77,15 @@ static void put_item(FILE *out, const struct cmd_option *option, bool argument)
 {
     if (option->flags & CMD_HIDDEN)
         return;
+    char letter[16] = "";
+    if (option->letter)
+        (void)snprintf(letter, sizeof(letter), " , Fl %c", option->letter);
     if (argument)
         (void)fprintf(out, ".It Ar %s\n", option->name);
     else if (option->value)
-        (void)fprintf(out, ".It Fl \\-%s Ar %s\n", option->name, option->value);
+        (void)fprintf(out, ".It Fl \\-%s%s Ar %s\n", option->name, letter, option->value);
     else
-        (void)fprintf(out, ".It Fl \\-%s\n", option->name);
+        (void)fprintf(out, ".It Fl \\-%s%s\n", option->name, letter);
     put_text(out, option->help);
     if (option->choices)
         (void)fprintf(out, ":\n%s", option->choices);

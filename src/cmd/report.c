@@ -1,46 +1,31 @@
-#include "cmd/cmd.h"
+#include "cmd/python.h"
 
-#include <errno.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
-
-int cmd_fail(const struct cmd_args *args, const struct err *err)
-{
-    (void)fflush(stdout);
-    (void)fprintf(stderr, "godwit %s: %s\n", args->command->name, err->text);
-    return err->fault == ERR_CALLER ? CMD_USAGE : CMD_FAILED;
-}
-
-void cmd_note(const struct cmd_args *args, const char *fmt, ...)
-{
-    va_list ap;
-
-    (void)fflush(stdout);
-    (void)fprintf(stderr, "godwit %s: ", args->command->name);
-    va_start(ap, fmt);
-    (void)vfprintf(stderr, fmt, ap);
-    va_end(ap);
-    (void)fputc('\n', stderr);
-}
-
-int cmd_finish(const struct cmd_args *args)
-{
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return CMD_OK;
-    cmd_note(args, "cannot write to standard output: %s", strerror(errno));
-    return CMD_FAILED;
-}
-
-int cmd_print_json(const struct cmd_args *args, json_t *json)
-{
-    char *text = json_dumps(json, JSON_INDENT(2));
-    json_decref(json);
-    if (!text) {
-        cmd_note(args, "out of memory");
-        return CMD_FAILED;
-    }
-    (void)puts(text);
-    free(text);
-    return cmd_finish(args);
-}
+const struct command cmd_report = {
+    .name = "report",
+    .summary = "make a measurement's report again, or compare two",
+    .text =
+        "Makes the page, tables and figures of what 'godwit measure' kept in REPORT/raw, and prints the verdict and the "
+        "table. Nothing is measured.\n\n"
+        "With the word diff for REPORT, compares the reports BEFORE and AFTER, and says which differences exceed the noise.",
+    .example = "  godwit report web/\n"
+               "  godwit report web/ --png --csv\n"
+               "  godwit report diff before/ after/\n",
+    .arguments =
+        (const struct cmd_option[]){
+            { .name = "REPORT",
+              .kind = CMD_DIR,
+              .flags = CMD_REQUIRED,
+              .help = "the folder that 'godwit measure' wrote to, or the word diff" },
+            { .name = "BEFORE", .kind = CMD_DIR, .help = "with diff: the report to compare with" },
+            { .name = "AFTER", .kind = CMD_DIR, .help = "with diff: the report to compare" },
+            { 0 } },
+    .options =
+        (const struct cmd_option[]){
+            { .name = "png", .kind = CMD_FLAG, .help = "each figure as PNG, too" },
+            { .name = "csv", .kind = CMD_FLAG, .help = "the data of each figure as CSV, too" },
+            { .name = "json",
+              .kind = CMD_FLAG,
+              .help = "print the summary as JSON instead of the table" },
+            { 0 } },
+    .fn = python_run,
+};

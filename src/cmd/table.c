@@ -21,6 +21,8 @@ const struct command *const cmd_table[] = {
     &cmd_metrics,
     &cmd_agent,
     &cmd_wws,
+    &cmd_measure,
+    &cmd_report,
     &cmd_dump,
     &cmd_check,
     &cmd_trust,

@@ -54,7 +54,10 @@ static void print_option(FILE *out, const struct cmd_option *option, bool argume
 
     if (option->flags & CMD_HIDDEN)
         return;
-    (void)snprintf(left, sizeof(left), "%s%s%s%s", argument ? "" : "--", option->name,
+    char letter[8] = "";
+    if (option->letter)
+        (void)snprintf(letter, sizeof(letter), ", -%c", option->letter);
+    (void)snprintf(left, sizeof(left), "%s%s%s%s%s", argument ? "" : "--", option->name, letter,
                    option->value ? " " : "", option->value ? option->value : "");
     (void)snprintf(text, sizeof(text), "%s%s%s%s%s%s%s", option->help, option->choices ? ": " : "",
                    option->choices ? option->choices : "", option->fallback ? " [" : "",

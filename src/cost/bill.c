@@ -68,6 +68,8 @@ void bill_downtime(struct bill *bill, enum bill_part part, uint64_t now_ns)
         lap(&bill->part_ns[bill->part], &bill->part_since_ns, now_ns);
     else
         bill->part_since_ns = MAX(now_ns, bill->part_since_ns);
+    if (!bill->was_down)
+        bill->down_since_ns = bill->part_since_ns;
     bill->was_down = bill->is_down = true;
     bill->part = part;
 }

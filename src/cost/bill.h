@@ -152,6 +152,7 @@ struct bill_round {
     uint64_t pages_free;    /* met in it, given back by the guest: their contents did not travel */
     uint64_t pages_dirtied; /* written by the guest while it lasted; found when it ended */
     uint64_t bytes;         /* of the stream, all kinds */
+    uint64_t began_ns;      /* CLOCK_MONOTONIC */
     uint64_t duration_ns;
 };
 
@@ -206,7 +207,7 @@ struct bill {
 
     bool was_down, is_down;
     enum bill_part part;
-    uint64_t part_since_ns;
+    uint64_t down_since_ns, part_since_ns; /* down_since_ns: the first part's beginning */
     uint64_t part_ns[BILL_PART_MAX];       /* on this side's clock */
     uint64_t part_claim_ns[BILL_PART_MAX]; /* what the other side says it spent, until bill_end() */
     uint64_t part_other_ns[BILL_PART_MAX]; /* what of that fits into this side's transfer */

@@ -194,6 +194,12 @@ static json_t *stages_json(const struct bill *bill)
     return list;
 }
 
+/* An instant of the writer's clock as time since the move began. */
+static json_t *since_start(const struct bill *bill, uint64_t at_ns)
+{
+    return integer(at_ns > bill->began_ns ? at_ns - bill->began_ns : 0);
+}
+
 static json_t *downtime_json(const struct bill *bill)
 {
     if (!bill->was_down)
@@ -208,8 +214,8 @@ static json_t *downtime_json(const struct bill *bill)
                       "own_ns", integer(own), "other_ns", integer(other));
         (void)json_array_append_new(parts, part);
     }
-    return json_pack("{s:o, s:b, s:o}", "total_ns", integer(bill_downtime_ns(bill)), "cut", cut,
-                     "parts", parts);
+    return json_pack("{s:o, s:o, s:b, s:o}", "at_ns", since_start(bill, bill->down_since_ns), "total_ns",
+                     integer(bill_downtime_ns(bill)), "cut", cut, "parts", parts);
 }
 
 static json_t *rounds_json(const struct bill *bill)
@@ -217,9 +223,9 @@ static json_t *rounds_json(const struct bill *bill)
     json_t *list = json_array();
     for (unsigned i = 0; i < bill->round_count; i++) {
         const struct bill_round *r = &bill->round[i];
-        json_t *round = json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-                                  "first", integer(r->first), "last", integer(r->last), "paused",
-                                  r->paused, "pages_data", integer(r->pages_data), "pages_zero",
+        json_t *round = json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
+                                  "first", integer(r->first), "last", integer(r->last), "at_ns",
+                                  since_start(bill, r->began_ns), "paused", r->paused, "pages_data", integer(r->pages_data), "pages_zero",
                                   integer(r->pages_zero), "pages_free", integer(r->pages_free),
                                   "pages_dirtied", integer(r->pages_dirtied), "bytes",
                                   integer(r->bytes), "duration_ns", integer(r->duration_ns),
@@ -459,6 +465,7 @@ json_t *bill_json(const struct bill *bill)
         { "from", text(bill->from) },
         { "to", text(bill->to) },
         { "started", time_text(bill->started_wall_ns) },
+        { "started_monotonic_ns", integer(bill->began_ns) },
         { "memory_bytes", integer(bill->memory_bytes) },
         { "vcpus", json_integer(bill->vcpus) },
         { "outcome", json_string(outcome(bill)) },

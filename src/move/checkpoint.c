@@ -100,6 +100,7 @@ static int put_pages(struct writing *w, struct err *err)
                                 .pages_zero = n->zero,
                                 .pages_free = source.untouched_free,
                                 .bytes = n->bytes,
+                                .began_ns = began,
                                 .duration_ns = clock_now_ns() - began };
     bill_round(w->bill, &round);
     page_maker_fini(&maker);

@@ -172,6 +172,7 @@ static void bill_it(struct migration *m, const struct page_count *n, uint64_t le
                                 .pages_free = n->free + m->pages.untouched_free,
                                 .pages_dirtied = left,
                                 .bytes = n->bytes,
+                                .began_ns = m->round_began_ns,
                                 .duration_ns = now - m->round_began_ns };
     bill_round(m->bill, &round);
 }

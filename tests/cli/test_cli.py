@@ -20,7 +20,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../
 from harness import GODWIT, Failed, Host, free_port, run_tests, wait_for  # noqa: E402
 
 COMMANDS = ["run", "ps", "info", "console", "pause", "resume", "stop", "kill", "balloon", "migrate", "receive", "checkpoint",
-            "restore", "resolve", "bill", "metrics", "agent", "wws", "dump", "check", "trust", "completion"]
+            "restore", "resolve", "bill", "metrics", "agent", "wws", "measure", "report", "dump", "check", "trust",
+            "completion"]
 
 
 def godwit(*args, **kwargs):

@@ -102,6 +102,7 @@ static void test_whole_move(void **state)
                                             .pages_free = 10000,
                                             .pages_dirtied = 50,
                                             .bytes = 8800000,
+                                            .began_ns = 1350,
                                             .duration_ns = 500 });
     bill_agent(&bill, &(struct bill_agent){
                           .present = true, .page_cache_bytes = 4096, .slowed = 2, .ns = 20 });
@@ -145,6 +146,9 @@ static void test_whole_move(void **state)
     const json_t *round =
         json_array_get(json_object_get(json_object_get(json, "rounds"), "list"), 0);
     assert_int_equal(at(round, "dirty_pages_per_s"), 100000000);
+    assert_int_equal(at(round, "at_ns"), 350);
+    assert_int_equal(at(json, "started_monotonic_ns"), 1000);
+    assert_int_equal(at(json_object_get(json, "downtime"), "at_ns"), 1000);
     json_decref(json);
 }
 
