@@ -29,7 +29,9 @@ static int connect_lane(struct lane_out *lane, struct err *err)
 {
     const struct lanes_out_config *config = &lane->set->config;
     struct message message = { .type = MESSAGE_LANE,
-                               .lane = { .kind = LANE_BULK, .index = lane->index } };
+                               .lane = { .kind = LANE_BULK,
+                                         .index = lane->index,
+                                         .beside = config->beside } };
     memcpy(message.lane.token, config->token, sizeof(message.lane.token));
     lane->wire = WIRE_NONE;
     lane->wire.link.cancel_fd = lane->set->stop_fd;
@@ -84,6 +86,8 @@ static int send_round(struct lane_out *lane, struct err *err)
     const uint8_t *bytes;
     size_t len = 1;
     int rc = lane->wire.link.fd < 0 ? connect_lane(lane, err) : 0;
+    if (!rc && set->pushing)
+        link_keep_short(&lane->wire.link);
 
     while (!rc && lane->index < set->awake) {
         rc = wait_turn(lane, err);
@@ -163,9 +167,9 @@ int lanes_out_init(struct lanes_out *lanes, const struct lanes_out_config *confi
     return rc;
 }
 
-void lanes_out_fini(struct lanes_out *lanes)
+void lanes_out_halt(struct lanes_out *lanes)
 {
-    if (!lanes->source)
+    if (!lanes->source || lanes->halted)
         return;
     (void)pthread_mutex_lock(&lanes->lock);
     lanes->ending = true;
@@ -174,11 +178,21 @@ void lanes_out_fini(struct lanes_out *lanes)
     (void)pthread_mutex_unlock(&lanes->lock);
     if (lanes->stop_fd >= 0)
         (void)eventfd_write(lanes->stop_fd, 1);
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        if (lanes->lane[i].started)
+            (void)pthread_join(lanes->lane[i].thread, NULL);
+    lanes->halted = true;
+}
+
+void lanes_out_fini(struct lanes_out *lanes)
+{
+    if (!lanes->source)
+        return;
+    lanes_out_halt(lanes);
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
         struct lane_out *lane = &lanes->lane[i];
         if (!lane->started)
             continue;
-        (void)pthread_join(lane->thread, NULL);
         wire_close(&lane->wire);
         page_maker_fini(&lane->maker);
     }
@@ -187,6 +201,18 @@ void lanes_out_fini(struct lanes_out *lanes)
     (void)pthread_cond_destroy(&lanes->changed);
     (void)pthread_mutex_destroy(&lanes->lock);
     *lanes = (struct lanes_out){ 0 };
+}
+
+void lanes_out_push(struct lanes_out *lanes, struct page_source *source)
+{
+    ASSERT(!lanes->open && lanes->busy == 0);
+    lanes->source = source;
+    lanes->config.memo = NULL;
+    lanes->pushing = true;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
+        lanes->lane[i].maker.source = source;
+        lanes->lane[i].maker.memo = NULL;
+    }
 }
 
 static int start_lane(struct lane_out *lane)
@@ -312,10 +338,15 @@ int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *e
     if (!idle || !lanes->open)
         return -EAGAIN;
     lanes->open = false;
+    lanes_out_count(lanes, ret);
+    return rc;
+}
+
+void lanes_out_count(const struct lanes_out *lanes, struct page_count *ret)
+{
     *ret = (struct page_count){ 0 };
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
         page_count_add(ret, &lanes->lane[i].maker.count);
-    return rc;
 }
 
 uint64_t lanes_out_bytes(const struct lanes_out *lanes)

@@ -615,20 +615,26 @@ static void post_copy_with_lanes(void **unused)
     stall_of_next = 300 * CLOCK_MSEC;
 }
 
-/* Faults on each connection of a pure post-copy: the move's, its urgent lane. */
-static void post_copy_fault(enum fault fault, unsigned connection, unsigned steps)
+/* Faults on each connection of a pure post-copy: the move's, its urgent lane, and the lanes that push. */
+static void post_copy_fault_with(enum fault fault, unsigned connection, unsigned steps,
+                                 uint32_t lanes)
 {
     unsigned moved = 0, stayed = 0, stranded = 0;
     struct relay calm = { .fault = FAULT_NONE, .victim = connection };
-    struct result whole = move_with(calm, "post-copy", 0, 0, false, 0);
+    stall_of_next = 10 * CLOCK_SECOND;
+    struct result whole = move_with(calm, "post-copy", 0, 0, false, lanes);
+    stall_of_next = 300 * CLOCK_MSEC;
     for (int to_source = 0; to_source < 2; to_source++) {
-        uint64_t total = connection ? (to_source ? 400 : 40000) : whole.passed[to_source];
+        bool urgent = connection == 1, few = connection == 0 && lanes > 0;
+        uint64_t total = urgent ? (to_source ? 400 : 40000) : whole.passed[to_source];
         for (unsigned i = 0; i < steps; i++) {
             uint64_t at = i < steps / 2 ? i * 53 : total * (i - steps / 2) / (steps / 2);
+            if (few) /* all that matters is at its end */
+                at = total - MIN(total, i * 37);
             struct relay relay = {
                 .fault = fault, .to_source = to_source, .at = at, .victim = connection
             };
-            struct result r = move_with(relay, "post-copy", 0, 0, false, 0);
+            struct result r = move_with(relay, "post-copy", 0, 0, false, lanes);
             moved += r.outcome == MIGRATE_MOVED;
             stayed += r.outcome == MIGRATE_STAYED;
             stranded += r.outcome == MIGRATE_MOVED && r.stranded;
@@ -641,7 +647,41 @@ static void post_copy_fault(enum fault fault, unsigned connection, unsigned step
     print_message("# connection %u: %u moved, %u of them after a break; %u stayed\n", connection,
                   moved, stranded, stayed);
     assert_true(moved > 0);
-    assert_true(connection == 1 || (stayed > 0 && stranded > 0));
+    assert_true(connection == 1 || (connection == 0 && lanes > 0) || stranded > 0);
+    assert_true(lanes > 0 ? connection == 0 || stayed == 0 : connection == 1 || stayed > 0);
+}
+
+static void post_copy_fault(enum fault fault, unsigned connection, unsigned steps)
+{
+    post_copy_fault_with(fault, connection, steps, 0);
+}
+
+/* What befalls a lane that pushes befalls the move's connection: both are given up, and the target says what it
+ * lacks. Connection 0 is the move's, 1 urgent, from 2 on they push. */
+static void post_copy_cut_with_lanes(void **unused)
+{
+    (void)unused;
+    post_copy_fault_with(FAULT_CUT, 0, 8, 2);
+    post_copy_fault_with(FAULT_CUT, 2, 10, 2);
+    post_copy_fault_with(FAULT_CUT, 3, 6, 2);
+    packing_of_next = PACKING_MODE_LZ4;
+    post_copy_fault_with(FAULT_CUT, 2, 6, 1);
+    packing_of_next = PACKING_MODE_OFF;
+}
+
+static void post_copy_damage_with_lanes(void **unused)
+{
+    (void)unused;
+    post_copy_fault_with(FAULT_FLIP, 2, 8, 2);
+    packing_of_next = PACKING_MODE_ZSTD;
+    post_copy_fault_with(FAULT_FLIP, 2, 6, 1);
+    packing_of_next = PACKING_MODE_OFF;
+}
+
+static void post_copy_silence_with_lanes(void **unused)
+{
+    (void)unused;
+    post_copy_fault_with(FAULT_SILENCE, 2, 6, 2);
 }
 
 static void post_copy_cut_anywhere(void **unused)
@@ -767,6 +807,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest with_lanes[] = {
         cmocka_unit_test(classes),
         cmocka_unit_test(post_copy_with_lanes),
+        cmocka_unit_test(post_copy_cut_with_lanes),
+        cmocka_unit_test(post_copy_damage_with_lanes),
+        cmocka_unit_test(post_copy_silence_with_lanes),
         cmocka_unit_test(cut_with_lanes),
         cmocka_unit_test(damage_with_lanes),
         cmocka_unit_test(silence_with_lanes),
