@@ -41,7 +41,7 @@ struct lanes_in {
     pthread_cond_t changed;
     struct pull *pull; /* post-copy, of what comes from now on; borrowed; NULL = rounds */
     uint32_t round;    /* the present one, or the last */
-    bool open;      /* its pages may come */
+    bool open;         /* its pages may come */
     bool ending;
     uint64_t taken, written; /* pages of the present round */
     uint64_t wanted;         /* complete with so many; UINT64_MAX = not known yet */

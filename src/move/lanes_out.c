@@ -28,10 +28,10 @@ static void note_bytes(struct lane_out *lane)
 static int connect_lane(struct lane_out *lane, struct err *err)
 {
     const struct lanes_out_config *config = &lane->set->config;
-    struct message message = { .type = MESSAGE_LANE,
-                               .lane = { .kind = LANE_BULK,
-                                         .index = lane->index,
-                                         .beside = config->beside } };
+    struct message message = {
+        .type = MESSAGE_LANE,
+        .lane = { .kind = LANE_BULK, .index = lane->index, .beside = config->beside }
+    };
     memcpy(message.lane.token, config->token, sizeof(message.lane.token));
     lane->wire = WIRE_NONE;
     lane->wire.link.cancel_fd = lane->set->stop_fd;
@@ -62,9 +62,11 @@ static int wait_turn(struct lane_out *lane, struct err *err)
 
 static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len, struct err *err)
 {
-    uint64_t began = clock_now_ns();
+    uint64_t began = clock_now_ns(), before = lane->wire.link.sent_bytes;
     bucket_spend(lane->set->config.bucket, len, began);
     int rc = wire_send(&lane->wire, bytes, len, err);
+    if (rc)
+        lane->unsent_bytes += len - MIN(len, lane->wire.link.sent_bytes - before);
     note_bytes(lane);
     atomic_fetch_add_explicit(&lane->send_ns, clock_now_ns() - began, memory_order_relaxed);
     atomic_store_explicit(&lane->cpu_ns, clock_thread_cpu_ns(), memory_order_relaxed);
@@ -340,6 +342,14 @@ int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *e
     lanes->open = false;
     lanes_out_count(lanes, ret);
     return rc;
+}
+
+uint64_t lanes_out_unsent(const struct lanes_out *lanes)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        sum += lanes->lane[i].unsent_bytes;
+    return sum;
 }
 
 void lanes_out_count(const struct lanes_out *lanes, struct page_count *ret)

@@ -57,6 +57,7 @@ struct lane_out {
     bool running;                 /* part of the open round; under the set's lock */
     _Atomic(uint64_t) sent_bytes; /* of the whole move */
     _Atomic(uint64_t) wire_sent_bytes, wire_received_bytes; /* the same, encrypted; 0 = plain */
+    uint64_t unsent_bytes;     /* of a section that was given up in the middle */
     _Atomic(uint64_t) send_ns; /* of the whole move: spent sending, not looking for pages */
     _Atomic(uint64_t) cpu_ns;  /* of its thread, as of its last section */
 };
@@ -109,8 +110,10 @@ void lanes_out_tune(struct lanes_out *lanes);
  * first failure, and no lane can be used again. */
 int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *err) MUST_CHECK;
 
-/* What the lanes have sent of the open or last round: after lanes_out_end() or lanes_out_halt(). */
+/* What the lanes have made of the open or last round, and how many bytes of it were given up unsent: after
+ * lanes_out_end() or lanes_out_halt(). */
 void lanes_out_count(const struct lanes_out *lanes, struct page_count *ret);
+uint64_t lanes_out_unsent(const struct lanes_out *lanes);
 
 /* Of the whole move, at any time. */
 uint64_t lanes_out_bytes(const struct lanes_out *lanes);

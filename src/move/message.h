@@ -290,11 +290,11 @@ SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
     F(T, u32, number)              \
     F(T, u64, bytes) /* of PROBE sections since the last one */
 SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
-#define MESSAGE_LANE_FIELDS(F, T)                                 \
-    F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */ \
-    F(T, u32, kind)                    /* enum move_lane */       \
+#define MESSAGE_LANE_FIELDS(F, T)                                    \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */    \
+    F(T, u32, kind)                    /* enum move_lane */          \
     F(T, u32, index)                   /* bulk: from 0; each once */ \
-    F(T, since, 2)                                                \
+    F(T, since, 2)                                                   \
     F(T, u32, beside) /* the source's number of the connection it stands beside; 0 = not told */
 SCHEMA_STRUCT(message_lane, MESSAGE_LANE_FIELDS);
 

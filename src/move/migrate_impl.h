@@ -75,6 +75,7 @@ struct migration {
     uint64_t push_began_ns, push_ns; /* that section is being sent since; all before it took */
     uint64_t push_bytes;             /* in that time */
     uint64_t push_told_bytes;        /* as the engine last heard of progress */
+    uint64_t unsent_bytes;           /* of sections that were given up with their connections */
     uint64_t gone_bytes;             /* sent on connections and lanes that were lost */
 
     bool paused;

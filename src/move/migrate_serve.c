@@ -60,7 +60,8 @@ static int connect_urgent(struct migration *m, struct err *err)
     struct wire lane;
     if (!m->serve) {
         m->serve = calloc(1, sizeof(*m->serve));
-        int rc = m->serve ? serve_init(m->serve, &machine->mem, m->env->meter, &m->bucket) : -ENOMEM;
+        int rc =
+            m->serve ? serve_init(m->serve, &machine->mem, m->env->meter, &m->bucket) : -ENOMEM;
         if (!rc) {
             page_source_serve(&m->push_pages, &machine->mem, m->serve);
             rc = page_maker_init(&m->push_maker, &m->push_pages, NULL,
@@ -130,6 +131,7 @@ void migrate_push_begin(struct migration *m)
 void migrate_push_end(struct migration *m)
 {
     struct page_count count;
+    uint64_t unsent = m->push_left;
     m->pushing = false;
     m->push_left = 0;
     if (m->sender == SENDER_PUSH)
@@ -143,7 +145,10 @@ void migrate_push_end(struct migration *m)
         page_count_add(&m->pushed, &count);
         m->lane_pages_bytes += count.bytes;
     }
+    unsent += lanes_out_unsent(&m->lanes);
+    m->unsent_bytes += unsent;
     m->gone_bytes += lanes_out_bytes(&m->lanes);
+    m->lane_pages_bytes -= MIN(lanes_out_unsent(&m->lanes), m->lane_pages_bytes);
     migrate_lanes_bill(m);
     lanes_out_fini(&m->lanes);
 }
@@ -259,10 +264,12 @@ void migrate_bill_serving(struct migration *m)
     const struct serve *s = m->serve;
     const struct page_count *n = &m->pushed;
     page_count_add(&m->pushed, &m->push_maker.count);
-    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, again_bytes = n->data_again_bytes;
+    uint64_t unsent = MIN(m->unsent_bytes, n->data_bytes); /* given up with a lost connection */
+    uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, sent_bytes = n->data_bytes - unsent;
+    uint64_t again_bytes = MIN(n->data_again_bytes, sent_bytes);
     uint64_t data = s->answered_data, again = s->answered_data_again;
     uint64_t zero = s->answered_zero + s->answered_zero_again, zeroes = n->zero + n->free;
-    bill_bytes(m->bill, BILL_BYTES_PAGE_DATA, n->data_bytes - again_bytes + data * PAGE_BYTES);
+    bill_bytes(m->bill, BILL_BYTES_PAGE_DATA, sent_bytes - again_bytes + data * PAGE_BYTES);
     bill_bytes(m->bill, BILL_BYTES_REPEATED, again_bytes + again * PAGE_BYTES);
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL,

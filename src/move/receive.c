@@ -136,7 +136,8 @@ static void load(struct receiving *r)
     if (!rc && r->pull)
         rc = pull_loaded(r->pull, &err);
     if (!rc && r->pull)
-        receive_lanes_push(r); /* they may bring something as soon as the source hears of the commitment */
+        receive_lanes_push(
+            r); /* they may bring something as soon as the source hears of the commitment */
     r->load_ns = clock_now_ns() - began;
     struct queued *q = receive_enqueue(r, TARGET_LOADED, 0);
     q->event.prepared.load_ns = r->load_ns;

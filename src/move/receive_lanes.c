@@ -53,8 +53,7 @@ void receive_lanes_end(struct receiving *r)
 static int admit_lane(const struct receiving *r, const struct message_lane *lane, struct err *err)
 {
     static const char *const none = "no move here waits for lanes";
-    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING &&
-        !r->lanes.pull)
+    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING && !r->lanes.pull)
         return err_set(err, ERR_PEER, ENOENT, "%s", none);
     if (memcmp(lane->token, r->engine.hello.token, sizeof(lane->token)) != 0)
         return err_set(err, ERR_PEER, EPERM, "a lane with another move's token");
@@ -143,8 +142,8 @@ static bool is_severe(const struct err *err)
 static void lane_failed(struct receiving *r, const struct err *err)
 {
     struct wire *wire = receive_find(r, r->engine.conn);
-    bool settled = r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING &&
-                   !r->lanes.pull;
+    bool settled =
+        r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING && !r->lanes.pull;
     if (is_severe(err))
         r->holding = false; /* it can never be released; an ABORT behind it can be read */
     if (settled || !wire)

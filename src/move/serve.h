@@ -39,11 +39,11 @@ struct serve {
     struct wire lane; /* the answering thread's while it runs */
     pthread_t thread;
     bool open;
-    int stop_fd;           /* eventfd: ends the thread */
-    int lost_fd;           /* eventfd: readable once the lane has failed */
-    struct err lost;       /* why; written before lost_fd */
+    int stop_fd;                                   /* eventfd: ends the thread */
+    int lost_fd;                                   /* eventfd: readable once the lane has failed */
+    struct err lost;                               /* why; written before lost_fd */
     uint64_t wire_sent_bytes, wire_received_bytes; /* of lanes that were closed; 0 = plain */
-    _Atomic(uint64_t) hot; /* the last page asked for */
+    _Atomic(uint64_t) hot;                         /* the last page asked for */
     _Atomic(uint64_t) answered_data, answered_zero, answered_data_again, answered_zero_again, late;
 
     /* serve_take()'s. Words: [down, up) was passed on the way outwards from hot_seen. */

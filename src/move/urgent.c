@@ -38,7 +38,8 @@ int urgent_connect(struct wire *lane, const struct move_env *env, const char *ad
                    const uint8_t token[MOVE_TOKEN_BYTES], uint32_t beside, uint64_t stall_limit_ns,
                    struct err *err)
 {
-    struct message hello = { .type = MESSAGE_LANE, .lane = { .kind = LANE_URGENT, .beside = beside } };
+    struct message hello = { .type = MESSAGE_LANE,
+                             .lane = { .kind = LANE_URGENT, .beside = beside } };
     memcpy(hello.lane.token, token, MOVE_TOKEN_BYTES);
     *lane = WIRE_NONE;
     lane->link.cancel_fd = env->cancel_fd;

@@ -14,6 +14,7 @@
 #include "move/receive.h"
 #include "relay.h"
 #include "trusting.h"
+#include "whole.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -276,44 +277,6 @@ static void start_guest(struct end *end)
     hook_resume(end);
 }
 
-static uint64_t steps_of(struct machine *machine, unsigned vcpu)
-{
-    struct hv_vcpu_state *state = calloc(1, sizeof(*state));
-    assert_int_equal(machine->hv->ops->vcpu_save(machine->vcpus.vcpu[vcpu].hv, state, NULL), 0);
-    uint64_t steps = state->gpr[0];
-    free(state);
-    return steps;
-}
-
-/* Every page holds what its vCPUs' steps left there; returns how many steps that were. */
-static uint64_t check_memory(struct machine *machine)
-{
-    struct err err;
-    uint64_t steps = 0;
-    assert_int_equal(machine_pause(machine, &err), 0);
-    for (unsigned id = 0; id < 2; id++) {
-        uint64_t page;
-        if (!hv_fake_verify(machine->mem.host, machine->mem.pages, id, steps_of(machine, id),
-                            &page))
-            fail_msg("vCPU %u: page %llu is wrong", id, (unsigned long long)page);
-        steps += steps_of(machine, id);
-    }
-    machine_resume(machine);
-    return steps;
-}
-
-/* The guest is whole, and goes on: a vCPU bursts every 200 us when the machine lets it. */
-static void check_guest(struct end *end)
-{
-    assert_non_null(end->machine);
-    uint64_t before = check_memory(end->machine), now = before;
-    for (int tries = 0; tries < 2000 && now == before; tries++) {
-        (void)poll(NULL, 0, 5);
-        now = check_memory(end->machine);
-    }
-    assert_true(now > before);
-}
-
 struct target_run {
     struct end *end;
     int listen_fd;
@@ -422,7 +385,7 @@ static struct result move_with(struct relay relay, const char *mode, int source_
         assert_true(target.running && !source.running);
         assert_int_equal(source.record, RECORD_HANDED);
         assert_int_equal(target.record, RECORD_HERE);
-        check_guest(&target);
+        whole_check(target.machine);
     } else {
         assert_int_equal(result.outcome, MIGRATE_STAYED);
         assert_true(source.running && !target.running);
@@ -431,7 +394,7 @@ static struct result move_with(struct relay relay, const char *mode, int source_
         assert_false(target.claimed);
         assert_int_not_equal(result.source_rc, 0);
         assert_true(result.source_err.text[0]);
-        check_guest(&source);
+        whole_check(source.machine);
         struct err err; /* it has back what it may have given up */
         assert_int_equal(machine_lock_disks(source.machine, DISK_TAKE_OVER, &err), 0);
     }
@@ -578,7 +541,7 @@ static void classes(void **unused)
 }
 
 /* The guest's vCPUs write all over its memory from the moment they run: each of their accesses to a page that is
- * still away has to wait for it, and one that did not would be found by check_memory(). */
+ * still away has to wait for it, and one that did not would be found by whole_check(). */
 static void post_copy_calm(uint32_t lanes)
 {
     for (int i = 0; i < 6; i++) {
@@ -781,7 +744,7 @@ static void nobody_listens(void **unused)
     assert_int_equal(migrate_run(&source.env, &request, bill, &outcome, &err), -ECONNREFUSED);
     assert_int_equal(outcome, MIGRATE_STAYED);
     assert_non_null(strstr(err.text, "127.0.0.1:1"));
-    check_guest(&source);
+    whole_check(source.machine);
     end_fini(&source);
     free(bill);
 }

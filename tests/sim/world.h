@@ -147,7 +147,8 @@ struct host {
 /* On the urgent lane, in place of section types. */
 #define REQUEST 200
 #define REPLY 201
-#define BULK 202 /* first on a lane that pushes: LANE, which only the pump hears; `pages`: beside which link */
+#define BULK \
+    202 /* first on a lane that pushes: LANE, which only the pump hears; `pages`: beside which link */
 #define GUEST_PAGES 48 /* of post-copy; rounds only count */
 
 #define LINKS_MAX 256
