@@ -170,7 +170,7 @@ void bill_lane(struct bill *bill, unsigned index, uint64_t bytes)
     if (index >= BILL_LANES_MAX || bill->ended)
         return;
     bill->lane_count = MAX(bill->lane_count, index + 1);
-    bill->lane_bytes[index] = bytes;
+    bill->lane_bytes[index] += bytes;
 }
 
 void bill_limit(struct bill *bill, uint64_t bytes_per_s)

@@ -298,7 +298,7 @@ void bill_wire(struct bill *bill, uint64_t sent_bytes, uint64_t received_bytes);
 void bill_class(struct bill *bill, enum bill_class class, uint64_t pages, uint64_t saved_bytes,
                 uint64_t cpu_ns);
 
-/* Bytes lane `index` (below BILL_LANES_MAX) has carried; they are in bill_bytes(), too. */
+/* Bytes lane `index` (below BILL_LANES_MAX) has carried, more each time; they are in bill_bytes(), too. */
 void bill_lane(struct bill *bill, unsigned index, uint64_t bytes);
 void bill_limit(struct bill *bill, uint64_t bytes_per_s);
 

@@ -8,16 +8,19 @@
 
 /* ------------------------------------------------------------------------------------ on a lane's thread */
 
-/* Waits for the round a section is of, and counts its pages into it. */
+/* Waits for the round a section is of, and counts its pages into it; *ret_pull: or it is pushed. */
 static int enter_round(struct lanes_in *set, const struct section *section, uint64_t pages,
-                       struct err *err)
+                       struct pull **ret_pull, struct err *err)
 {
     (void)pthread_mutex_lock(&set->lock);
     while (!set->ending && section->instance == (uint16_t)(set->round + 1))
         (void)pthread_cond_wait(&set->changed, &set->lock);
     int rc = 0;
+    *ret_pull = set->pull;
     if (set->ending)
         rc = -ECANCELED;
+    else if (set->pull && section->instance == (uint16_t)set->round)
+        rc = 0;
     else if (section->instance != (uint16_t)set->round || !set->open)
         rc = err_set(err, ERR_PEER, EBADMSG, "pages of round %u in round %u%s", section->instance,
                      set->round, set->open ? "" : ", which is over");
@@ -43,6 +46,7 @@ static int serve_section(struct lane_in *lane, struct err *err)
 {
     struct lanes_in *set = lane->set;
     struct section section;
+    struct pull *pull;
     uint64_t pages;
 
     int rc = wire_recv_head(&lane->wire, &section, err);
@@ -53,14 +57,16 @@ static int serve_section(struct lane_in *lane, struct err *err)
     if (!rc)
         rc = page_slot_recv(set->sink, &lane->slot, &lane->wire.link, &section, &pages, err);
     if (!rc)
-        rc = enter_round(set, &section, pages, err);
+        rc = enter_round(set, &section, pages, &pull, err);
     if (rc)
         return rc;
-    rc = page_slot_write(set->sink, &lane->slot, err);
+    rc = pull ? pull_place(pull, &lane->slot.body, lane->slot.data, err)
+              : page_slot_write(set->sink, &lane->slot, err);
     if (rc)
         return rc; /* its pages stay taken and unwritten: the round can never be complete */
     atomic_fetch_add_explicit(&set->sections, 1, memory_order_relaxed);
-    leave_round(set, pages);
+    if (!pull)
+        leave_round(set, pages);
     return 0;
 }
 
@@ -169,6 +175,8 @@ int lanes_in_take(struct lanes_in *lanes, struct wire *wire, uint32_t index, str
     }
     (void)pthread_setname_np(lane->thread, "lane");
     lane->used = true;
+    if (lanes->pull)
+        link_keep_short(&lane->wire.link);
     return 0;
 }
 
@@ -199,6 +207,21 @@ bool lanes_in_complete(struct lanes_in *lanes, uint64_t pages, uint64_t *ret_pag
     }
     (void)pthread_mutex_unlock(&lanes->lock);
     return complete;
+}
+
+void lanes_in_push(struct lanes_in *lanes, struct pull *pull, uint32_t number)
+{
+    if (!lanes->sink)
+        return;
+    (void)pthread_mutex_lock(&lanes->lock);
+    lanes->pull = pull;
+    lanes->round = number;
+    lanes->open = false;
+    (void)pthread_cond_broadcast(&lanes->changed);
+    (void)pthread_mutex_unlock(&lanes->lock);
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        if (lanes->lane[i].used)
+            link_keep_short(&lanes->lane[i].wire.link);
 }
 
 void lanes_in_last(struct lanes_in *lanes)

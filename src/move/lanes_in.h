@@ -7,6 +7,8 @@
  * has. A round is complete when as many pages as ROUND_DONE says have been written by all connections; from
  * then on it is closed, and no lane's thread touches guest memory until the next begins.
  *
+ * Post-copy. After lanes_in_push() what comes is pushed: of no round, and placed by `pull` as it comes.
+ *
  * A lane that fails, or ends while rounds may still come, fails all; the first failure is kept for the pump.
  *
  * Threads: everything here is called by the pump's thread.
@@ -14,6 +16,7 @@
 #pragma once
 #include "cost/meter.h"
 #include "move/page_sink.h"
+#include "move/pull.h"
 #include "move/wire.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -36,8 +39,9 @@ struct lanes_in {
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    uint32_t round; /* the present one */
-    bool open;      /* its pages may come */
+    struct pull *pull; /* post-copy, of what comes from now on; borrowed; NULL = rounds */
+    uint32_t round;    /* the present one, or the last */
+    bool open;         /* its pages may come */
     bool ending;
     uint64_t taken, written; /* pages of the present round */
     uint64_t wanted;         /* complete with so many; UINT64_MAX = not known yet */
@@ -68,6 +72,10 @@ void lanes_in_begin(struct lanes_in *lanes, uint32_t number);
 /* Whether the lanes have written `pages` of the present round; then it is closed, and *ret_pages is what they
  * brought (more, if the source sent more). Until then event_fd tells when to ask again. */
 bool lanes_in_complete(struct lanes_in *lanes, uint64_t pages, uint64_t *ret_pages);
+
+/* No round will come any more, but what is pushed, as of round `number`. `pull` is armed, and stays so until
+ * lanes_in_fini(). */
+void lanes_in_push(struct lanes_in *lanes, struct pull *pull, uint32_t number);
 
 /* No round will come any more: the end of a lane is no failure from here on. */
 void lanes_in_last(struct lanes_in *lanes);

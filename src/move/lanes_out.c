@@ -28,8 +28,10 @@ static void note_bytes(struct lane_out *lane)
 static int connect_lane(struct lane_out *lane, struct err *err)
 {
     const struct lanes_out_config *config = &lane->set->config;
-    struct message message = { .type = MESSAGE_LANE,
-                               .lane = { .kind = LANE_BULK, .index = lane->index } };
+    struct message message = {
+        .type = MESSAGE_LANE,
+        .lane = { .kind = LANE_BULK, .index = lane->index, .beside = config->beside }
+    };
     memcpy(message.lane.token, config->token, sizeof(message.lane.token));
     lane->wire = WIRE_NONE;
     lane->wire.link.cancel_fd = lane->set->stop_fd;
@@ -60,9 +62,11 @@ static int wait_turn(struct lane_out *lane, struct err *err)
 
 static int send_section(struct lane_out *lane, const uint8_t *bytes, size_t len, struct err *err)
 {
-    uint64_t began = clock_now_ns();
+    uint64_t began = clock_now_ns(), before = lane->wire.link.sent_bytes;
     bucket_spend(lane->set->config.bucket, len, began);
     int rc = wire_send(&lane->wire, bytes, len, err);
+    if (rc)
+        lane->unsent_bytes += len - MIN(len, lane->wire.link.sent_bytes - before);
     note_bytes(lane);
     atomic_fetch_add_explicit(&lane->send_ns, clock_now_ns() - began, memory_order_relaxed);
     atomic_store_explicit(&lane->cpu_ns, clock_thread_cpu_ns(), memory_order_relaxed);
@@ -84,6 +88,8 @@ static int send_round(struct lane_out *lane, struct err *err)
     const uint8_t *bytes;
     size_t len = 1;
     int rc = lane->wire.link.fd < 0 ? connect_lane(lane, err) : 0;
+    if (!rc && set->pushing)
+        link_keep_short(&lane->wire.link);
 
     while (!rc && lane->index < set->awake) {
         rc = wait_turn(lane, err);
@@ -163,9 +169,9 @@ int lanes_out_init(struct lanes_out *lanes, const struct lanes_out_config *confi
     return rc;
 }
 
-void lanes_out_fini(struct lanes_out *lanes)
+void lanes_out_halt(struct lanes_out *lanes)
 {
-    if (!lanes->source)
+    if (!lanes->source || lanes->halted)
         return;
     (void)pthread_mutex_lock(&lanes->lock);
     lanes->ending = true;
@@ -174,11 +180,21 @@ void lanes_out_fini(struct lanes_out *lanes)
     (void)pthread_mutex_unlock(&lanes->lock);
     if (lanes->stop_fd >= 0)
         (void)eventfd_write(lanes->stop_fd, 1);
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        if (lanes->lane[i].started)
+            (void)pthread_join(lanes->lane[i].thread, NULL);
+    lanes->halted = true;
+}
+
+void lanes_out_fini(struct lanes_out *lanes)
+{
+    if (!lanes->source)
+        return;
+    lanes_out_halt(lanes);
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
         struct lane_out *lane = &lanes->lane[i];
         if (!lane->started)
             continue;
-        (void)pthread_join(lane->thread, NULL);
         wire_close(&lane->wire);
         page_maker_fini(&lane->maker);
     }
@@ -187,6 +203,18 @@ void lanes_out_fini(struct lanes_out *lanes)
     (void)pthread_cond_destroy(&lanes->changed);
     (void)pthread_mutex_destroy(&lanes->lock);
     *lanes = (struct lanes_out){ 0 };
+}
+
+void lanes_out_push(struct lanes_out *lanes, struct page_source *source)
+{
+    ASSERT(!lanes->open && lanes->busy == 0);
+    lanes->source = source;
+    lanes->config.memo = NULL;
+    lanes->pushing = true;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
+        lanes->lane[i].maker.source = source;
+        lanes->lane[i].maker.memo = NULL;
+    }
 }
 
 static int start_lane(struct lane_out *lane)
@@ -312,10 +340,23 @@ int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *e
     if (!idle || !lanes->open)
         return -EAGAIN;
     lanes->open = false;
+    lanes_out_count(lanes, ret);
+    return rc;
+}
+
+uint64_t lanes_out_unsent(const struct lanes_out *lanes)
+{
+    uint64_t sum = 0;
+    for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
+        sum += lanes->lane[i].unsent_bytes;
+    return sum;
+}
+
+void lanes_out_count(const struct lanes_out *lanes, struct page_count *ret)
+{
     *ret = (struct page_count){ 0 };
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++)
         page_count_add(ret, &lanes->lane[i].maker.count);
-    return rc;
 }
 
 uint64_t lanes_out_bytes(const struct lanes_out *lanes)

@@ -36,6 +36,7 @@ struct lanes_out_config {
     const struct trust *trust;
     bool insecure; /* as of wire_connect() */
     uint8_t token[MOVE_TOKEN_BYTES];
+    uint32_t beside;  /* of LANE */
     unsigned granted; /* 1 to MOVE_LANES_MAX: connections the target takes */
     unsigned wanted;  /* how many take part, or LANES_OUT_AUTO; at most granted */
     uint64_t stall_limit_ns;
@@ -56,6 +57,7 @@ struct lane_out {
     bool running;                 /* part of the open round; under the set's lock */
     _Atomic(uint64_t) sent_bytes; /* of the whole move */
     _Atomic(uint64_t) wire_sent_bytes, wire_received_bytes; /* the same, encrypted; 0 = plain */
+    uint64_t unsent_bytes;     /* of a section that was given up in the middle */
     _Atomic(uint64_t) send_ns; /* of the whole move: spent sending, not looking for pages */
     _Atomic(uint64_t) cpu_ns;  /* of its thread, as of its last section */
 };
@@ -77,7 +79,8 @@ struct lanes_out {
     _Atomic(unsigned) awake; /* lanes that may take part: those of a lower index */
 
     /* the pump's */
-    bool open;
+    bool open, halted;
+    bool pushing;  /* set before a round begins */
     unsigned most; /* lanes awake at once, ever */
     bool settled;  /* automatic: no further lane helps */
     uint64_t tuned_ns, tuned_bytes, tuned_cpu_ns, rate_before;
@@ -88,8 +91,14 @@ struct lanes_out {
 int lanes_out_init(struct lanes_out *lanes, const struct lanes_out_config *config,
                    struct page_source *source) MUST_CHECK;
 
-/* Gives up what is being sent, joins every thread, closes every lane. Harmless on zeroed ones. */
+/* Gives up what is being sent and joins every thread: what they counted is final. */
+void lanes_out_halt(struct lanes_out *lanes);
+/* The same, and closes every lane. Harmless on zeroed ones. */
 void lanes_out_fini(struct lanes_out *lanes);
+
+/* Post-copy: what is sent from now on comes from `source`, none of it was remembered, and the lanes keep their queues
+ * short. No round is open. */
+void lanes_out_push(struct lanes_out *lanes, struct page_source *source);
 
 /* Lets the lanes send the round that page_source_begin() began, of about `pages` pages. */
 int lanes_out_begin(struct lanes_out *lanes, uint16_t instance, uint64_t pages) MUST_CHECK;
@@ -100,6 +109,11 @@ void lanes_out_tune(struct lanes_out *lanes);
 /* After event_fd was readable. -EAGAIN: the round goes on. 0: it is sent whole, and *ret is what it had. Else the
  * first failure, and no lane can be used again. */
 int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *err) MUST_CHECK;
+
+/* What the lanes have made of the open or last round, and how many bytes of it were given up unsent: after
+ * lanes_out_end() or lanes_out_halt(). */
+void lanes_out_count(const struct lanes_out *lanes, struct page_count *ret);
+uint64_t lanes_out_unsent(const struct lanes_out *lanes);
 
 /* Of the whole move, at any time. */
 uint64_t lanes_out_bytes(const struct lanes_out *lanes);

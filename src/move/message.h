@@ -33,10 +33,12 @@
  *       LANE                               ------->                     first on the new connection;
  *                                          <-------  LANE               then only frames: move/urgent.h
  *                                          <-------  COMMITTED, ACTIVATED
- *       sections PAGES                     ------->                     the rest, each page once
+ *       sections PAGES                     ------->                     the rest, each page once; on this
+ *                                                                       connection or on bulk lanes
  *                                          <-------  PULLED             nothing is missing any more
  *       SETTLED                            ------->                     the source has freed the guest
- *     After a RESOLVE the target says what it lacks by now, and the urgent lane is opened again:
+ *     After a RESOLVE the target says what it lacks by now, and the urgent lane is opened again, and bulk
+ *     lanes if there were any. All lanes stand beside one connection, and end with it:
  *                                          <-------  STATUS, sections ABSENT, PULL
  *
  *     A check (HELLO says so) moves nothing and leaves nothing: the target answers and goes on listening.
@@ -288,10 +290,12 @@ SCHEMA_STRUCT(message_facts, MESSAGE_FACTS_FIELDS);
     F(T, u32, number)              \
     F(T, u64, bytes) /* of PROBE sections since the last one */
 SCHEMA_STRUCT(message_probe, MESSAGE_PROBE_FIELDS);
-#define MESSAGE_LANE_FIELDS(F, T)                                 \
-    F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */ \
-    F(T, u32, kind)                    /* enum move_lane */       \
-    F(T, u32, index)                   /* bulk: from 0; each once */
+#define MESSAGE_LANE_FIELDS(F, T)                                    \
+    F(T, u8s, token, MOVE_TOKEN_BYTES) /* of the move it is of */    \
+    F(T, u32, kind)                    /* enum move_lane */          \
+    F(T, u32, index)                   /* bulk: from 0; each once */ \
+    F(T, since, 2)                                                   \
+    F(T, u32, beside) /* the source's number of the connection it stands beside; 0 = not told */
 SCHEMA_STRUCT(message_lane, MESSAGE_LANE_FIELDS);
 
 #define MESSAGE_PULL_FIELDS(F, T)      \

@@ -44,10 +44,13 @@ void migrate_enqueue_why(struct migration *m, enum source_event_kind kind, const
 void migrate_close_wire(struct migration *m)
 {
     struct tls_facts facts;
-    m->pushing = false;
-    m->push_left = 0;
-    if (m->serve)
+    migrate_push_end(m);
+    m->gone_bytes += m->wire.link.fd >= 0 ? m->wire.link.sent_bytes : 0;
+    if (m->serve) {
         serve_close(m->serve);
+        bill_wire(m->bill, m->serve->wire_sent_bytes, m->serve->wire_received_bytes);
+        m->serve->wire_sent_bytes = m->serve->wire_received_bytes = 0;
+    }
     if (link_facts(&m->wire.link, &facts))
         bill_wire(m->bill, facts.sent_bytes, facts.received_bytes);
     wire_close(&m->wire);
@@ -324,8 +327,7 @@ static void carry_out(struct migration *m, const struct move_action *action)
         migrate_open_urgent(m);
         break;
     case ACTION_PUSH:
-        link_keep_short(&m->wire.link);
-        m->pushing = true;
+        migrate_push_begin(m);
         break;
     case ACTION_THROTTLE:
         throttle(m, action->run_permille);
@@ -485,13 +487,16 @@ static void take_order(struct migration *m)
     }
 }
 
-static int wait_ms(struct migration *m)
+/* `held_ns`: the push waits so long for its turn. */
+static int wait_ms(struct migration *m, uint64_t held_ns)
 {
     uint64_t now = clock_now_ns(), until = MIN(m->timer_ns, migrate_round_lost_at(m));
-    if (m->sender == SENDER_LANES)
+    if (m->sender == SENDER_LANES || m->sender == SENDER_PUSH)
         until = MIN(until, now + MIGRATE_PROGRESS_NS);
     if (m->sender == SENDER_PUMP)
         until = MIN(until, now + migrate_round_wait_ns(m));
+    if (held_ns)
+        until = MIN(until, now + held_ns);
     if (until <= now)
         return 0;
     if (until == CLOCK_NEVER)
@@ -509,15 +514,18 @@ static void run_once(struct migration *m)
         deliver(m, &q.event);
         return;
     }
-    bool lanes = m->sender == SENDER_LANES, pending = link_pending(&m->wire.link);
+    bool lanes = m->sender == SENDER_LANES || m->sender == SENDER_PUSH;
+    bool pending = link_pending(&m->wire.link);
+    uint64_t held_ns = m->pushing ? migrate_push_wait_ns(m) : 0;
+    short events = m->pushing && !held_ns ? POLLIN | POLLOUT : POLLIN;
     struct pollfd fds[5] = {
         { .fd = m->env->cancel_fd, .events = POLLIN },
         { .fd = m->env->nudge_fd, .events = POLLIN },
-        { .fd = m->wire.link.fd, .events = m->pushing ? POLLIN | POLLOUT : POLLIN },
+        { .fd = m->wire.link.fd, .events = events },
         { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
         { .fd = lanes ? m->lanes.event_fd : -1, .events = POLLIN },
     };
-    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(m)) < 0 && errno != EINTR)
+    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(m, held_ns)) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
     uint64_t now = clock_now_ns();
     if (fds[0].revents || fds[1].revents) {
@@ -528,17 +536,21 @@ static void run_once(struct migration *m)
         migrate_lane_lost(m);
     } else if (now >= m->timer_ns) {
         m->timer_ns = CLOCK_NEVER;
-        if (m->sender != SENDER_NONE && migrate_round_wait_ns(m))
+        if ((m->sender != SENDER_NONE || m->pushing) && migrate_round_wait_ns(m))
             (void)migrate_enqueue(m, SOURCE_PROGRESS); /* that nothing goes is our own wish */
         (void)migrate_enqueue(m, SOURCE_TICK);
     } else if (now >= migrate_round_lost_at(m)) {
         migrate_round_lost(m);
+    } else if (m->sender == SENDER_PUSH) {
+        migrate_push_watch(m);
     } else if (lanes) {
         migrate_round_watch(m);
     } else if (m->sender == SENDER_PUMP) {
         migrate_round_continue(m);
     } else if (fds[2].revents & POLLOUT) {
         migrate_push(m);
+    } else if (held_ns) {
+        migrate_push_look(m);
     }
 }
 
@@ -572,6 +584,8 @@ static int configure(struct migration *m, struct err *err)
     config.hello.page_forms = m->request->delta_bytes ? PAGE_FORM_DELTA : 0;
     if (m->request->packing != PACKING_MODE_OFF)
         config.hello.page_forms |= PAGE_FORM_LZ4 | PAGE_FORM_ZSTD;
+    if (config.hello.lanes || config.hello.page_forms) /* else there is nothing to choose from */
+        config.hello.page_forms |= PAGE_FORM_PUSH;
     config.prepare =
         m->env->hooks.prepare && !m->request->paused; /* a guest that stands still cannot help */
     config.policy = m->request->policy;
@@ -669,13 +683,13 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         rc = err->code ? -err->code
                        : err_set(err, ERR_CALLER, ECANCELED, "ended before the move was settled");
     }
+    migrate_push_end(m);
     migrate_round_bill(m);
     finish_bill(m);
     migrate_round_stop(m);
     migrate_close_wire(m);
     bucket_fini(&m->bucket);
-    if (m->serve)
-        serve_fini(m->serve);
+    migrate_serve_end(m);
     free(m->serve);
     free(m);
     return rc;

@@ -20,7 +20,12 @@ struct migrate_queued {
 };
 
 /* Who sends the round that is under way. */
-enum migrate_sender { SENDER_NONE = 0, SENDER_PUMP, SENDER_LANES };
+enum migrate_sender {
+    SENDER_NONE = 0,
+    SENDER_PUMP,
+    SENDER_LANES,
+    SENDER_PUSH, /* post-copy: the lanes, after the last round */
+};
 
 struct migration {
     const struct move_env *env;
@@ -60,10 +65,18 @@ struct migration {
     struct err lane_err;
 
     /* migrate_serve.c */
-    struct serve *serve; /* post-copy: NULL until it is decided */
-    bool pushing;
-    const uint8_t *push_at; /* of the section being pushed */
+    struct serve *serve;           /* post-copy: NULL until it is decided */
+    struct page_source push_pages; /* of what it has yet to send */
+    struct page_maker push_maker;  /* of what is pushed on this connection */
+    struct page_count pushed;      /* on lanes, and on connections that were lost */
+    bool pushing;                  /* on this connection */
+    const uint8_t *push_at;        /* of the section being pushed */
     size_t push_left;
+    uint64_t push_began_ns, push_ns; /* that section is being sent since; all before it took */
+    uint64_t push_bytes;             /* in that time */
+    uint64_t push_told_bytes;        /* as the engine last heard of progress */
+    uint64_t unsent_bytes;           /* of sections that were given up with their connections */
+    uint64_t gone_bytes;             /* sent on connections and lanes that were lost */
 
     bool paused;
     bool prepared;             /* the agent was asked: to be taken back if the guest stays */
@@ -111,11 +124,32 @@ void migrate_round_bill(struct migration *m);
  * none did), migrate_round_lost() reports it. */
 uint64_t migrate_round_lost_at(const struct migration *m);
 void migrate_round_lost(struct migration *m);
+/* For whoever sends pages: sets the limit to what it is now, and starts the lanes' set on `source`. */
+void migrate_follow_limit(struct migration *m);
+int migrate_lanes_start(struct migration *m, struct page_source *source, struct page_memo *memo);
+/* The lane that failed is reported at migrate_round_lost_at(). */
+void migrate_lane_failed(struct migration *m, const struct err *err);
+/* What the present set of lanes carried goes to the bill. */
+void migrate_lanes_bill(struct migration *m);
 
 /* migrate_serve.c */
 void migrate_send_absent(struct migration *m);
 void migrate_open_urgent(struct migration *m);
+/* What LANE says of the connection in use. */
+uint32_t migrate_beside(const struct migration *m);
+/* ACTION_PUSH; afterwards the loop calls the others. */
+void migrate_push_begin(struct migration *m);
+/* m->pushing: sends some. */
 void migrate_push(struct migration *m);
+/* m->pushing: how long nothing is sent because of the limit; to be looked at again then. */
+uint64_t migrate_push_wait_ns(struct migration *m);
+void migrate_push_look(struct migration *m);
+/* SENDER_PUSH: as migrate_round_watch(). */
+void migrate_push_watch(struct migration *m);
+/* The connection is over: what is on its way on it, or on a lane beside it, is given up. Harmless before the push. */
+void migrate_push_end(struct migration *m);
 void migrate_finish_section(struct migration *m);
 void migrate_lane_lost(struct migration *m);
 void migrate_bill_serving(struct migration *m);
+/* What it holds is freed, but for the struct. */
+void migrate_serve_end(struct migration *m);

@@ -26,7 +26,7 @@ static bool want_lanes(const struct migration *m)
 }
 
 /* The limit may be changed at any time, and be another one while the guest stands still. */
-static void follow_limit(struct migration *m)
+void migrate_follow_limit(struct migration *m)
 {
     uint64_t limit = *m->request->bandwidth;
     if (m->last_round && m->request->bandwidth_paused != MIGRATE_BANDWIDTH_SAME)
@@ -39,11 +39,12 @@ static void follow_limit(struct migration *m)
     m->progress.limit_bytes_per_s = limit;
 }
 
-static int start_lanes(struct migration *m)
+int migrate_lanes_start(struct migration *m, struct page_source *source, struct page_memo *memo)
 {
     struct lanes_out_config config = { .address = m->target,
                                        .trust = m->env->trust,
                                        .insecure = m->env->insecure,
+                                       .beside = migrate_beside(m),
                                        .granted = m->engine.lanes,
                                        .wanted = m->request->lanes == MIGRATE_LANES_AUTO
                                                      ? LANES_OUT_AUTO
@@ -51,11 +52,11 @@ static int start_lanes(struct migration *m)
                                        .stall_limit_ns = m->request->stall_limit_ns,
                                        .meter = m->env->meter,
                                        .bucket = &m->bucket,
-                                       .memo = &m->memo,
+                                       .memo = memo,
                                        .packing = m->request->packing,
                                        .page_forms = m->engine.page_forms };
     memcpy(config.token, m->engine.config.hello.token, sizeof(config.token));
-    return lanes_out_init(&m->lanes, &config, &m->pages);
+    return lanes_out_init(&m->lanes, &config, source);
 }
 
 static bool fixed_rounds(const struct migration *m)
@@ -98,7 +99,7 @@ static int begin_round(struct migration *m, uint32_t number)
     m->sent_before = m->progress.pages_sent;
     m->sender = SENDER_PUMP;
     if (want_lanes(m) && !m->lanes.source)
-        rc = start_lanes(m);
+        rc = migrate_lanes_start(m, &m->pages, &m->memo);
     if (!rc && want_lanes(m)) {
         m->sender = SENDER_LANES;
         rc = lanes_out_begin(&m->lanes, (uint16_t)number, m->round_pages);
@@ -114,7 +115,7 @@ void migrate_round_send(struct migration *m, uint32_t number, bool last, uint64_
     m->round_began_ns = clock_now_ns();
     m->last_round = last;
     m->progress.round = number;
-    follow_limit(m);
+    migrate_follow_limit(m);
     if (last)
         bill_downtime(m->bill, BILL_LAST_PAGES, m->round_began_ns);
     else if (machine_sync_disks(m->env->machine, &err))   /* leaves little to do in the pause, */
@@ -215,7 +216,7 @@ static void tell_progress(struct migration *m)
     uint64_t passed = m->pages.passed;
     if (now - m->progress_told_ns < MIGRATE_PROGRESS_NS)
         return;
-    follow_limit(m);
+    migrate_follow_limit(m);
     if (m->last_round)
         return;
     m->progress_told_ns = now;
@@ -271,6 +272,12 @@ void migrate_round_continue(struct migration *m)
         (void)migrate_enqueue(m, SOURCE_PROGRESS);
 }
 
+void migrate_lane_failed(struct migration *m, const struct err *err)
+{
+    m->lane_err = *err;
+    m->lane_failed_ns = clock_now_ns();
+}
+
 static void lane_failed(struct migration *m, int rc, const struct err *err)
 {
     m->sender = SENDER_NONE;
@@ -280,8 +287,7 @@ static void lane_failed(struct migration *m, int rc, const struct err *err)
         migrate_host_failed(m, err);
         return;
     }
-    m->lane_err = *err;
-    m->lane_failed_ns = clock_now_ns();
+    migrate_lane_failed(m, err);
 }
 
 void migrate_round_watch(struct migration *m)
@@ -321,17 +327,26 @@ void migrate_round_lost(struct migration *m)
 /* Of a failed move this has also what no round was billed for. */
 void migrate_round_bill(struct migration *m)
 {
-    if (m->lanes_billed || !m->tracking)
+    if (m->lanes_billed)
         return;
-    m->lanes_billed = true;
     bill_limit(m->bill, m->limit);
+    migrate_lanes_bill(m);
+    m->lanes_billed = true;
+}
+
+void migrate_lanes_bill(struct migration *m)
+{
+    if (m->lanes_billed)
+        return;
+    uint64_t bytes = lanes_out_bytes(&m->lanes);
     for (unsigned i = 0; i < m->lanes.most; i++) {
         const struct lane_out *lane = &m->lanes.lane[i];
         bill_lane(m->bill, i, lane->sent_bytes);
         bill_wire(m->bill, lane->wire_sent_bytes, lane->wire_received_bytes);
     }
-    uint64_t greetings = m->lanes.most ? lanes_out_bytes(&m->lanes) - m->lane_pages_bytes : 0;
-    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, greetings);
+    /* The rest are greetings. Of a section that a lost lane was sending a part may be missing. */
+    bill_bytes(m->bill, BILL_BYTES_PROTOCOL, bytes - MIN(bytes, m->lane_pages_bytes));
+    m->lane_pages_bytes = 0;
 }
 
 void migrate_end_throttle(struct migration *m)

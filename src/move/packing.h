@@ -21,7 +21,8 @@ enum packing_mode { PACKING_MODE_OFF = 0, PACKING_MODE_AUTO, PACKING_MODE_LZ4, P
 #define PAGE_FORM_DELTA 1u
 #define PAGE_FORM_LZ4 2u
 #define PAGE_FORM_ZSTD 4u
-#define PAGE_FORMS_ALL 7u
+#define PAGE_FORM_PUSH 8u /* what post-copy pushes may come packed, and on the bulk lanes */
+#define PAGE_FORMS_ALL 15u
 
 struct packer {
     enum packing_mode mode;

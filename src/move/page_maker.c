@@ -1,6 +1,7 @@
 #include "move/page_maker.h"
 #include "base/clock.h"
 #include "base/compiler.h"
+#include "move/serve.h"
 #include "state/stream.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@
  * largest table there can be, and the table is put right before it. */
 struct making {
     struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t runs, data_pages, data_bytes;
+    uint32_t runs, data_pages, data_bytes, again;
     bool deltas;
     uint8_t *data;
 };
@@ -72,6 +73,10 @@ void page_count_add(struct page_count *sum, const struct page_count *more)
     sum->same_ns += more->same_ns;
     sum->delta_ns += more->delta_ns;
     sum->packed_ns += more->packed_ns;
+    sum->zero_again += more->zero_again;
+    sum->free_again += more->free_again;
+    sum->data_again += more->data_again;
+    sum->data_again_bytes += more->data_again_bytes;
 }
 
 static void add_to_run(struct page_maker *maker, struct making *making, uint64_t page,
@@ -136,6 +141,27 @@ static void add_data(struct page_maker *maker, struct making *making, uint64_t p
     maker->count.data++;
 }
 
+/* Of a word of pages being pushed, those that were sent before. */
+static uint64_t sent_before(const struct page_maker *maker, uint64_t first, uint64_t bits)
+{
+    return maker->source->serve ? bits & maker->source->serve->again[first / 64] : 0;
+}
+
+static void count_again(struct page_maker *maker, struct making *making,
+                        const struct page_batch *batch, const uint64_t *zero)
+{
+    for (unsigned w = 0; w < batch->words; w++) {
+        uint64_t again = sent_before(maker, batch->first + UINT64_C(64) * w, batch->bits[w]);
+        unsigned zeroes = (unsigned)__builtin_popcountll(again & zero[w]);
+        unsigned frees = (unsigned)__builtin_popcountll(again & batch->free[w]);
+        unsigned data = (unsigned)__builtin_popcountll(again) - zeroes - frees;
+        maker->count.zero_again += zeroes;
+        maker->count.free_again += frees;
+        maker->count.data_again += data;
+        making->again += data;
+    }
+}
+
 static void add_batch(struct page_maker *maker, struct making *making,
                       const struct page_batch *batch)
 {
@@ -148,6 +174,7 @@ static void add_batch(struct page_maker *maker, struct making *making,
                 zero[w] |= bits & -bits;
         }
     maker->count.zero_ns += clock_now_ns() - began;
+    count_again(maker, making, batch, zero);
     for (unsigned w = 0; w < batch->words; w++) {
         maker->count.zero += (unsigned)__builtin_popcountll(zero[w]);
         maker->count.free += (unsigned)__builtin_popcountll(batch->free[w]);
@@ -197,6 +224,8 @@ static void finish(struct page_maker *maker, struct making *making, const uint8_
     *ret_len = length + STREAM_SECTION_BYTES;
     maker->count.bytes += *ret_len;
     maker->count.data_bytes += len;
+    if (making->again)
+        maker->count.data_again_bytes += len * making->again / making->data_pages;
 }
 
 int page_maker_fill(struct page_maker *maker, const uint8_t **ret, size_t *ret_len)
@@ -208,7 +237,7 @@ int page_maker_fill(struct page_maker *maker, const uint8_t **ret, size_t *ret_l
     *ret_len = 0;
     /* All pages of many batches may be the same as sent: then there is nothing to send, and more to look at. */
     for (making.runs = 0; making.runs == 0 && batch.pages > 0;) {
-        making.runs = making.data_pages = making.data_bytes = 0;
+        making.runs = making.data_pages = making.data_bytes = making.again = 0;
         making.deltas = false;
         for (unsigned batches = 0; batches < BATCHES_MAX && making.runs + 64 <= PAGES_RUNS_MAX &&
                                    making.data_pages < maker->data_max;
@@ -220,7 +249,8 @@ int page_maker_fill(struct page_maker *maker, const uint8_t **ret, size_t *ret_l
             if (batch.pages == 0)
                 break;
             add_batch(maker, &making, &batch);
-            if (maker->source->set) /* words come in no order, and a section's runs ascend */
+            /* Words come in no order, and a section's runs ascend. */
+            if (maker->source->set || maker->source->serve)
                 break;
         }
     }

@@ -27,6 +27,8 @@ struct page_count {
     uint64_t packed;                  /* pages in packed sections; they count above, too */
     uint64_t delta_saved_bytes, packed_saved_bytes;
     uint64_t zero_ns, same_ns, delta_ns, packed_ns; /* CPU time spent on telling and making */
+    /* Of the above, when pushed by post-copy: pages that were sent before, and what their contents took. */
+    uint64_t zero_again, free_again, data_again, data_again_bytes;
 };
 
 struct page_maker {

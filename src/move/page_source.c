@@ -1,6 +1,7 @@
 #include "move/page_source.h"
 #include "base/compiler.h"
 #include "mem/discard.h"
+#include "move/serve.h"
 
 #include <errno.h>
 
@@ -10,6 +11,12 @@ void page_source_init(struct page_source *source, struct mem *mem, struct dirty 
 {
     *source = (struct page_source){ .mem = mem, .dirty = dirty };
     (void)pthread_mutex_init(&source->lock, NULL); /* cannot fail with default attributes */
+}
+
+void page_source_serve(struct page_source *source, struct mem *mem, struct serve *serve)
+{
+    page_source_init(source, mem, NULL);
+    source->serve = serve;
 }
 
 void page_source_fini(struct page_source *source)
@@ -214,6 +221,11 @@ static int take(struct page_source *source, unsigned room, bool some, struct pag
     batch->pages = 0;
     if (source->stopped)
         return 0;
+    if (source->serve) {
+        serve_take(source->serve, room, batch);
+        find_free(source, batch);
+        return 0;
+    }
     if (source->set)
         return take_from_set(source, room, batch);
     while (batch->pages == 0) {

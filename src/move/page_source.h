@@ -6,6 +6,9 @@
  * over in the first round without being looked at; what the guest gave back (mem/discard.h) is a hole again, and
  * the batch says so.
  *
+ * Post-copy's push is handed out the same way, but what goes next is what `serve` says (serve.h): the guest is paused,
+ * and no dirty set is needed.
+ *
  * Threads: page_source_take() may be called by several threads at once; it holds the lock for no more than the
  * taking. Everything else belongs to the one thread that begins and ends rounds.
  */
@@ -30,8 +33,11 @@ struct page_batch {
         free[PAGE_BATCH_WORDS]; /* of those: zeroes, and to be sent as such without being read */
 };
 
+struct serve;
+
 struct page_source {
     struct mem *mem;
+    struct serve *serve; /* post-copy: what is still to be pushed; NULL in a round; borrowed */
     struct dirty *dirty;
     pthread_mutex_t lock;
     bool skip_untouched;                 /* this round still meets never-touched memory */
@@ -52,6 +58,9 @@ void page_source_fini(struct page_source *source);
 /* Begins a round over what dirty_fetch() found. `first`: nothing was sent yet. `set`: the round's pages, begun, or
  * NULL for all that is pending, in ascending order. Nobody takes meanwhile. */
 void page_source_begin(struct page_source *source, bool first, struct round_set *set);
+
+/* In place of init and begin: hands out what `serve` has yet to send. */
+void page_source_serve(struct page_source *source, struct mem *mem, struct serve *serve);
 
 /* Ends the round early: what is not taken yet stays pending. Takers may be at work. */
 void page_source_stop(struct page_source *source);

@@ -3,7 +3,6 @@
 #include "base/fd.h"
 #include "move/urgent.h"
 #include "state/absent.h"
-#include "state/pages.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -428,39 +427,25 @@ void pull_detach(struct pull *pull)
         cannot_place(pull, -EAGAIN);
 }
 
-int pull_recv(struct pull *pull, struct link *link, const struct section *section,
-              uint8_t **ret_body, struct err *err)
+int pull_place(struct pull *pull, const struct pages_body *body, const uint8_t *data,
+               struct err *err)
 {
-    (void)pull;
-    if (section->version != PAGES_PLAIN_VERSION || section->length < 4 ||
-        section->length > PAGES_BODY_MAX)
-        return err_set(err, ERR_PEER, EPROTONOSUPPORT, "pages section of version %u and %u bytes",
-                       section->version, section->length);
-    CLEANUP_FREE uint8_t *body = malloc(section->length);
-    if (!body)
-        return err_errno(err, ERR_HOST, ENOMEM, "cannot receive pages");
-    int rc = link_recv_body(link, section, body, err);
-    if (!rc)
-        *ret_body = TAKE_PTR(body);
-    return rc;
-}
-
-int pull_place(struct pull *pull, const uint8_t *body, uint32_t length, struct err *err)
-{
-    struct pages_body pages;
-    int rc = pages_body_decode(body, length, PAGES_PLAIN_VERSION, pull->mem->pages, &pages, err);
-    if (rc)
-        return rc;
-    const uint8_t *data = body + pages.data_at;
-    for (uint32_t i = 0; i < pages.runs && !rc; i++) {
-        const struct pages_run *run = &pages.run[i];
+    uint64_t pages = 0;
+    int rc = 0;
+    if (body->pages[PAGES_DELTA]) /* of what? */
+        return err_set(err, ERR_PEER, EBADMSG, "a delta of a page that is missing");
+    for (uint32_t i = 0; i < body->runs && !rc; i++) {
+        const struct pages_run *run = &body->run[i];
         bool zero = run->kind == PAGES_ZERO;
         rc = place(pull, run->first, run->count, zero ? NULL : data);
         data += zero ? 0 : (size_t)run->count * PAGE_BYTES;
-        (void)pthread_mutex_lock(&pull->lock);
-        pull->pushed += run->count;
-        (void)pthread_mutex_unlock(&pull->lock);
+        pages += run->count;
     }
+    (void)pthread_mutex_lock(&pull->lock);
+    pull->pushed += pages;
+    (void)pthread_mutex_unlock(&pull->lock);
+    if (rc)
+        cannot_place(pull, rc);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot place guest memory") : 0;
 }
 

@@ -3,7 +3,7 @@
  *
  *     vCPU, device, KVM --touches a missing page, sleeps--> userfaultfd
  *     fault thread:   reads the fault -> request on the urgent lane ... reply -> places the page, wakes
- *     mover:          PAGES sections of the push -> places them
+ *     mover, lanes:   PAGES sections of the push -> place them
  *
  * One bit a page says that it is missing. It is cleared only after the page is in its place: until then a fault on
  * it is the source's to answer; afterwards it is a page like any other. A fault on a page that was never missing
@@ -18,13 +18,15 @@
  * And if the source is lost then, somebody must let it go on: until pull_loaded() the fault thread answers with
  * zeroes once the lane is gone or silent, and pull_loaded() fails. Afterwards it never makes anything up.
  *
- * Threads: everything here is called by the mover; the fault thread is inside.
+ * Threads: everything here is called by the mover, pull_place() by any thread between pull_arm() and pull_finish() or
+ * pull_abandon(); the fault thread is inside.
  */
 #pragma once
 #include "cost/meter.h"
 #include "mem/uffd.h"
 #include "move/message.h"
 #include "move/wire.h"
+#include "state/pages.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -83,11 +85,10 @@ int pull_attach(struct pull *pull, struct wire *lane, struct err *err) MUST_CHEC
 /* Closes the lane, if there is one: nothing of it is placed any more. */
 void pull_detach(struct pull *pull);
 
-/* Receives the body of a pushed PAGES section and checks it; *ret_body is the caller's to free. pull_place() then
- * places it: once the engine wants it. */
-int pull_recv(struct pull *pull, struct link *link, const struct section *section,
-              uint8_t **ret_body, struct err *err) MUST_CHECK;
-int pull_place(struct pull *pull, const uint8_t *body, uint32_t length, struct err *err) MUST_CHECK;
+/* Places a pushed PAGES section, received and checked (page_sink.h), `data` unpacked. An error of this host also
+ * shows at event_fd: the guest cannot go on. */
+int pull_place(struct pull *pull, const struct pages_body *body, const uint8_t *data,
+               struct err *err) MUST_CHECK;
 
 /* Says on `wire` what is missing: sections ABSENT, message PULL. No lane is attached. */
 int pull_tell(struct pull *pull, struct wire *wire, const uint8_t token[MOVE_TOKEN_BYTES],

@@ -53,8 +53,10 @@ void receive_enqueue_why(struct receiving *r, enum target_event_kind kind, uint3
 
 void receive_close_wire(struct receiving *r, struct wire *wire)
 {
-    if (r->pull && wire->conn == r->lane_conn)
+    if (r->pull && wire->conn == r->lane_conn) {
+        receive_lanes_end(r);
         pull_detach(r->pull);
+    }
     wire_close(wire);
 }
 
@@ -133,6 +135,9 @@ static void load(struct receiving *r)
         rc = apply_state(r, &err);
     if (!rc && r->pull)
         rc = pull_loaded(r->pull, &err);
+    if (!rc && r->pull)
+        receive_lanes_push(
+            r); /* they may bring something as soon as the source hears of the commitment */
     r->load_ns = clock_now_ns() - began;
     struct queued *q = receive_enqueue(r, TARGET_LOADED, 0);
     q->event.prepared.load_ns = r->load_ns;
@@ -672,7 +677,7 @@ static int serve_one(struct receiving *r, const uint8_t store[MOVE_STORE_BYTES],
             return err_set(err, ERR_CALLER, -rc, "told to end");
         if (r->queue_count > 0)
             continue;
-        if (r->arrived)
+        if (r->arrived && !r->lanes.pull)
             receive_lanes_end(r); /* idle since the last round; now nobody waits for it */
         if (r->engine.state == TARGET_ACTIVE && !told) {
             r->arrived_ns = clock_now_ns();
@@ -754,6 +759,7 @@ int receive_run(const struct move_env *env, const struct arrival_host *host, int
         wire_close(&r->spent_lane);
     } while (rc && !once && err->code != ECANCELED);
     receive_lanes_end(r);
+    page_slot_fini(&r->pushed);
     arrival_free(r->arrival);
     buf_free(&r->state);
     free(r);

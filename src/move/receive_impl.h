@@ -36,9 +36,11 @@ struct receiving {
     uint64_t bulk_failed_ns; /* when a bulk lane was seen to have failed; 0 = none */
 
     struct arrival *arrival;
+    struct page_slot pushed; /* what is pushed on the move's connection; made when needed */
     struct pull *pull;     /* post-copy: from its list of missing pages until nothing is missing */
     uint64_t lane_lost_ns; /* since when that connection has been without it; 0 = it is there */
     uint32_t lane_conn;    /* the move's connection that the urgent lane belongs to */
+    uint32_t lane_beside;  /* the same, as the source's LANE has it */
     struct message_pulled pulled;
     struct wire spent_lane;         /* open until this move has ended */
     struct buf state;               /* device-state sections, heads and bodies */
@@ -74,6 +76,9 @@ void receive_bill_end(struct receiving *r, enum bill_owner owner, const struct e
 #define BULK_GRACE_NS (CLOCK_SECOND / 2)
 /* Once memory is there: lanes may come, as many as are granted. */
 int receive_lanes_begin(struct receiving *r, struct err *err) MUST_CHECK;
+/* Post-copy: whether lanes may bring what is pushed, and from here on they do. */
+bool receive_lanes_may_push(const struct receiving *r);
+void receive_lanes_push(struct receiving *r);
 /* No lane's thread is left. Harmless without lanes. */
 void receive_lanes_end(struct receiving *r);
 /* A newcomer has said that it is a bulk lane. */

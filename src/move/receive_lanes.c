@@ -4,6 +4,9 @@
  * ROUND_DONE is held back until the lanes have written what it counts; nothing else is read from the move's
  * connection meanwhile. A lane that is lost ends the move, unless the source says within BULK_GRACE_NS why it hung up,
  * or all it had to say turns out to be here: a source that dies after its last round must not take that back.
+ *
+ * Post-copy: the lanes stay for what is pushed, and belong to the move's connection: they end with it, new ones come
+ * with the next.
  */
 #include "base/log.h"
 #include "move/arrival.h"
@@ -24,6 +27,22 @@ int receive_lanes_begin(struct receiving *r, struct err *err)
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot serve lanes") : 0;
 }
 
+bool receive_lanes_may_push(const struct receiving *r)
+{
+    return r->engine.post_copy &&
+           (r->engine.hello.page_forms & r->engine.config.page_forms & PAGE_FORM_PUSH);
+}
+
+void receive_lanes_push(struct receiving *r)
+{
+    struct err err;
+    if (!receive_lanes_may_push(r))
+        return;
+    if (!r->lanes.sink && receive_lanes_begin(r, &err))
+        log_event(LOG_WARN, "move.lane", "%s", err.text); /* the source will find none */
+    lanes_in_push(&r->lanes, r->pull, r->engine.round);
+}
+
 void receive_lanes_end(struct receiving *r)
 {
     lanes_in_fini(&r->lanes);
@@ -34,10 +53,12 @@ void receive_lanes_end(struct receiving *r)
 static int admit_lane(const struct receiving *r, const struct message_lane *lane, struct err *err)
 {
     static const char *const none = "no move here waits for lanes";
-    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING)
+    if (r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING && !r->lanes.pull)
         return err_set(err, ERR_PEER, ENOENT, "%s", none);
     if (memcmp(lane->token, r->engine.hello.token, sizeof(lane->token)) != 0)
         return err_set(err, ERR_PEER, EPERM, "a lane with another move's token");
+    if (r->lanes.pull && lane->beside != r->lane_beside) /* what it brings was counted as lost */
+        return err_set(err, ERR_PEER, ESTALE, "a lane of a connection that was lost");
     return lanes_in_admit(&r->lanes, lane, err);
 }
 
@@ -75,7 +96,7 @@ static void release(struct receiving *r, uint64_t lane_pages)
         receive_enqueue_why(r, TARGET_FAULT, r->engine.conn, &err);
         return;
     }
-    if (r->engine.round_last) {
+    if (r->engine.round_last && !receive_lanes_may_push(r)) {
         lanes_in_last(&r->lanes);
         r->bulk_failed_ns = 0;
     }
@@ -121,12 +142,15 @@ static bool is_severe(const struct err *err)
 static void lane_failed(struct receiving *r, const struct err *err)
 {
     struct wire *wire = receive_find(r, r->engine.conn);
-    bool settled = r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING;
+    bool settled =
+        r->engine.state != TARGET_RESERVED && r->engine.state != TARGET_RECEIVING && !r->lanes.pull;
     if (is_severe(err))
         r->holding = false; /* it can never be released; an ABORT behind it can be read */
     if (settled || !wire)
         return;
-    if (is_severe(err)) {
+    if (is_severe(err) && r->lanes.pull && err->fault == ERR_HOST) {
+        receive_lanes_lost(r); /* if no page can be placed, pull.h says so */
+    } else if (is_severe(err)) {
         receive_enqueue_why(r, err->fault == ERR_HOST ? TARGET_FAULT : TARGET_BAD_BYTES, wire->conn,
                             err);
     } else if (!r->bulk_failed_ns) {

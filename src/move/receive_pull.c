@@ -34,6 +34,7 @@ void receive_take_lane(struct receiving *r, uint32_t conn)
     struct pull *pull = pull_of(r);
     struct err err = { 0 };
     r->lane_conn = r->engine.conn;
+    r->lane_beside = r->incoming.lane.beside;
     r->lane_lost_ns = 0;
     if (receive_find(r, r->lane_conn))
         link_keep_short(&receive_find(r, r->lane_conn)->link);
@@ -44,6 +45,8 @@ void receive_take_lane(struct receiving *r, uint32_t conn)
                   : err_errno(&err, ERR_HOST, ENOMEM, "cannot prepare for post-copy");
     if (rc)
         receive_enqueue_why(r, TARGET_FAULT, 0, &err);
+    else if (r->engine.prepared) /* beside a new connection */
+        receive_lanes_push(r);
 }
 
 void receive_send_absent(struct receiving *r, uint32_t conn)
@@ -89,23 +92,25 @@ static void cannot_go_on(struct receiving *r, const char *why)
 int receive_pushed(struct receiving *r, struct wire *wire, const struct section *section,
                    struct err *err)
 {
-    CLEANUP_FREE uint8_t *body = NULL;
+    struct page_slot *slot = &r->pushed;
     uint32_t conn = wire->conn;
-    int rc = pull_recv(r->pull, &wire->link, section, &body, err);
+    uint64_t pages;
+    int rc = slot->bytes ? 0 : page_slot_init(slot);
+    rc = rc ? err_errno(err, ERR_HOST, -rc, "cannot receive pages")
+            : page_slot_recv(&r->arrival->sink, slot, &wire->link, section, &pages, err);
     if (rc)
         return rc;
     receive_deliver(r, &(struct target_event){
                            .kind = TARGET_SECTION, .conn = conn, .section = section->type });
     if (r->engine.conn != conn)
         return 0;
-    rc = pull_place(r->pull, body, section->length, err);
-    if (rc && err->fault == ERR_HOST)
-        cannot_go_on(r, err->text);
+    rc = pull_place(r->pull, &slot->body, slot->data, err);
     return rc && err->fault == ERR_HOST ? 0 : rc;
 }
 
 void receive_pull_ended(struct receiving *r)
 {
+    receive_lanes_end(r);
     pull_account(r->pull, &r->pulled);
     if (r->pulled.missing == 0) {
         wire_close(&r->spent_lane);

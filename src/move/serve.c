@@ -1,15 +1,14 @@
 #include "move/serve.h"
+#include "base/clock.h"
 #include "base/fd.h"
+#include "move/page_source.h"
 #include "move/urgent.h"
-#include "state/pages.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-
-#define SECTION_ROOM (STREAM_SECTION_BYTES + PAGES_TABLE_MAX + PAGES_DATA_MAX * PAGE_BYTES)
 
 /* True for exactly one caller a page. */
 static bool take_page(struct serve *serve, uint64_t page)
@@ -38,7 +37,9 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
     uint64_t word = page | (zero ? URGENT_ZERO : 0);
     urgent_put(reply, word);
     urgent_put(reply + 8, urgent_sum(word, zero ? NULL : reply + URGENT_HEAD_BYTES));
-    int rc = link_send(&serve->lane.link, reply, zero ? URGENT_HEAD_BYTES : sizeof(reply), err);
+    size_t len = zero ? URGENT_HEAD_BYTES : sizeof(reply);
+    int rc = link_send(&serve->lane.link, reply, len, err);
+    bucket_spend(serve->bucket, len, clock_now_ns());
     if (!rc)
         atomic_fetch_add_explicit(zero ? again ? &serve->answered_zero_again : &serve->answered_zero
                                   : again ? &serve->answered_data_again
@@ -69,10 +70,11 @@ static void *answering_thread(void *arg)
 
 /* --------------------------------------------------------------------------------------- on the mover */
 
-int serve_init(struct serve *serve, struct mem *mem, struct meter *meter)
+int serve_init(struct serve *serve, struct mem *mem, struct meter *meter, struct bucket *bucket)
 {
     *serve = (struct serve){ .mem = mem,
                              .meter = meter,
+                             .bucket = bucket,
                              .words = mem->pages / 64,
                              .unsent = calloc(mem->pages / 64, sizeof(uint64_t)),
                              .told = calloc(mem->pages / 64, sizeof(uint64_t)),
@@ -80,10 +82,8 @@ int serve_init(struct serve *serve, struct mem *mem, struct meter *meter)
                              .lane = WIRE_NONE,
                              .stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
                              .lost_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK),
-                             .section = malloc(SECTION_ROOM),
                              .is_zero = mem_zero_pick() };
-    if (serve->unsent && serve->told && serve->again && serve->section && serve->stop_fd >= 0 &&
-        serve->lost_fd >= 0)
+    if (serve->unsent && serve->told && serve->again && serve->stop_fd >= 0 && serve->lost_fd >= 0)
         return 0;
     serve_fini(serve);
     return -ENOMEM;
@@ -97,10 +97,8 @@ void serve_fini(struct serve *serve)
     free(serve->unsent);
     free(serve->told);
     free(serve->again);
-    free(serve->section);
     serve->unsent = NULL;
     serve->told = serve->again = NULL;
-    serve->section = NULL;
 }
 
 void serve_set(struct serve *serve, const uint64_t *set)
@@ -139,6 +137,7 @@ int serve_open(struct serve *serve, struct wire *lane)
 
 void serve_close(struct serve *serve)
 {
+    struct tls_facts facts;
     eventfd_t count;
     if (!serve->open)
         return;
@@ -146,6 +145,10 @@ void serve_close(struct serve *serve)
     (void)pthread_join(serve->thread, NULL);
     (void)eventfd_read(serve->stop_fd, &count);
     (void)eventfd_read(serve->lost_fd, &count);
+    if (link_facts(&serve->lane.link, &facts)) {
+        serve->wire_sent_bytes += facts.sent_bytes;
+        serve->wire_received_bytes += facts.received_bytes;
+    }
     wire_close(&serve->lane);
     serve->open = false;
 }
@@ -187,91 +190,49 @@ static bool choose(struct serve *serve, uint64_t *ret_first, bool *ret_up)
     return true;
 }
 
-struct making {
-    struct pages_run run[PAGES_RUNS_MAX];
-    uint32_t runs, data_pages;
-    uint8_t *data;
-};
-
-static void add_page(struct serve *serve, struct making *making, uint64_t page)
+/* How many words together surely fit: up from `first` on, or down to somewhere below it. */
+static void extent(const struct serve *serve, uint64_t first, bool up, unsigned room,
+                   uint64_t *ret_first, uint64_t *ret_end)
 {
-    const uint8_t *from = mem_page(serve->mem, page);
-    bool zero = serve->is_zero(from), again = serve->again[page / 64] >> (page % 64) & 1;
-    uint32_t kind = zero ? PAGES_ZERO : PAGES_DATA;
-    struct pages_run *last = making->runs ? &making->run[making->runs - 1] : NULL;
-
-    if (last && last->kind == kind && last->first + last->count == page) {
-        last->count++;
-    } else {
-        making->run[making->runs++] = (struct pages_run){ .first = page, .count = 1, .kind = kind };
-        serve->pushed.zero_runs += zero;
-    }
-    if (zero) {
-        serve->pushed.zero++;
-        serve->pushed.zero_again += again;
-        return;
-    }
-    memcpy(making->data + making->data_pages++ * PAGE_BYTES, from, PAGE_BYTES);
-    serve->pushed.data++;
-    serve->pushed.data_again += again;
-}
-
-/* Words of one section: up from `first` on, or down to somewhere below it, as many as surely fit. */
-static void extent(const struct serve *serve, uint64_t first, bool up, uint64_t *ret_first,
-                   uint64_t *ret_end)
-{
-    unsigned pages = 0;
-    uint64_t w = first;
-    for (;;) {
+    uint64_t low = first, end = first + 1;
+    unsigned pages = (unsigned)__builtin_popcountll(
+        atomic_load_explicit(&serve->unsent[first], memory_order_relaxed));
+    while (end - low < PAGE_BATCH_WORDS && (up ? end < serve->words : low > 0)) {
+        uint64_t next = up ? end : low - 1;
         pages += (unsigned)__builtin_popcountll(
-            atomic_load_explicit(&serve->unsent[w], memory_order_relaxed));
-        if (pages > PAGES_DATA_MAX && w != first) {
-            w += up ? 0 : 1; /* not this one any more */
+            atomic_load_explicit(&serve->unsent[next], memory_order_relaxed));
+        if (pages > room)
             break;
-        }
-        if (up ? ++w == serve->words : w-- == 0) {
-            w = up ? serve->words : 0;
-            break;
-        }
+        low = up ? low : next;
+        end = up ? next + 1 : end;
     }
-    *ret_first = up ? first : MIN(w, first);
-    *ret_end = up ? MAX(w, first + 1) : first + 1;
+    *ret_first = low;
+    *ret_end = end;
 }
 
-static void finish(struct serve *serve, struct making *making, const uint8_t **ret, size_t *ret_len)
+/* At most `room` pages of a word, the lowest; the answering thread may be quicker. */
+static uint64_t take_word(struct serve *serve, uint64_t word, unsigned room)
 {
-    size_t table = pages_table_size(making->runs, PAGES_PLAIN_VERSION);
-    uint8_t *body = making->data - table;
-    (void)pages_table_encode(making->run, making->runs, PAGES_PLAIN_VERSION, PACKING_NONE, 0, body);
-    size_t length = table + making->data_pages * PAGE_BYTES;
-    struct section section = { .type = SECTION_PAGES,
-                               .version = PAGES_PLAIN_VERSION,
-                               .length = (uint32_t)length,
-                               .body_sum = stream_sum(body, length) };
-    section_encode(&section, body - STREAM_SECTION_BYTES);
-    *ret = body - STREAM_SECTION_BYTES;
-    *ret_len = length + STREAM_SECTION_BYTES;
-    serve->pushed.bytes += *ret_len;
+    uint64_t left = atomic_load_explicit(&serve->unsent[word], memory_order_relaxed), want = 0;
+    for (; left && room > 0; room--, left &= left - 1)
+        want |= left & -left;
+    return want ? atomic_fetch_and(&serve->unsent[word], ~want) & want : 0;
 }
 
-void serve_next(struct serve *serve, const uint8_t **ret, size_t *ret_len)
+void serve_take(struct serve *serve, unsigned room, struct page_batch *ret)
 {
-    struct making making;
-    making.runs = making.data_pages = 0;
-    making.data = serve->section + STREAM_SECTION_BYTES + PAGES_TABLE_MAX;
-    *ret_len = 0;
-
+    ret->pages = ret->words = 0;
     /* The other thread may take what was chosen: then choose again. */
-    for (uint64_t at, first, end; making.runs == 0;) {
+    for (uint64_t at, first, end; ret->pages == 0;) {
         bool up;
         if (!choose(serve, &at, &up))
             return;
-        extent(serve, at, up, &first, &end);
-        for (uint64_t w = first; w < end; w++) {
-            uint64_t bits = atomic_exchange(&serve->unsent[w], 0);
-            for (; bits; bits &= bits - 1)
-                add_page(serve, &making, w * 64 + (uint64_t)__builtin_ctzll(bits));
+        extent(serve, at, up, room, &first, &end);
+        ret->first = first * 64;
+        ret->words = (unsigned)(end - first);
+        for (unsigned w = 0; w < ret->words; w++) {
+            ret->bits[w] = take_word(serve, first + w, room - ret->pages);
+            ret->pages += (unsigned)__builtin_popcountll(ret->bits[w]);
         }
     }
-    finish(serve, &making, ret, ret_len);
 }

@@ -6,29 +6,29 @@
  * a request for one that is under way needs no answer.
  *
  *     urgent lane:  request -> take the bit -> reply            a thread of its own; it never waits for the push
- *     push:         the pages nearest to the last request first, outwards in both directions
+ *     push:         the pages nearest to the last request first, outwards in both directions; whoever sends them gets
+ *                   them through a page_source (page_source.h), and may be several
  *
- * Threads: everything here is called by the mover; the answering thread is inside.
+ * What is answered is never held back, but counts against the limit of what is pushed.
+ *
+ * Threads: everything here is called by the mover, but serve_take(); the answering thread is inside.
  */
 #pragma once
 #include "cost/meter.h"
 #include "mem/dirty.h"
 #include "mem/mem.h"
 #include "mem/zero.h"
+#include "move/bucket.h"
 #include "move/wire.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
-struct serve_count {
-    uint64_t data, zero; /* pages pushed */
-    uint64_t data_again; /* of data: sent in an earlier round, and since dirtied */
-    uint64_t zero_again;
-    uint64_t zero_runs, bytes; /* of sections */
-};
+struct page_batch;
 
 struct serve {
     struct mem *mem;
     struct meter *meter;
+    struct bucket *bucket; /* the limit of what is pushed; borrowed */
     uint64_t words;
     _Atomic(uint64_t) *unsent; /* one bit a page index */
     uint64_t *again; /* pages that were sent before: in a round, or on a connection that was lost */
@@ -39,21 +39,21 @@ struct serve {
     struct wire lane; /* the answering thread's while it runs */
     pthread_t thread;
     bool open;
-    int stop_fd;           /* eventfd: ends the thread */
-    int lost_fd;           /* eventfd: readable once the lane has failed */
-    struct err lost;       /* why; written before lost_fd */
-    _Atomic(uint64_t) hot; /* the last page asked for */
+    int stop_fd;                                   /* eventfd: ends the thread */
+    int lost_fd;                                   /* eventfd: readable once the lane has failed */
+    struct err lost;                               /* why; written before lost_fd */
+    uint64_t wire_sent_bytes, wire_received_bytes; /* of lanes that were closed; 0 = plain */
+    _Atomic(uint64_t) hot;                         /* the last page asked for */
     _Atomic(uint64_t) answered_data, answered_zero, answered_data_again, answered_zero_again, late;
 
-    uint64_t hot_seen, up,
-        down;         /* words: [down, up) was passed on the way outwards from hot_seen */
-    uint8_t *section; /* under construction */
+    /* serve_take()'s. Words: [down, up) was passed on the way outwards from hot_seen. */
+    uint64_t hot_seen, up, down;
     mem_zero_fn *is_zero;
-    struct serve_count pushed;
 };
 
 /* Nothing is to be sent yet. -ENOMEM, -errno. */
-int serve_init(struct serve *serve, struct mem *mem, struct meter *meter) MUST_CHECK;
+int serve_init(struct serve *serve, struct mem *mem, struct meter *meter,
+               struct bucket *bucket) MUST_CHECK;
 void serve_fini(struct serve *serve);
 
 /* What is to be sent from now on, in place of what was. The guest must be paused. */
@@ -80,6 +80,6 @@ int serve_open(struct serve *serve, struct wire *lane) MUST_CHECK;
 /* Ends answering and closes the lane; harmless when there is none. */
 void serve_close(struct serve *serve);
 
-/* Takes the next pages that are to be pushed and makes a PAGES section of them: *ret points to `*ret_len` bytes,
- * valid until the next call; length 0 = none is left. */
-void serve_next(struct serve *serve, const uint8_t **ret, size_t *ret_len);
+/* Takes the next pages that are to be pushed, at most `room` of them, for page_source_take(), under whose lock it runs;
+ * ret->pages == 0: none is left. `free` of *ret is the caller's to fill. */
+void serve_take(struct serve *serve, unsigned room, struct page_batch *ret);

@@ -35,9 +35,11 @@ void urgent_thread(void)
 }
 
 int urgent_connect(struct wire *lane, const struct move_env *env, const char *address,
-                   const uint8_t token[MOVE_TOKEN_BYTES], uint64_t stall_limit_ns, struct err *err)
+                   const uint8_t token[MOVE_TOKEN_BYTES], uint32_t beside, uint64_t stall_limit_ns,
+                   struct err *err)
 {
-    struct message hello = { .type = MESSAGE_LANE, .lane = { .kind = LANE_URGENT } };
+    struct message hello = { .type = MESSAGE_LANE,
+                             .lane = { .kind = LANE_URGENT, .beside = beside } };
     memcpy(hello.lane.token, token, MOVE_TOKEN_BYTES);
     *lane = WIRE_NONE;
     lane->link.cancel_fd = env->cancel_fd;

@@ -18,7 +18,7 @@
 
 /* The source's way there: connects to the target, says LANE and waits for its LANE. *lane is the caller's. */
 int urgent_connect(struct wire *lane, const struct move_env *env, const char *address,
-                   const uint8_t token[MOVE_TOKEN_BYTES], uint64_t stall_limit_ns,
+                   const uint8_t token[MOVE_TOKEN_BYTES], uint32_t beside, uint64_t stall_limit_ns,
                    struct err *err) MUST_CHECK;
 
 /* For the threads of the lane: to be run before others, where the process may ask for that. They sleep nearly always,

@@ -172,6 +172,37 @@ int records_write(const struct rundir *dir, enum move_record record, const uint8
     return rc;
 }
 
+static int hex_field(const json_t *record, const char *key, uint8_t *ret, size_t count)
+{
+    const char *hex = json_string_value(json_object_get(record, key));
+    return hex && strlen(hex) == 2 * count ? from_hex(hex, ret, count) : -EBADMSG;
+}
+
+int records_handed(const struct rundir *dir, struct records_handed *ret, struct err *err)
+{
+    json_t *record;
+    int rc = read_record(dir->base, dir->name, &record, err);
+    if (rc)
+        return rc;
+    if (!record)
+        return err_set(err, ERR_CALLER, ENOENT, "there is no record of %s here", dir->name);
+    const char *peer = json_string_value(json_object_get(record, "peer"));
+    if (is_text(json_object_get(record, "owner"), "here"))
+        rc = err_set(err, ERR_CALLER, EALREADY,
+                     "%s was never handed over: the record says that it was here when its monitor "
+                     "died, and it died with it",
+                     dir->name);
+    else if (!is_text(json_object_get(record, "owner"), "handed-over") || !peer ||
+             strlen(peer) >= sizeof(ret->peer) ||
+             hex_field(record, "token", ret->token, sizeof(ret->token)) ||
+             hex_field(record, "store", ret->store, sizeof(ret->store)))
+        rc = err_set(err, ERR_HOST, EBADMSG, "the record of %s cannot be read", dir->name);
+    else
+        (void)snprintf(ret->peer, sizeof(ret->peer), "%s", peer);
+    json_decref(record);
+    return rc;
+}
+
 static bool holds(const json_t *tokens, const char *hex)
 {
     for (size_t i = 0; i < json_array_size(tokens); i++)

@@ -17,6 +17,15 @@ int records_store(const char *base, uint8_t ret[MOVE_STORE_BYTES], struct err *e
 int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token,
                   const uint8_t *store, const char *peer, struct err *err) MUST_CHECK;
 
+/* Whom the record of `dir` says the guest was handed to, in a move whose end is not known here. -ENOENT: there is no
+ * record; -EBADMSG: it cannot be read; -EALREADY: it says that the guest was here. */
+struct records_handed {
+    uint8_t token[MOVE_TOKEN_BYTES], store[MOVE_STORE_BYTES];
+    char peer[512]; /* HOST:PORT */
+};
+int records_handed(const struct rundir *dir, struct records_handed *ret,
+                   struct err *err) MUST_CHECK;
+
 /* What the records under `base` say of a token that this process itself does not know. */
 int records_lookup(const char *base, const uint8_t token[MOVE_TOKEN_BYTES], enum move_knows *ret,
                    struct err *err) MUST_CHECK;

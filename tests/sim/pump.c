@@ -129,16 +129,9 @@ static void end_round(struct world *w)
     }
 }
 
-static void open_urgent(struct world *w, uint32_t conn)
+/* One more connection, beside link `of`. */
+static struct link *open_lane(struct world *w, unsigned of)
 {
-    unsigned of;
-    if (!world_link(w, SIDE_SOURCE, conn, &of) || !w->link[of].open[SIDE_SOURCE])
-        return;
-    if (w->told_conn == conn) {
-        CHECK(w, (w->told & ~w->absent) == 0 || w->source.state != SOURCE_SERVING,
-              "the target asks for what it has");
-        w->unsent = w->told;
-    }
     unsigned n = w->links++;
     if (n >= LINKS_MAX) {
         fprintf(stderr, "sim: too many connections\n");
@@ -151,22 +144,40 @@ static void open_urgent(struct world *w, uint32_t conn)
     link->conn[SIDE_SOURCE] = UINT32_MAX - n;
     link->life[SIDE_SOURCE] = w->host[SIDE_SOURCE].life;
     world_plan(w, P_CONNECT, SIDE_SOURCE, work_ns(w))->link = n;
+    return link;
+}
+
+static void open_urgent(struct world *w, uint32_t conn)
+{
+    unsigned of;
+    if (!world_link(w, SIDE_SOURCE, conn, &of) || !w->link[of].open[SIDE_SOURCE])
+        return;
+    if (w->told_conn == conn) {
+        CHECK(w, (w->told & ~w->absent) == 0 || w->source.state != SOURCE_SERVING,
+              "the target asks for what it has");
+        w->unsent = w->told;
+    }
+    (void)open_lane(w, of);
 }
 
 static void push(struct world *w, uint32_t conn)
 {
-    unsigned n;
+    unsigned n, lanes = (unsigned)world_random(w, 4);
     CHECK(w, w->source.urgent, "the rest is pushed while nobody answers faults");
-    if (world_link(w, SIDE_SOURCE, conn, &n)) {
-        w->pushing = n + 1;
+    if (!world_link(w, SIDE_SOURCE, conn, &n) || !w->link[n].open[SIDE_SOURCE])
+        return;
+    w->pushing = n + 1;
+    if (lanes == 0)
         world_plan(w, P_PUSH, SIDE_SOURCE, work_ns(w))->link = n;
-    }
+    while (lanes-- > 0)
+        open_lane(w, n)->bulk = true;
 }
 
 void world_push(struct world *w, unsigned n)
 {
     struct link *link = &w->link[n];
-    if (w->pushing != n + 1 || !link->open[SIDE_SOURCE])
+    unsigned beside = link->bulk ? link->of : n;
+    if (w->pushing != beside + 1 || !link->open[SIDE_SOURCE])
         return;
     if (w->unsent) {
         uint64_t set = random_set(w, w->unsent, 6);
@@ -174,7 +185,7 @@ void world_push(struct world *w, unsigned n)
         world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = SECTION_PAGES, .set = set });
         world_plan(w, P_PUSH, SIDE_SOURCE, work_ns(w))->link = n;
         world_source(w, &(struct source_event){ .kind = SOURCE_PROGRESS,
-                                                .conn = link->conn[SIDE_SOURCE] });
+                                                .conn = w->link[beside].conn[SIDE_SOURCE] });
     }
 }
 
@@ -245,7 +256,9 @@ static void send_absent(struct world *w, uint32_t conn)
     unsigned n, lane;
     if (!world_link(w, SIDE_TARGET, conn, &n))
         return;
-    CHECK(w, !world_lane(w, n, SIDE_TARGET, &lane), "pages are named that may be under way");
+    for (lane = 0; lane < w->links; lane++)
+        CHECK(w, !w->link[lane].lane[SIDE_TARGET] || !w->link[lane].open[SIDE_TARGET],
+              "pages are named that may be under way");
     world_send(w, n, SIDE_TARGET,
                (struct item){ .section.type = SECTION_ABSENT, .set = w->absent });
     struct message pull = { .type = MESSAGE_PULL, .pull.pages = count_of(w->absent) };
@@ -623,6 +636,23 @@ static void deliver_target(struct world *w, uint32_t conn, const struct item *it
                             .kind = TARGET_PAGES_OK, .conn = conn, .pages = item->pages });
 }
 
+/* What comes on a lane that pushes: the target's pump takes one beside the connection in use only, and what it brings
+ * at once. */
+static void deliver_bulk(struct world *w, struct link *link, const struct item *item)
+{
+    unsigned n = (unsigned)(link - w->link), main, urgent;
+    if (item->section.type == BULK) {
+        bool known = w->target.conn && world_link(w, SIDE_TARGET, w->target.conn, &main) &&
+                     main == item->pages && world_lane(w, main, SIDE_TARGET, &urgent);
+        link->lane[SIDE_TARGET] = known;
+        if (!known)
+            world_close(w, n, SIDE_TARGET);
+    } else if (link->lane[SIDE_TARGET] && link->open[SIDE_TARGET]) {
+        place(w, item->set);
+        world_target(w, &(struct target_event){ .kind = TARGET_PROGRESS, .conn = w->target.conn });
+    }
+}
+
 void world_deliver(struct world *w, enum side side, unsigned n, struct item *item)
 {
     struct link *link = &w->link[n];
@@ -632,6 +662,10 @@ void world_deliver(struct world *w, enum side side, unsigned n, struct item *ite
     bool heard = link->open[side] || (link->sloppy[side] && world_random(w, 4) == 0);
     if (!heard || link->life[side] != w->host[side].life || (side == SIDE_SOURCE && link->stranger))
         return;
+    if (link->bulk && side == SIDE_TARGET) {
+        deliver_bulk(w, link, item);
+        return;
+    }
     if (message_is(item->section.type)) {
         int rc = section_check_body(&item->section, item->body, &err);
         if (!rc)

@@ -180,7 +180,8 @@ void world_close(struct world *w, unsigned n, enum side side)
 bool world_lane(struct world *w, unsigned of, enum side side, unsigned *ret)
 {
     for (unsigned n = 0; n < w->links; n++)
-        if (w->link[n].lane[side] && w->link[n].of == of && w->link[n].open[side]) {
+        if (w->link[n].lane[side] && !w->link[n].bulk && w->link[n].of == of &&
+            w->link[n].open[side]) {
             *ret = n;
             return true;
         }
@@ -189,9 +190,9 @@ bool world_lane(struct world *w, unsigned of, enum side side, unsigned *ret)
 
 void world_close_lanes(struct world *w, unsigned of, enum side side)
 {
-    unsigned n;
-    if (!w->link[of].lane[side] && world_lane(w, of, side, &n))
-        world_close(w, n, side);
+    for (unsigned n = 0; n < w->links && !w->link[of].lane[side]; n++)
+        if (w->link[n].lane[side] && w->link[n].of == of && w->link[n].open[side])
+            world_close(w, n, side);
 }
 
 static void drop_in_flight(struct world *w, unsigned n)
@@ -224,7 +225,7 @@ static void cut(struct world *w, bool late, bool lanes, uint64_t *random)
 
 static void lost_event(struct world *w, enum side side, uint32_t conn);
 
-/* The source's pump has its second connection: it says what it is for. */
+/* The source's pump has one more connection: it says what it is for. */
 static void lane_connected(struct world *w, unsigned n, bool up)
 {
     struct link *link = &w->link[n];
@@ -237,6 +238,13 @@ static void lane_connected(struct world *w, unsigned n, bool up)
     link->made = link->open[SIDE_TARGET] = true;
     link->conn[SIDE_TARGET] = ++w->accepted;
     link->life[SIDE_TARGET] = w->host[SIDE_TARGET].life;
+    if (link->bulk) {
+        if (world_random(w, 8) == 0) /* its way is longer: perhaps it comes when all else is over */
+            link->last_due[SIDE_SOURCE] = w->now_ns + world_random(w, 2 * CLOCK_SECOND);
+        world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = BULK, .pages = link->of });
+        world_push(w, n);
+        return;
+    }
     struct message m = { .type = MESSAGE_LANE, .lane = { .kind = LANE_URGENT } };
     memcpy(m.lane.token, w->source.config.hello.token, sizeof(m.lane.token));
     struct buf bytes = { 0 };

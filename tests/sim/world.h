@@ -125,7 +125,8 @@ struct link {
     uint64_t last_due[SIDES];
     bool sloppy[SIDES]; /* closed by that side, whose pump may yet let an event through */
     bool stranger;      /* its source side is nobody */
-    bool lane[SIDES];   /* the urgent lane, as far as that side knows, of link `of` */
+    bool lane[SIDES];   /* beside link `of`, as far as that side knows: the urgent lane, */
+    bool bulk;          /* or one of those that push */
     unsigned of;
 };
 
@@ -146,6 +147,8 @@ struct host {
 /* On the urgent lane, in place of section types. */
 #define REQUEST 200
 #define REPLY 201
+#define BULK \
+    202 /* first on a lane that pushes: LANE, which only the pump hears; `pages`: beside which link */
 #define GUEST_PAGES 48 /* of post-copy; rounds only count */
 
 #define LINKS_MAX 256

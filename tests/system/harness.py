@@ -126,7 +126,7 @@ class Host:
             return None
 
     def argv(self, *args):
-        plain = ["--insecure"] if self.insecure and args[0] in ("migrate", "receive") else []
+        plain = ["--insecure"] if self.insecure and args[0] in ("migrate", "receive", "resolve") else []
         return [GODWIT, "--runtime-dir", self.base, "--config-dir", self.config, *args, *plain]
 
     def run(self, *args, status=0, check=True, **kwargs):

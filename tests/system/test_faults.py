@@ -19,7 +19,7 @@ from harness import Failed, Host, Relay, check, process_exists, wait_for  # noqa
 MESSAGES = [("there", "hello"), ("back", "verdict"), ("there", "reserve"), ("back", "reserved"), ("there", "round"),
             ("there", "round-done"), ("back", "round-ack"), ("there", "state-done"), ("back", "prepared"),
             ("there", "commit"), ("back", "committed"), ("there", "settled"), ("back", "activated")]
-FAULTS = ["cut", "flip", "kill source", "kill target", "stop target"]
+FAULTS = ["cut", "flip", "kill source", "lose, kill source", "kill target", "stop target"]
 STOPPED_S = 2.5  # longer than the stall limit
 LANES = 4
 
@@ -40,14 +40,14 @@ class Move:
         self.struck = True
         if self.fault in ("cut", "flip"):
             return self.fault
-        pid = self.vm.pid if self.fault == "kill source" else self.to.pid
+        pid = self.vm.pid if self.fault.endswith("kill source") else self.to.pid
         if self.fault == "stop target":
             os.kill(pid, signal.SIGSTOP)
             threading.Timer(STOPPED_S, self.go_on, [pid]).start()
         else:
             os.kill(pid, signal.SIGKILL)
             wait_for("it to die", lambda: not process_exists(pid))
-        return None
+        return "cut" if self.fault.startswith("lose") else None
 
     @staticmethod
     def go_on(pid):
@@ -73,9 +73,21 @@ class Move:
         check(not source == target == "running", "two owners")
         lasting = {("running", "dead"): "stayed", ("running", "waiting"): "stayed", ("dead", "running"): "moved",
                    ("dead", "uncertain"): "target uncertain", ("uncertain", "dead"): "source uncertain"}
-        if (source, target) == ("dead", "dead"):
+        if (source, target) in (("dead", "dead"), ("dead", "waiting")):  # waiting: it has heard of no move
             return "lost with the " + self.fault.split()[-1]
         return lasting.get((source, target))
+
+    def resolve(self):
+        """`godwit resolve`, on the host of a source that died: by its record, the target is asked, or was never to have
+        the guest."""
+        asked = self.a.run("resolve", "vm", check=False)
+        if asked.returncode:
+            check("was never handed over" in asked.stderr, asked.stderr)
+            check(self.outcome() == "target uncertain", f"not handed over, and {self.outcome()}")
+            return "target uncertain"
+        check(wait_for("the guest to run", self.outcome) == "moved", f"resolved, and {self.outcome()}")
+        check(self.a.names() == [], "a record stays, and all is settled")
+        return "target uncertain; resolved: moved"
 
     def run(self):
         try:
@@ -90,7 +102,7 @@ class Move:
                 if command.poll() is None:
                     command.kill()
                 command.communicate()
-                return first
+                return self.resolve() if first == "target uncertain" else first
         finally:
             self.a.close()
             self.b.close()

@@ -4,10 +4,12 @@
 The fake hypervisor's vCPUs write without end, so there are several rounds; its memory is compared in
 test_fake.py and tests/move. Here the bill must say what was asked for.
 """
+import json
+import os
 import time
 
-from harness import Host, check, run_tests, wait_for
-from test_fake import progress, receive, start
+from harness import Host, check, check_bill, run_tests, wait_for
+from test_fake import progress, receive, saved, start
 
 MBIT = 125000
 
@@ -66,6 +68,93 @@ def limited():
             check(item["bytes"] <= allowed, f"a round of {item['bytes']} bytes, and {allowed} were allowed")
 
 
+class Pushed:
+    """A guest with 6 MiB and more of memory moves by post-copy. It is paused, so that it asks for no page itself: all of
+    them are pushed."""
+
+    def __init__(self, *args):
+        self.one, self.two = Host(), Host()
+        start(self.one, "vm")
+        wait_for("the guest to write", lambda: os.path.getsize(saved(self.one)[1]) > 6 << 20)
+        self.one.run("pause", "vm")
+        self.before = saved(self.one)[0]
+        self.target = receive(self.two)
+        self.move = self.one.start("migrate", "vm", self.target.address, "--mode", "post-copy", "--json", *args)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.move.poll() is None:
+            self.move.kill()
+        self.move.communicate()
+        self.one.close()
+        self.two.close()
+
+    def ends_well(self):
+        out, err = self.move.communicate(timeout=60)
+        check(self.move.returncode == 0, err)
+        bill = check_bill(json.loads(out))
+        check(bill["outcome"] == "completed" and bill["owner"] == "target", str(bill["failure"]))
+        faults = bill["faults"]
+        check(faults["duplicates"] == 0 and faults["pages_missing"] == 0, str(faults))
+        check(faults["pages_absent"] == faults["pages_pushed"] + faults["answered"], str(faults))
+        check(faults["pages_pushed"] > 1500, str(faults))
+        wait_for("the target to have it all", lambda: self.two.state("vm") == "paused")
+
+        def kept(sections):
+            return [s for s in sections if s["type"] in ("pages", "vcpu")]
+        check(kept(saved(self.two)[0]) == kept(self.before), "another guest arrived")
+        self.two.run("resume", "vm")
+        progress(self.two)
+        return bill
+
+
+def post_copy_on_lanes():
+    check(carried_with("--lanes", "0") == [], "lanes that were not asked for")
+    bytes_each = carried_with("--lanes", "2")
+    check(len(bytes_each) == 2 and sum(bytes_each) > 5 << 20, str(bytes_each))
+    check(sum(carried_with()) > 5 << 20, "chosen: at least one")
+
+
+def carried_with(*args):
+    with Pushed("--compress", "off", *args) as pushed:
+        return carried(pushed.ends_well())
+
+
+def post_copy_packed():
+    for lanes in ("0", "1"):
+        for how in ("lz4", "zstd"):
+            with Pushed("--compress", how, "--lanes", lanes) as pushed:
+                saving = pushed.ends_well()["classes"]["packed"]
+                check(saving["pages"] > 0 and saving["saved_bytes"] > 0 and saving["cpu_ns"] > 0, f"{how}: {saving}")
+
+
+def post_copy_limited():
+    """What is pushed keeps to the limit, as rounds do, over the time the guest was pulled."""
+    limit = 16 * MBIT
+    for lane_count in ("0", "2"):
+        with Pushed("--bandwidth", "16Mbit/s", "--lanes", lane_count, "--compress", "off") as pushed:
+            bill = pushed.ends_well()
+            check(bill["lanes"]["limit_bytes_per_s"] == limit, str(bill["lanes"]))
+            ns = next(stage["ns"] for stage in bill["stages"] if stage["stage"] == "pulling")
+            sent = bill["bytes"]["page_data"] + bill["bytes"]["zero_ranges"]
+            check(sent > 5 << 20, str(bill["bytes"]))
+            check(sent <= limit * ns / 1e9 * 1.05, f"{sent} bytes in {ns / 1e9} s")
+            print(f"# {lane_count} lanes: {sent / limit / ns * 1e11:.1f} % of the limit")
+
+
+def post_copy_changed_on_the_way():
+    with Pushed("--bandwidth", "2Mbit/s") as pushed:
+        control = pushed.one.control("vm")
+        wait_for("the limit to show", lambda: (control.call("vm.migrate_status")["result"].get("progress") or {})
+                 .get("limit_bytes_per_s") == 2 * MBIT and pushed.one.state("vm") == "serving")
+        check(pushed.move.poll() is None, "it ended too soon to be changed")
+        pushed.one.run("migrate", "vm", "--bandwidth", "0")
+        bill = pushed.ends_well()
+        check(bill["lanes"]["limit_bytes_per_s"] is None, str(bill["lanes"]))
+
+
 def changed_on_the_way():
     """A move too slow to end is let go."""
     with Host() as one, Host() as two:
@@ -103,5 +192,9 @@ if __name__ == "__main__":
         ("packed", packed),
         ("limited", limited),
         ("changed on the way", changed_on_the_way),
+        ("post-copy on lanes", post_copy_on_lanes),
+        ("post-copy packed", post_copy_packed),
+        ("post-copy limited", post_copy_limited),
+        ("post-copy changed on the way", post_copy_changed_on_the_way),
         ("nothing to change", nothing_to_change),
     ])

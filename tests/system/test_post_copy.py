@@ -19,14 +19,16 @@ MEMORY = ("128M", "dense=64M hot=8M")
 
 
 class Pipe:
-    """Passes bytes on, at most `rate` bytes a second in each direction once told to, until it is cut."""
+    """Passes bytes on, at most `rate` bytes a second in each direction once told to, until it is cut. Connections share
+    the rate, as on one wire."""
 
     def __init__(self, to):
         host, _, port = to.rpartition(":")
         self.to, self.rate, self.socks, self.lock = (host, int(port)), None, [], threading.Lock()
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listening.getsockname()[1]
-        self.connections = 0
+        self.connections = self.passed = 0  # passed: bytes, from the source
+        self.free_at = [0, 0]
         threading.Thread(target=self.serve, daemon=True).start()
 
     def __enter__(self):
@@ -58,16 +60,25 @@ class Pipe:
             self.connections += 1
             with self.lock:
                 self.socks += [a, b]
-            for x, y in ((a, b), (b, a)):
+            for way, (x, y) in enumerate(((a, b), (b, a))):
                 x.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 x.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # as little as may be is on its way
-                threading.Thread(target=self.pump, args=(x, y), daemon=True).start()
+                threading.Thread(target=self.pump, args=(x, y, way), daemon=True).start()
 
-    def pump(self, a, b):
+    def take_turn(self, way, count):
+        """How long it takes until so many bytes have left."""
+        with self.lock:
+            now = time.monotonic()
+            self.passed += count if way == 0 else 0
+            if not self.rate:
+                return 0
+            self.free_at[way] = max(self.free_at[way], now) + count / self.rate
+            return self.free_at[way] - now
+
+    def pump(self, a, b, way):
         try:
             while data := a.recv(32768):
-                if self.rate:
-                    time.sleep(len(data) / self.rate)  # the network's, not the test's way of waiting
+                time.sleep(self.take_turn(way, len(data)))  # the network's, not the test's way of waiting
                 b.sendall(data)
         except OSError:
             pass
@@ -102,9 +113,9 @@ class Scene:
         self.a.close()
         self.b.close()
 
-    def ends_well(self, interrupted=0):
+    def ends_well(self, interrupted=0, said=None):
         """All memory comes, the source lets go, and the guest finds everything in its place."""
-        out, err = self.migrate.communicate(timeout=60)
+        out, err = said or self.migrate.communicate(timeout=60)
         check(self.migrate.returncode == 0, f"status {self.migrate.returncode}: {err}")
 
         bill = check_bill(json.loads(out))
@@ -121,10 +132,10 @@ class Scene:
         self.to.pid = self.b.pid("g")
         self.to.progress()
         self.to.stop()
-        said = Transcript()
-        said.add(self.vm)
-        said.add(self.to)
-        said.verify()
+        transcript = Transcript()
+        transcript.add(self.vm)
+        transcript.add(self.to)
+        transcript.verify()
         return bill
 
 
@@ -174,7 +185,54 @@ def recover_to_a_new_address():
         with Pipe(scene.to.address) as other:
             scene.a.run("migrate", "g", "--recover", other.address)
             scene.ends_well(interrupted=1)
-            check(other.connections == 2, f"{other.connections} connections on the new way")
+            check(other.connections >= 3, f"{other.connections} connections on the new way: no lane")
+
+
+def limited():
+    """What is pushed keeps to the limit, on the move's connection and on lanes, and pays for what is answered."""
+    limit = 10_000_000
+    for lanes in ("0", "3"):
+        began = time.monotonic()
+        with Scene("--mode", "post-copy", "--bandwidth", "80Mbit/s", "--compress", "off", "--lanes", lanes,
+                   rate=None) as scene:
+            before, pulling = scene.pipe.passed, time.monotonic()
+            out, err = scene.migrate.communicate(timeout=100)
+            passed, spent = scene.pipe.passed - before, time.monotonic() - pulling
+            check(scene.migrate.returncode == 0, err)
+            bill = json.loads(out)
+            check(bill["lanes"]["limit_bytes_per_s"] == limit, str(bill["lanes"]))
+            check(len(bill["lanes"]["list"]) == int(lanes), str(bill["lanes"]))
+            check(sum(lane["bytes"] for lane in bill["lanes"]["list"]) > 32 << 20 or lanes == "0", str(bill["lanes"]))
+            # The stream's bytes while it pulled, by the source's clock; and what the network saw, by this one's.
+            ns = next(stage["ns"] for stage in bill["stages"] if stage["stage"] == "pulling")
+            pushed = bill["bytes"]["page_data"] + bill["bytes"]["repeated_pages"] + bill["bytes"]["zero_ranges"]
+            check(pushed > 60 << 20, str(bill["bytes"]))
+            check(pushed <= limit * ns / 1e9 * 1.05, f"{pushed} bytes in {ns / 1e9} s")
+            check(passed <= limit * (spent + pulling - began) * 1.05, f"{passed} bytes in {spent} s")
+            print(f"# {lanes} lanes: {pushed * 1000 // ns} MB/s of {limit // 1000000}")
+            scene.ends_well(said=(out, err))
+
+
+def let_go_on_the_way():
+    """The limit is changed while the guest runs at the target already."""
+    with Scene("--mode", "post-copy", "--bandwidth", "2Mbit/s", rate=None) as scene:
+        control = scene.a.control("g")
+        wait_for("the limit to show", lambda: (control.call("vm.migrate_status")["result"].get("progress") or {})
+                 .get("limit_bytes_per_s") == 250000)
+        check(scene.migrate.poll() is None, "it ended too soon to be changed")
+        scene.a.run("migrate", "g", "--bandwidth", "0")
+        bill = scene.ends_well()
+        check(bill["lanes"]["limit_bytes_per_s"] is None, str(bill["lanes"]))
+
+
+def packed():
+    """What is pushed is packed like any other page, on lanes and without; the bill says what that saved."""
+    for lanes in ("0", "2"):
+        with Scene("--mode", "post-copy", "--compress", "lz4", "--lanes", lanes) as scene:
+            scene.pipe.rate = None
+            bill = scene.ends_well()
+            saving = bill["classes"]["packed"]
+            check(saving["pages"] > 0 and saving["saved_bytes"] > 0 and saving["cpu_ns"] > 0, str(saving))
 
 
 def refusals():
@@ -292,6 +350,9 @@ if __name__ == "__main__":
         ("there and back", there_and_back),
         ("a cut connection", cut_and_back),
         ("recover to a new address", recover_to_a_new_address),
+        ("limited", limited),
+        ("let go on the way", let_go_on_the_way),
+        ("packed", packed),
         ("refusals", refusals),
         ("the source is killed", the_source_is_killed),
         ("the source is ended", the_source_is_ended),

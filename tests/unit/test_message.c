@@ -100,6 +100,15 @@ static void test_oldest_version_that_does(void **state)
         assert_int_equal(section.version, lanes ? 2 : 1);
         assert_int_equal(decode(bytes.data, bytes.len, back, &err), 0);
         assert_int_equal(back->hello.lanes, lanes);
+
+        m->type = MESSAGE_LANE;
+        m->lane = (struct message_lane){ .token = { 1 }, .kind = LANE_BULK, .beside = lanes * 7 };
+        bytes.len = 0;
+        message_encode(m, &bytes);
+        assert_int_equal(section_decode(bytes.data, &section, &err), 0);
+        assert_int_equal(section.version, lanes ? 2 : 1);
+        assert_int_equal(decode(bytes.data, bytes.len, back, &err), 0);
+        assert_int_equal(back->lane.beside, lanes * 7);
         free(m);
         free(back);
     }

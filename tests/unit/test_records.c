@@ -4,6 +4,7 @@
 
 #include "vmm/records.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -92,9 +93,48 @@ static void test_the_dead_stay_dead(void **state)
     assert_int_equal(ask(first), KNOWS_NOTHING);
 }
 
+/* Whom to ask after a crash: only where the record says that there is somebody. */
+static void test_handed_to(void **state)
+{
+    static const uint8_t store[MOVE_STORE_BYTES] = { 0xab, 9, [15] = 0xff };
+    struct rundir dir = RUNDIR_NONE;
+    struct records_handed handed;
+    struct err err;
+    (void)state;
+
+    assert_int_equal(rundir_claim(root, "vm", &dir, &err), 0);
+    assert_int_equal(records_handed(&dir, &handed, &err), -ENOENT);
+    assert_int_equal(records_write(&dir, RECORD_HERE, second, NULL, NULL, &err), 0);
+    assert_int_equal(records_handed(&dir, &handed, &err), -EALREADY);
+    assert_int_equal(records_write(&dir, RECORD_HANDED, first, store, "[::1]:7000", &err), 0);
+    assert_int_equal(records_handed(&dir, &handed, &err), 0);
+    assert_memory_equal(handed.token, first, sizeof(first));
+    assert_memory_equal(handed.store, store, sizeof(store));
+    assert_string_equal(handed.peer, "[::1]:7000");
+
+    static const char *const bad[] = {
+        "{}",
+        "{\"owner\": \"handed-over\", \"peer\": \"a:1\", \"token\": \"00\", \"store\": \"00\"}",
+        "{\"owner\": \"handed-over\", \"token\": \"01000000000000000000000000000000\", "
+        "\"store\": \"01000000000000000000000000000000\"}",
+        "{\"owner\": \"handed-over\", \"peer\": \"a:1\", \"token\": "
+        "\"zz000000000000000000000000000000\", \"store\": \"01000000000000000000000000000000\"}",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        json_t *record = json_loads(bad[i], 0, NULL);
+        assert_non_null(record);
+        assert_int_equal(rundir_owner_write(&dir, record, &err), 0);
+        assert_int_equal(records_handed(&dir, &handed, &err), -EBADMSG);
+        json_decref(record);
+    }
+    rundir_release(&dir, RUNDIR_KEEP_NOTHING);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test_setup_teardown(test_the_dead_stay_dead,
-                                                                        setup, teardown) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_the_dead_stay_dead, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_handed_to, setup, teardown),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
