@@ -47,6 +47,7 @@ struct receiving {
     bool claimed, arrived, ending;
     uint64_t load_ns, record_ns, arrived_ns;
     struct meter_span span;
+    bool measured; /* it has ended, and is in `activated` */
     char last_failure[sizeof(((struct err *)0)->text)];
 };
 
