@@ -1,4 +1,6 @@
 #include "move/serve.h"
+#include "base/clock.h"
+#include "base/eager.h"
 #include "base/fd.h"
 #include "move/urgent.h"
 #include "state/pages.h"
@@ -8,6 +10,16 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define EAGER_NS \
+    (CLOCK_MSEC / 5) /* how long the next question is looked for before it is waited for */
+
+/* While the guest keeps asking, where processors are few: */
+#define QUIET_NS CLOCK_MSEC    /* as long without a question: the guest has what it needs */
+#define GIVE_WAY_NS CLOCK_MSEC /* the longest that the push waits for that, */
+#define LOOK_NS 200000         /* looking so often, */
+#define FEW_PAGES 64u          /* and how much it sends then */
+#define FEW_PROCESSORS 4
 
 #define SECTION_ROOM (STREAM_SECTION_BYTES + PAGES_TABLE_MAX + PAGES_DATA_MAX * PAGE_BYTES)
 
@@ -27,6 +39,7 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
         return err_set(err, ERR_PEER, EBADMSG, "the target asks for page %llu of %llu",
                        (unsigned long long)page, (unsigned long long)serve->mem->pages);
     atomic_store_explicit(&serve->hot, page, memory_order_relaxed);
+    atomic_store_explicit(&serve->asked_ns, clock_now_ns(), memory_order_relaxed);
     if (!take_page(serve, page)) {
         atomic_fetch_add_explicit(&serve->late, 1, memory_order_relaxed);
         return 0;
@@ -47,6 +60,13 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
     return rc;
 }
 
+static void look_for_more(struct serve *serve)
+{
+    uint64_t began = clock_now_ns();
+    while (link_wait(&serve->lane.link, 0) == -ETIMEDOUT && eager_again(began, EAGER_NS))
+        ;
+}
+
 static void *answering_thread(void *arg)
 {
     struct serve *serve = arg;
@@ -58,6 +78,8 @@ static void *answering_thread(void *arg)
         rc = link_recv(&serve->lane.link, request, sizeof(request), &err);
         if (!rc)
             rc = answer(serve, urgent_get(request), &err);
+        if (!rc)
+            look_for_more(serve);
     }
     if (rc != -ECANCELED) {
         serve->lost = err;
@@ -187,6 +209,24 @@ static bool choose(struct serve *serve, uint64_t *ret_first, bool *ret_up)
     return true;
 }
 
+/* The push takes processors from those who answer, place and wait, at both ends. Waits for a moment in which nobody
+ * asks, but not for long; returns how many pages may go now. */
+static unsigned give_way(const struct serve *serve)
+{
+    uint64_t began = clock_now_ns(), now = began;
+    bool asks = false;
+    if (sysconf(_SC_NPROCESSORS_ONLN) >= FEW_PROCESSORS)
+        return PAGES_DATA_MAX;
+    while (now - atomic_load_explicit(&serve->asked_ns, memory_order_relaxed) < QUIET_NS) {
+        asks = true;
+        if (now - began >= GIVE_WAY_NS)
+            break;
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+        now = clock_now_ns();
+    }
+    return asks ? FEW_PAGES : PAGES_DATA_MAX;
+}
+
 struct making {
     struct pages_run run[PAGES_RUNS_MAX];
     uint32_t runs, data_pages;
@@ -217,15 +257,15 @@ static void add_page(struct serve *serve, struct making *making, uint64_t page)
 }
 
 /* Words of one section: up from `first` on, or down to somewhere below it, as many as surely fit. */
-static void extent(const struct serve *serve, uint64_t first, bool up, uint64_t *ret_first,
-                   uint64_t *ret_end)
+static void extent(const struct serve *serve, uint64_t first, bool up, unsigned room,
+                   uint64_t *ret_first, uint64_t *ret_end)
 {
     unsigned pages = 0;
     uint64_t w = first;
     for (;;) {
         pages += (unsigned)__builtin_popcountll(
             atomic_load_explicit(&serve->unsent[w], memory_order_relaxed));
-        if (pages > PAGES_DATA_MAX && w != first) {
+        if (pages > room && w != first) {
             w += up ? 0 : 1; /* not this one any more */
             break;
         }
@@ -259,6 +299,7 @@ void serve_next(struct serve *serve, const uint8_t **ret, size_t *ret_len)
     struct making making;
     making.runs = making.data_pages = 0;
     making.data = serve->section + STREAM_SECTION_BYTES + PAGES_TABLE_MAX;
+    unsigned room = give_way(serve);
     *ret_len = 0;
 
     /* The other thread may take what was chosen: then choose again. */
@@ -266,7 +307,7 @@ void serve_next(struct serve *serve, const uint8_t **ret, size_t *ret_len)
         bool up;
         if (!choose(serve, &at, &up))
             return;
-        extent(serve, at, up, &first, &end);
+        extent(serve, at, up, room, &first, &end);
         for (uint64_t w = first; w < end; w++) {
             uint64_t bits = atomic_exchange(&serve->unsent[w], 0);
             for (; bits; bits &= bits - 1)

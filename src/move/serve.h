@@ -39,10 +39,11 @@ struct serve {
     struct wire lane; /* the answering thread's while it runs */
     pthread_t thread;
     bool open;
-    int stop_fd;           /* eventfd: ends the thread */
-    int lost_fd;           /* eventfd: readable once the lane has failed */
-    struct err lost;       /* why; written before lost_fd */
-    _Atomic(uint64_t) hot; /* the last page asked for */
+    int stop_fd;                /* eventfd: ends the thread */
+    int lost_fd;                /* eventfd: readable once the lane has failed */
+    struct err lost;            /* why; written before lost_fd */
+    _Atomic(uint64_t) hot;      /* the last page asked for */
+    _Atomic(uint64_t) asked_ns; /* and when */
     _Atomic(uint64_t) answered_data, answered_zero, answered_data_again, answered_zero_again, late;
 
     uint64_t hot_seen, up,
