@@ -1,73 +1,37 @@
 #!/usr/bin/env python3
 """Measures godwit side by side with QEMU: the same guest, the same /dev/kvm, turn about in one run.
 
-Each run of a cell starts a guest of 1 GiB, moves it once over TCP on loopback, and has it verify
-its memory at the target. Medians over the runs are printed as a table, ratio first, and written as
-JSON: a list of objects with name, unit, godwit and peer (medians), ratio (godwit / peer), runs (all
-values of both), required (in words, null if nothing is) and met.
+Each run of a cell (cells.py) starts a guest, moves it once over TCP on loopback, and has it verify its
+memory afterwards. Medians over the runs are printed as a table, ratio first, and written as JSON: a list of
+objects with name, unit, godwit and peer (medians), ratio (godwit / peer), spread (least and most of either),
+runs (all values of both; null: that move did not end), required (in words, null if nothing is), met and note.
+Beside it lies the same as a table for docs/bench.md.
 """
 
 import argparse
 import collections
 import dataclasses
+import functools
 import json
 import mmap
 import os
 import platform
 import signal
-import statistics
 import sys
+import time
 
+from cells import CELLS, GIB, MIB, rows_of
 from godwit import Godwit
-from measure import BenchError, Move, Start, adopt_orphans
+from measure import BenchError, Move, Start, Waits, adopt_orphans
 from qemu import Qemu
-
-MEMORY_BYTES = 1 << 30
-MIB = 1 << 20
+from report import markdown, table
 
 
 @dataclasses.dataclass
-class Cell:
-    name: str
-    cmdline: str
-    peer_downtime_limit_ms: int = None
-    godwit_as: str = None  # the cell with godwit's values, if only the peer's settings differ
-    encrypted: bool = False  # godwit alone, as it moves between hosts; QEMU's connections are plain, and so are the others
-
-
-CELLS = [
-    Cell("idle dense", "dense=1G idle=1"),
-    Cell("idle dense, peer limited", "dense=1G idle=1", 1, "idle dense"),
-    Cell("idle dense, encrypted", "dense=1G idle=1", encrypted=True),
-    Cell("64 MiB hot", "dense=1G hot=64M verify=0"),
-    Cell("64 MiB hot, peer limited", "dense=1G hot=64M verify=0", 1, "64 MiB hot"),
-    Cell("idle sparse", "dense=4M zero=0 idle=1"),
-]
-
-
-@dataclasses.dataclass
-class Row:
-    """One line of the result. `required` tells from the medians (godwit, peer) if it is met."""
-    name: str
-    unit: str
-    values: dict
-    words: str = None
-    required: object = None
-
-    def result(self):
-        medians = {side: statistics.median(v) if v else None for side, v in self.values.items()}
-        ours, peer = medians["godwit"], medians["peer"]
-        known = ours is not None and peer is not None
-        return {
-            "name": self.name,
-            "unit": self.unit,
-            "godwit": ours,
-            "peer": peer,
-            "ratio": ours / peer if known and peer else None,
-            "runs": self.values,
-            "required": self.words,
-            "met": bool(self.required(ours, peer)) if self.required and known else None,
-        }
+class Run:
+    start: Start
+    move: Move
+    waits: Waits
 
 
 def warm_up(size):
@@ -78,81 +42,48 @@ def warm_up(size):
         pass
 
 
-def measure(side, cell_name, log):
+def tell(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def measure(side, cell):
     with side:
         start = side.start()
-        warm_up(MEMORY_BYTES + MEMORY_BYTES // 4)
+        warm_up(cell.memory + cell.memory // 4)
         move = side.migrate()
+        waits = side.waits() if cell.guest == "fetch" else None
         side.verify()
-    print(f"  {cell_name}: {side.name}: total {move.total_ms:.0f} ms, "
-          f"downtime {move.downtime_ms:.2f} ms, {move.bytes / MIB:.0f} MiB, {move.cpu_s:.2f} CPU s",
-          file=log, flush=True)
-    return start, move
+    ended = "did not end" if move.total_ms is None else \
+        f"total {move.total_ms:.0f} ms, downtime {move.downtime_ms:.2f} ms"
+    waited = f", {waits.count} waits of {waits.p50_us:.1f} us" if waits else ""
+    tell(f"  {cell.name}: {side.name}: {ended}, {move.bytes / MIB:.0f} MiB, {move.cpu_s:.2f} CPU s{waited}")
+    return Run(start, move, waits)
+
+
+def sides_of(args, cell):
+    guest = os.path.join(args.guests, cell.guest + ".elf")
+    if args.only != "peer" and not cell.godwit_as:
+        yield "godwit", functools.partial(Godwit, args.godwit, guest, cell.cmdline, cell.memory, cell.options, cell.encrypted)
+    if args.only != "godwit" and cell.peer:
+        yield "peer", functools.partial(Qemu, guest, cell.cmdline, cell.memory, cell.peer)
 
 
 def run_all(args, cells):
-    """values[cell][side] = list of (Start, Move), the sides in turn, and in turn first."""
+    """values[cell][side] = list of Run, the sides in turn, and in turn first."""
     values = collections.defaultdict(lambda: {"godwit": [], "peer": []})
+    began = time.monotonic()
     for number in range(args.runs):
-        print(f"run {number + 1} of {args.runs}", file=sys.stderr)
+        tell(f"run {number + 1} of {args.runs}, after {time.monotonic() - began:.0f} s")
         for cell in cells:
-            sides = []
-            if args.only != "peer" and not cell.godwit_as:
-                sides.append(("godwit", lambda: Godwit(args.godwit, args.guest, cell.cmdline,
-                                                       MEMORY_BYTES, cell.encrypted)))
-            if args.only != "godwit" and not cell.encrypted:
-                sides.append(("peer", lambda: Qemu(args.guest, cell.cmdline, MEMORY_BYTES,
-                                                   cell.peer_downtime_limit_ms)))
+            sides = list(sides_of(args, cell))
             if number % 2:
                 sides.reverse()
             for key, make in sides:
-                values[cell.name][key].append(measure(make(), cell.name, sys.stderr))
+                values[cell.name][key].append(measure(make(), cell))
     for cell in cells:
         if cell.godwit_as in values:
             values[cell.name]["godwit"] = values[cell.godwit_as]["godwit"]
     return values
-
-
-def rows_of(values):
-    def take(cell, get):
-        return {side: [get(start, move) for start, move in runs]
-                for side, runs in values[cell].items()}
-
-    rows = []
-    for cell in [c.name for c in CELLS if c.name in values]:
-        rows.append(Row(f"{cell}: downtime", "ms", take(cell, lambda s, m: m.downtime_ms)))
-        rows.append(Row(f"{cell}: total time", "ms", take(cell, lambda s, m: m.total_ms)))
-        rows.append(Row(f"{cell}: bytes", "MiB", take(cell, lambda s, m: m.bytes / MIB)))
-        rows.append(Row(f"{cell}: CPU of both ends", "s", take(cell, lambda s, m: m.cpu_s)))
-        if cell == "idle dense":
-            rows[-4].words = "at most 3 ms and a fifth of the peer's"
-            rows[-4].required = lambda ours, peer: ours <= 3 and ours <= peer / 5
-            rows.append(Row("idle dense: throughput", "MiB/s", take(
-                cell, lambda s, m: MEMORY_BYTES / MIB / m.total_ms * 1e3),
-                "at least 1.5 times the peer's", lambda ours, peer: ours >= 1.5 * peer))
-    if "idle dense, encrypted" in values and "idle dense" in values:
-        def pairs(get):
-            return {"godwit": [get(e) / get(p) for (_, e), (_, p) in zip(
-                values["idle dense, encrypted"]["godwit"], values["idle dense"]["godwit"])], "peer": []}
-        rows.append(Row("encrypted over plain, CPU of both ends", "x", pairs(lambda m: m.cpu_s)))
-        rows.append(Row("encrypted over plain, total time", "x", pairs(lambda m: m.total_ms)))
-    if "idle dense" in values and "idle sparse" in values:
-        dense = take("idle dense", lambda s, m: m.total_ms)
-        sparse = take("idle sparse", lambda s, m: m.total_ms)
-        rows.append(Row("dense over sparse, total time", "x", {
-            side: [d / s for d, s in zip(dense[side], sparse[side])] for side in dense},
-            "at least 10", lambda ours, peer: ours >= 10))
-    if "idle sparse" in values:
-        cell = "idle sparse"
-        rows.append(Row("start: first instruction", "ms", take(cell, lambda s, m: s.first_ms),
-                        "at most 10 ms", lambda ours, peer: ours <= 10))
-        rows.append(Row("start: guest ready", "ms", take(cell, lambda s, m: s.ready_ms)))
-        rows.append(Row("monitor's own memory, resident", "MiB",
-                        take(cell, lambda s, m: s.resident_mib),
-                        "at most 4 MiB", lambda ours, peer: ours <= 4))
-        rows.append(Row("monitor's own memory, private", "MiB",
-                        take(cell, lambda s, m: s.private_mib)))
-    return rows
 
 
 def machine():
@@ -161,23 +92,6 @@ def machine():
                       if line.startswith("model name")), "unknown processor")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
     return f"{model}, {os.cpu_count()} processors, {memory} GiB, Linux {platform.release()}"
-
-
-def table(results):
-    def number(value):
-        return "-" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-
-    lines = [("ratio", "godwit", "peer", "unit", "what", "required")]
-    for r in results:
-        required = r["required"] or ""
-        if required:
-            required += {True: ": met", False: ": NOT MET", None: ": not known"}[r["met"]]
-        lines.append((number(r["ratio"]), number(r["godwit"]), number(r["peer"]), r["unit"],
-                      r["name"], required))
-    widths = [max(len(line[i]) for line in lines) for i in range(6)]
-    for line in lines:
-        print("  ".join([line[i].rjust(widths[i]) for i in range(3)] +
-                        [line[i].ljust(widths[i]) for i in range(3, 6)]).rstrip())
 
 
 def write_whole(path, text):
@@ -190,9 +104,9 @@ def write_whole(path, text):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--godwit", default="build/src/cmd/godwit", help="the program to measure")
-    parser.add_argument("--guest", default="build/guest/tiny/writer.elf", help="the guest to move")
+    parser.add_argument("--guests", default="build/guest/tiny", help="where the guests to move are")
     parser.add_argument("--out", default="build/bench/bench.json", help="where the result goes")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=5, help="of each cell (5)")
     parser.add_argument("--cell", action="append", choices=[c.name for c in CELLS],
                         help="only this cell (may be repeated)")
     parser.add_argument("--only", choices=("godwit", "peer"), help="only this side")
@@ -204,7 +118,7 @@ def arguments():
 
 def main():
     args = arguments()
-    for path in [args.guest] + ([args.godwit] if args.only != "peer" else []):
+    for path in [args.guests] + ([args.godwit] if args.only != "peer" else []):
         if not os.path.exists(path):
             sys.exit(f"bench: {path} is not there; build it first")
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
@@ -215,16 +129,17 @@ def main():
     cells = [c for c in CELLS if not args.cell or c.name in args.cell]
     try:
         adopt_orphans()
-        print(machine(), file=sys.stderr)
-        warm_up(3 * MEMORY_BYTES)
+        tell(machine())
+        warm_up(3 * GIB)
         results = [row.result() for row in rows_of(run_all(args, cells))]
     except BenchError as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     write_whole(args.out, json.dumps(results, indent=2) + "\n")
-    table(results)
-    print(f"medians of {args.runs}; {machine()}; all values in {args.out}")
+    write_whole(os.path.splitext(args.out)[0] + ".md", markdown(results))
+    print(table(results))
+    print(f"medians (least to most) of {args.runs}; {machine()}; all values in {args.out}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tempfile
 import time
 
 from measure import (BenchError, Move, Serial, Start, cpu_seconds, die_with_parent, end_process,
-                     own_memory_mib)
+                     own_memory_mib, read_waits)
 
 TIMEOUT_S = 60
 NS_MS = 1e-6
@@ -80,7 +80,7 @@ class Godwit:
     name = "godwit"
     count = 0
 
-    def __init__(self, program, kernel, cmdline, memory_bytes, encrypted=False):
+    def __init__(self, program, kernel, cmdline, memory_bytes, options=(), encrypted=False):
         # The owner record is made durable within the downtime. Debian keeps /run, where it is by default, in
         # memory; a machine that does not would measure its disk here.
         self.runtime_dir = tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm")
@@ -90,6 +90,7 @@ class Godwit:
         self.memory_bytes = memory_bytes
         Godwit.count += 1
         self.names = [f"bench-{os.getpid()}-{Godwit.count}-{end}" for end in ("source", "target")]
+        self.options = list(options)  # of `godwit migrate`
         self.plain = [] if encrypted else ["--insecure"]
         self.begun = []  # names of machines that may exist
         self.watched = []
@@ -158,13 +159,18 @@ class Godwit:
 
         cpu = -sum(monitor.cpu_s() for monitor in self.watched)
         began = time.monotonic()
-        bill = self._facts("migrate", source, address, *self.plain)
+        bill = self._facts("migrate", source, address, *self.options, *self.plain)
         total = time.monotonic() - began
         cpu += sum(monitor.cpu_s() for monitor in self.watched)
 
         # The outer clock, with the command's own start in it, as QEMU's has the QMP round trip.
         downtime_ms = figure(bill, BILL_DOWNTIME_NS) * NS_MS
-        return Move(total * 1e3, downtime_ms, downtime_ms, figure(bill, BILL_BYTES), cpu)
+        return Move(total * 1e3, downtime_ms, figure(bill, BILL_BYTES), cpu)
+
+    def waits(self):
+        waits = read_waits(self._open_console(self.names[1]), TIMEOUT_S)
+        end_process(self.console)
+        return waits
 
     def verify(self):
         serial = self._open_console(self.names[1])

@@ -3,7 +3,8 @@
 A side (see qemu.py, godwit.py) is a context manager with
     start()    -> Start   boots the source with the given guest, returns once it printed `ready`
     migrate()  -> Move    moves it to a fresh monitor on this machine, over TCP on loopback
-    verify()              asks the moved guest to check its memory and to stop
+    waits()    -> Waits   of the guest `fetch` after a move: how long it waited for memory
+    verify()              asks the guest, wherever it is now, to check its memory and to stop
 Leaving the context ends every process the side has started.
 """
 
@@ -35,11 +36,21 @@ class Start:
 
 @dataclasses.dataclass
 class Move:
-    total_ms: float      # migrate asked for -> completed, guest running at the target
+    """The first two are None if the move did not come to an end within the cell's time and was cancelled."""
+    total_ms: float      # migrate asked for -> completed, guest and all of its memory at the target
     downtime_ms: float   # guest stopped at the source -> resumed at the target
-    reported_ms: float   # downtime as the monitor itself reports it
     bytes: int           # what crossed the wire
     cpu_s: float         # user and system time of both monitors, from asking to completion
+
+
+@dataclasses.dataclass
+class Waits:
+    """Loads that had to fetch their page, timed by the guest itself."""
+    count: int
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    max_us: float
 
 
 def die_with_parent():
@@ -119,6 +130,16 @@ class Serial:
             if not data:
                 raise BenchError(f"serial line ended before '{prefix}'")
             self.pending += data
+
+
+def read_waits(serial, timeout_s):
+    """What the guest `fetch` says by itself after it has stood still."""
+    line = serial.wait("ok", timeout_s)
+    found = dict(re.findall(r"(\w+)=(\d+)", line))
+    try:
+        return Waits(int(found["waits"]), *(int(found[key]) / 1e3 for key in ("p50", "p90", "p99", "max")))
+    except KeyError:
+        raise BenchError(f"guest: no waits in '{line}'") from None
 
 
 def end_process(process, grace_s=2):

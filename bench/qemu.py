@@ -1,11 +1,12 @@
-"""The peer: two QEMU microvms on this machine's /dev/kvm, pre-copy over TCP on loopback.
+"""The peer: two QEMU microvms on this machine's /dev/kvm, moved over TCP on loopback.
 
-All settings are QEMU's defaults but one: the bandwidth cap is lifted. QEMU's default goal is a
-downtime of 300 ms, so on a fast link it may stop with much memory still to send; a side made with
-downtime_limit_ms asks for less. The machine is the smallest that QEMU has (microvm with qboot), so
-start and memory are compared with its best.
+All settings are QEMU's defaults but what a cell names (Settings), and one: the bandwidth cap is
+lifted. QEMU's default goal is a downtime of 300 ms, so on a fast link it may stop with much memory
+still to send. The machine is the smallest that QEMU has (microvm with qboot), so start and memory
+are compared with its best.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,13 +16,23 @@ import tempfile
 import time
 
 from measure import (BenchError, Move, Serial, Start, cpu_seconds, die_with_parent, end_process,
-                     own_memory_mib)
+                     own_memory_mib, read_waits)
 
 PROGRAM = "qemu-system-x86_64"
 # Not every KVM takes the MSR that this feature of `host` needs.
 CPU = "host,arch-capabilities=off"
 NO_CAP = 1 << 50  # bytes a second
 TIMEOUT_S = 60
+LOOK_S = 0.05  # how often a move that may not end is asked for its state
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How QEMU is to move: of both sides, as QEMU calls them."""
+    capabilities: tuple = ()
+    parameters: dict = dataclasses.field(default_factory=dict)
+    post_copy: bool = False  # the guest goes first, its memory follows
+    limit_s: float = None    # then it is cancelled
 
 
 class Qmp:
@@ -137,11 +148,12 @@ class Qemu:
 
     name = "QEMU"
 
-    def __init__(self, kernel, cmdline, memory_bytes, downtime_limit_ms=None):
+    def __init__(self, kernel, cmdline, memory_bytes, settings):
         self.kernel, self.cmdline, self.memory_bytes = kernel, cmdline, memory_bytes
-        self.parameters = {"max-bandwidth": NO_CAP}
-        if downtime_limit_ms is not None:
-            self.parameters["downtime-limit"] = downtime_limit_ms
+        self.settings = settings
+        self.parameters = {"max-bandwidth": NO_CAP, **settings.parameters}
+        self.capabilities = [{"capability": name, "state": True}
+                             for name in ("events", *settings.capabilities)]
         self.folder = tempfile.mkdtemp(prefix="godwit-bench-")
         self.source = self.target = None
 
@@ -172,25 +184,58 @@ class Qemu:
         source, target = self.source.qmp, self.target.qmp
         pids = (self.source.process.pid, self.target.process.pid)
 
+        for end in (source, target):
+            end.call("migrate-set-capabilities", capabilities=self.capabilities)
+            end.call("migrate-set-parameters", **self.parameters)
         target.call("migrate-incoming", uri="tcp:127.0.0.1:0")
         port = target.call("query-migrate")["socket-address"][0]["port"]
-        source.call("migrate-set-parameters", **self.parameters)
-        source.call("migrate-set-capabilities",
-                    capabilities=[{"capability": "events", "state": True}])
         cpu = -sum(cpu_seconds(pid) for pid in pids)
         began = time.monotonic()
         source.call("migrate", uri=f"tcp:127.0.0.1:{port}")
-        source.wait_event("MIGRATION", "completed")
-        resumed = target.wait_event("RESUME")
+        if self.settings.post_copy:
+            source.call("migrate-start-postcopy")
+        moved = self._ended(began)
+        if moved:
+            resumed = target.wait_event("RESUME")
+            if self.settings.post_copy:
+                target.wait_event("MIGRATION", "completed")
         total = time.monotonic() - began
         cpu += sum(cpu_seconds(pid) for pid in pids)
 
-        facts = source.call("query-migrate")
-        return Move(total * 1e3, event_ms(resumed) - event_ms(source.wait_event("STOP")),
-                    facts["downtime"], facts["ram"]["transferred"], cpu)
+        moved_bytes = source.call("query-migrate")["ram"]["transferred"]
+        if not moved:
+            self._cancel()
+            return Move(None, None, moved_bytes, cpu)
+        downtime = event_ms(resumed) - event_ms(source.wait_event("STOP"))
+        return Move(total * 1e3, downtime, moved_bytes, cpu)
+
+    def _ended(self, began):
+        """Waits until all is at the target; False: not within the limit."""
+        source, limit_s = self.source.qmp, self.settings.limit_s
+        if limit_s is None:
+            source.wait_event("MIGRATION", "completed")
+            return True
+        while time.monotonic() - began < limit_s:
+            status = source.call("query-migrate")["status"]
+            if status in ("completed", "failed"):
+                source.wait_event("MIGRATION", "completed")
+                return True
+            time.sleep(LOOK_S)
+        return False
+
+    def _cancel(self):
+        """The guest stays where it was."""
+        source = self.source.qmp
+        source.call("migrate_cancel")
+        source.wait_event("MIGRATION", "cancelled")
+        self.target.close()
+        self.target = None
+
+    def waits(self):
+        return read_waits(self.target.serial, TIMEOUT_S)
 
     def verify(self):
-        serial = self.target.serial
+        serial = (self.target or self.source).serial
         serial.send("check")
         serial.wait("ok", TIMEOUT_S)
         serial.send("stop")

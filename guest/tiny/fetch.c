@@ -2,15 +2,15 @@
  * Waiting for memory: how long a load takes that has to fetch its page, as the guest sees it.
  *
  * RAM is a row of `dense=` bytes, each page filled with contents of its own. The guest watches the clock. When
- * it has stood still for a while (it may have been moved), it loads one word of every page, in an order that is
- * no order, checks it, and times each load. A load that took longer than `long=` nanoseconds (4000) counts as one
- * that waited. A sweep with at least `least=` such loads (50) is told:
+ * it has stood still for `still=` microseconds (2000), it may have been moved: it loads one word of every page, in
+ * an order that is no order, checks it, and times each load. A load that took longer than `long=` nanoseconds (4000)
+ * counts as one that waited. A sweep with at least `least=` such loads (50) is told:
  *
  *     ok N pages=P waits=W p50=NS p90=NS p99=NS max=NS
  */
 #include "tiny.h"
 
-enum { STILL_US = 2000, TIMES = 1 << 15 };
+enum { TIMES = 1 << 15 };
 
 static uint32_t times[TIMES]; /* waits, by 100 ns */
 
@@ -64,8 +64,10 @@ void guest_main(void)
 {
     uint64_t pages = tiny_arg("dense", 1 << 24) / TINY_PAGE_BYTES;
     uint64_t long_ns = tiny_arg("long", 4000), least = tiny_arg("least", 50);
+    uint64_t still_ns = tiny_arg("still", 2000) * 1000;
     if (pages > tiny_pages())
         pages = tiny_pages();
+    tiny_printf("info ram=%u dense=%u pages\n", tiny_pages(), pages);
     for (uint64_t page = 0; page < pages; page++)
         for (unsigned i = 0; i < TINY_PAGE_WORDS; i++)
             tiny_page(page)[i] = i == 7 ? word_of(page) : tiny_mix(page << 9 ^ i);
@@ -73,7 +75,7 @@ void guest_main(void)
     uint64_t last = tiny_tsc();
     for (;;) {
         uint64_t now = tiny_tsc();
-        bool stood_still = ns_of(now - last) > STILL_US * 1000;
+        bool stood_still = ns_of(now - last) > still_ns;
         last = now;
         enum tiny_command command = tiny_pulse();
         if (command == TINY_STOP)

@@ -11,7 +11,9 @@
  * The bill is filled as things happen. Downtime parts are on this clock; what the target says it needed
  * (load, commit, resume) is carved out of the time spent waiting for it.
  */
+#include "base/eager.h"
 #include "base/log.h"
+#include "base/warm.h"
 #include "move/migrate_impl.h"
 
 #include <errno.h>
@@ -23,6 +25,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#define EAGER_NS \
+    (CLOCK_MSEC / 2) /* how long an answer is looked for while the guest stands still */
 #define PAUSE_VCPU_NS (CLOCK_MSEC / 20) /* saving and loading one, in the pause */
 
 /* ------------------------------------------------------------------------------------------- events */
@@ -525,7 +529,9 @@ static void run_once(struct migration *m)
         { .fd = m->serve && m->serve->open ? m->serve->lost_fd : -1, .events = POLLIN },
         { .fd = lanes ? m->lanes.event_fd : -1, .events = POLLIN },
     };
-    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(m, held_ns)) < 0 && errno != EINTR)
+    uint64_t eager_ns = m->bill->is_down && !m->pushing ? EAGER_NS : 0;
+    int limit_ms = pending ? 0 : wait_ms(m, held_ns);
+    if (eager_poll(fds, ARRAY_LEN(fds), limit_ms, eager_ns) < 0 && errno != EINTR)
         fds[0].revents = fds[1].revents = fds[2].revents = fds[3].revents = 0;
     uint64_t now = clock_now_ns();
     if (fds[0].revents || fds[1].revents) {
@@ -672,6 +678,7 @@ int migrate_run(const struct move_env *env, const struct migrate_request *reques
         (void)snprintf(token + 2 * i, 3, "%02x", m->engine.config.hello.token[i]);
     bill_describe(bill, token, m->engine.config.hello.source, request->target);
     meter_span_begin(env->meter, &m->span);
+    warm_up();
 
     (void)migrate_enqueue(m, SOURCE_START);
     while (m->queue_count > 0 || (!source_state_ended(m->engine.state) && !m->end_now))

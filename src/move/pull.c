@@ -1,5 +1,6 @@
 #include "move/pull.h"
 #include "base/clock.h"
+#include "base/eager.h"
 #include "base/fd.h"
 #include "move/urgent.h"
 #include "state/absent.h"
@@ -12,9 +13,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-/* How long the fault thread looks for the reply without sleeping: most replies of a near source come within this
- * time, and waking a sleeping thread can cost as much as the network. */
-#define SPIN_NS UINT64_C(150000)
+/* How long the fault thread looks for the reply, and after it for the next fault, before it sleeps: most come within
+ * this time, and waking a sleeping thread can cost more than the network. */
+#define EAGER_NS UINT64_C(150000)
 
 static bool is_set(const _Atomic(uint64_t) *set, uint64_t page)
 {
@@ -238,26 +239,18 @@ static bool work(struct pull *pull)
     return any;
 }
 
-static bool someone_waits(struct pull *pull)
-{
-    (void)pthread_mutex_lock(&pull->lock);
-    bool waits = pull->waiting_count > 0;
-    (void)pthread_mutex_unlock(&pull->lock);
-    return waits && pull->lane.link.fd >= 0;
-}
-
 static void *fault_thread(void *arg)
 {
     struct pull *pull = arg;
     int slot = meter_thread_enter(pull->meter, BILL_CPU_MOVER);
     urgent_thread();
-    uint64_t spin_until = 0;
+    uint64_t worked_ns = 0;
     for (;;) {
         if (work(pull))
-            spin_until = clock_now_ns() + SPIN_NS;
+            worked_ns = clock_now_ns();
         if (must_doom(pull))
             doom(pull);
-        if (someone_waits(pull) && clock_now_ns() < spin_until)
+        if (eager_again(worked_ns, EAGER_NS))
             continue;
         struct pollfd fds[3] = { { .fd = pull->stop_fd, .events = POLLIN },
                                  { .fd = pull->uffd.fd, .events = POLLIN },

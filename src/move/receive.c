@@ -12,8 +12,10 @@
  * A guest that has arrived runs while this loop goes on answering a source that did not get the answer, until
  * the source has settled or ANSWER_LIMIT_NS have passed.
  */
+#include "base/eager.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/warm.h"
 #include "move/admit.h"
 #include "move/dryrun.h"
 #include "move/receive_impl.h"
@@ -31,6 +33,7 @@
 #define NEWCOMER_READ_NS \
     CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
 #define LINGER_NS CLOCK_SECOND
+#define EAGER_NS (CLOCK_MSEC / 2) /* how long more is looked for while the guest stands still */
 #define ANSWER_LIMIT_NS (600 * CLOCK_SECOND)
 #define STATE_BYTES_MAX \
     (UINT32_C(16) << 20) /* of device state: many times what the largest machine has */
@@ -101,6 +104,7 @@ static void reserve(struct receiving *r)
 {
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
+    warm_up();
     int rc = arrival_create(r->arrival, &err);
     if (!rc)
         rc = receive_lanes_begin(r, &err);
@@ -165,6 +169,24 @@ static void write_record(struct receiving *r, enum move_record record)
     }
 }
 
+/* What the arrival has cost here so far. Taken while the source writes its record: later, the guest would stand still
+ * for as long as it takes, so what comes between that and its first instruction is not in it. */
+static void measure(struct receiving *r)
+{
+    const struct wire *wire = receive_find(r, r->engine.conn);
+    if (r->measured)
+        return;
+    r->measured = true;
+    meter_span_end(r->env->meter, &r->span, wire ? wire->link.fd : -1, &r->activated.side[0]);
+}
+
+static void begin_measuring(struct receiving *r)
+{
+    meter_span_begin(r->env->meter, &r->span);
+    r->activated = (struct message_activated){ 0 };
+    r->measured = false;
+}
+
 static void run_guest(struct receiving *r)
 {
     uint64_t began = clock_now_ns();
@@ -178,12 +200,11 @@ static void run_guest(struct receiving *r)
     r->arrived_ns = running;
 
     struct message_activated *a = &r->activated;
-    const struct wire *wire = receive_find(r, r->engine.conn);
-    *a = (struct message_activated){ .record_ns = r->record_ns,
-                                     .resume_ns = running - began,
-                                     .running_wall_ns = clock_wall_ns(),
-                                     .side_count = 1 };
-    meter_span_end(r->env->meter, &r->span, wire ? wire->link.fd : -1, &a->side[0]);
+    measure(r);
+    a->record_ns = r->record_ns;
+    a->resume_ns = running - began;
+    a->running_wall_ns = clock_wall_ns();
+    a->side_count = 1;
     a->side[0].load_ns = r->load_ns;
     a->side[0].commit_ns = r->record_ns;
     a->side[0].resume_ns = a->resume_ns;
@@ -420,7 +441,7 @@ static int take_message(struct receiving *r, struct wire *wire, struct err *err)
     else if (message->type == MESSAGE_HELLO)
         event.token_recorded = r->env->hooks.recorded(r->env->hooks.ctx, message->hello.token);
     if (message->type == MESSAGE_HELLO && r->engine.state == TARGET_LISTENING)
-        meter_span_begin(r->env->meter, &r->span);
+        begin_measuring(r);
     if (message->type == MESSAGE_ROUND_DONE && r->arrival) {
         int rc = page_sink_drain(&r->arrival->sink, err);
         if (rc)
@@ -604,6 +625,32 @@ static bool is_read(const struct receiving *r, const struct wire *wire)
     return wire->conn && !(r->holding && wire->conn == r->engine.conn);
 }
 
+/* As far as can be told from here: its last round has begun. */
+static bool guest_stands_still(const struct receiving *r)
+{
+    switch (r->engine.state) {
+    case TARGET_RECEIVING:
+        return r->engine.round_last;
+    case TARGET_LOADING:
+    case TARGET_PREPARED:
+    case TARGET_RECORDING:
+    case TARGET_ACTIVATING:
+        return true;
+    case TARGET_LISTENING:
+    case TARGET_CHECKING:
+    case TARGET_RESERVING:
+    case TARGET_RESERVED:
+    case TARGET_UNCERTAIN:
+    case TARGET_PULLING:
+    case TARGET_STRANDED:
+    case TARGET_ACTIVE:
+    case TARGET_GONE:
+    case TARGET_STATE_MAX:
+        break;
+    }
+    return false;
+}
+
 static int run_once(struct receiving *r)
 {
     if (r->queue_count > 0) {
@@ -628,7 +675,10 @@ static int run_once(struct receiving *r)
                                       .events = wire->phase == WIRE_OPEN ? POLLIN : wire->events };
         pending |= is_read(r, wire) && link_pending(&wire->link);
     }
-    if (poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(r, now)) < 0)
+    if (r->engine.state == TARGET_PREPARED)
+        measure(r);
+    uint64_t eager_ns = guest_stands_still(r) ? EAGER_NS : 0;
+    if (eager_poll(fds, ARRAY_LEN(fds), pending ? 0 : wait_ms(r, now), eager_ns) < 0)
         return errno == EINTR ? 0 : -errno;
     if (fds[0].revents)
         return take_order(r);

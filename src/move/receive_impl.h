@@ -51,6 +51,7 @@ struct receiving {
     struct meter_span span;
     bool has_bill; /* of a move that has begun and not ended */
     struct bill bill;
+    bool measured; /* it has ended, and is in `activated` */
     char last_failure[sizeof(((struct err *)0)->text)];
 };
 

@@ -1,5 +1,6 @@
 #include "move/serve.h"
 #include "base/clock.h"
+#include "base/eager.h"
 #include "base/fd.h"
 #include "move/page_source.h"
 #include "move/urgent.h"
@@ -9,6 +10,16 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define EAGER_NS \
+    (CLOCK_MSEC / 5) /* how long the next question is looked for before it is waited for */
+
+/* While the guest keeps asking, where processors are few: */
+#define QUIET_NS CLOCK_MSEC    /* as long without a question: the guest has what it needs */
+#define GIVE_WAY_NS CLOCK_MSEC /* the longest that the push waits for that, */
+#define LOOK_NS 200000         /* looking so often, */
+#define FEW_PAGES 64u          /* and how much it sends then */
+#define FEW_PROCESSORS 4
 
 /* True for exactly one caller a page. */
 static bool take_page(struct serve *serve, uint64_t page)
@@ -26,6 +37,7 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
         return err_set(err, ERR_PEER, EBADMSG, "the target asks for page %llu of %llu",
                        (unsigned long long)page, (unsigned long long)serve->mem->pages);
     atomic_store_explicit(&serve->hot, page, memory_order_relaxed);
+    atomic_store_explicit(&serve->asked_ns, clock_now_ns(), memory_order_relaxed);
     if (!take_page(serve, page)) {
         atomic_fetch_add_explicit(&serve->late, 1, memory_order_relaxed);
         return 0;
@@ -48,6 +60,13 @@ static int answer(struct serve *serve, uint64_t page, struct err *err)
     return rc;
 }
 
+static void look_for_more(struct serve *serve)
+{
+    uint64_t began = clock_now_ns();
+    while (link_wait(&serve->lane.link, 0) == -ETIMEDOUT && eager_again(began, EAGER_NS))
+        ;
+}
+
 static void *answering_thread(void *arg)
 {
     struct serve *serve = arg;
@@ -59,6 +78,8 @@ static void *answering_thread(void *arg)
         rc = link_recv(&serve->lane.link, request, sizeof(request), &err);
         if (!rc)
             rc = answer(serve, urgent_get(request), &err);
+        if (!rc)
+            look_for_more(serve);
     }
     if (rc != -ECANCELED) {
         serve->lost = err;
@@ -190,6 +211,24 @@ static bool choose(struct serve *serve, uint64_t *ret_first, bool *ret_up)
     return true;
 }
 
+/* The push takes processors from those who answer, place and wait, at both ends. Waits for a moment in which nobody
+ * asks, but not for long, and all lanes with it; returns how many of `room` pages may go now. */
+static unsigned give_way(const struct serve *serve, unsigned room)
+{
+    uint64_t began = clock_now_ns(), now = began;
+    bool asks = false;
+    if (sysconf(_SC_NPROCESSORS_ONLN) >= FEW_PROCESSORS)
+        return room;
+    while (now - atomic_load_explicit(&serve->asked_ns, memory_order_relaxed) < QUIET_NS) {
+        asks = true;
+        if (now - began >= GIVE_WAY_NS)
+            break;
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){ .tv_nsec = LOOK_NS }, NULL);
+        now = clock_now_ns();
+    }
+    return asks ? MIN(room, FEW_PAGES) : room;
+}
+
 /* How many words together surely fit: up from `first` on, or down to somewhere below it. */
 static void extent(const struct serve *serve, uint64_t first, bool up, unsigned room,
                    uint64_t *ret_first, uint64_t *ret_end)
@@ -222,6 +261,7 @@ static uint64_t take_word(struct serve *serve, uint64_t word, unsigned room)
 void serve_take(struct serve *serve, unsigned room, struct page_batch *ret)
 {
     ret->pages = ret->words = 0;
+    room = give_way(serve, room);
     /* The other thread may take what was chosen: then choose again. */
     for (uint64_t at, first, end; ret->pages == 0;) {
         bool up;

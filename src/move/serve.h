@@ -44,6 +44,7 @@ struct serve {
     struct err lost;                               /* why; written before lost_fd */
     uint64_t wire_sent_bytes, wire_received_bytes; /* of lanes that were closed; 0 = plain */
     _Atomic(uint64_t) hot;                         /* the last page asked for */
+    _Atomic(uint64_t) asked_ns;                    /* and when */
     _Atomic(uint64_t) answered_data, answered_zero, answered_data_again, answered_zero_again, late;
 
     /* serve_take()'s. Words: [down, up) was passed on the way outwards from hot_seen. */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* The target's word on the lane: LANE again, or why not. */
@@ -28,9 +29,27 @@ static int hear(struct wire *lane, struct err *err)
 }
 
 #define NICE (-15)
+#define SLICE_NS UINT64_C(100000) /* the kernel's least */
 
+/* struct sched_attr of sched_setattr(2), version 0: the headers that have it do not go with glibc's. */
+struct attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice_ns, deadline_ns, period_ns;
+};
+
+#define KEEP_POLICY 8
+
+/* With a short slice it runs at once when it wakes (Linux 6.12; before, the slice is ignored). */
 void urgent_thread(void)
 {
+    struct attributes attributes = {
+        .size = sizeof(attributes), .flags = KEEP_POLICY, .nice = NICE, .slice_ns = SLICE_NS
+    };
+    if (syscall(SYS_sched_setattr, 0, &attributes, 0) == 0)
+        return;
     (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* not allowed: then it takes its turn */
 }
 

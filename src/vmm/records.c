@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -105,6 +106,19 @@ static void writer_of(pid_t pid, char ret[WRITER_MAX])
         (void)snprintf(ret, WRITER_MAX, "%d:%llu", (int)pid, began);
 }
 
+/* This process: asked for once, since a record is written while the guest stands still. */
+static const char *own_writer(void)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static char writer[WRITER_MAX];
+    static pid_t of;
+    (void)pthread_mutex_lock(&lock);
+    if (of != getpid() || !writer[0])
+        writer_of(of = getpid(), writer);
+    (void)pthread_mutex_unlock(&lock);
+    return writer;
+}
+
 static bool is_text(const json_t *json, const char *wanted)
 {
     const char *text = json_string_value(json);
@@ -147,8 +161,7 @@ static json_t *past_tokens(const json_t *old, const char *writer, const char *no
 int records_write(const struct rundir *dir, enum move_record record, const uint8_t *token,
                   const uint8_t *store, const char *peer, struct err *err)
 {
-    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1],
-        writer[WRITER_MAX];
+    char token_hex[2 * MOVE_TOKEN_BYTES + 1], store_hex[2 * MOVE_STORE_BYTES + 1];
     json_t *old;
     if (token)
         to_hex(token, MOVE_TOKEN_BYTES, token_hex);
@@ -157,7 +170,7 @@ int records_write(const struct rundir *dir, enum move_record record, const uint8
     int rc = read_record(dir->base, dir->name, &old, err);
     if (rc)
         return rc;
-    writer_of(getpid(), writer);
+    const char *writer = own_writer();
     json_t *json =
         json_pack("{s:s, s:s?, s:s?, s:s?, s:s, s:o, s:o, s:I}", "owner",
                   record == RECORD_HERE ? "here" : "handed-over", "token", token ? token_hex : NULL,
