@@ -25,8 +25,8 @@ import time
 class Probe:
     """Threads that each keep one connection; a request that fails is retried on a new one, once a due time."""
 
-    def __init__(self, address, rate, stop):
-        self.address, self.interval, self.stop = address, 1.0 / rate, stop
+    def __init__(self, address, rate, patience, stop):
+        self.address, self.interval, self.patience, self.stop = address, 1.0 / rate, patience, stop
         self.due = queue.Queue()
         self.samples = []       # (due, latency or None, error), seconds since `began`
         self.lock = threading.Lock()
@@ -63,7 +63,7 @@ class Probe:
             error = None
             try:
                 if connection is None:
-                    connection = http.client.HTTPConnection(self.address, 80, timeout=30)
+                    connection = http.client.HTTPConnection(self.address, 80, timeout=self.patience)
                 connection.request("GET", "/ping")
                 answer = connection.getresponse()
                 body = answer.read()
@@ -77,6 +77,12 @@ class Probe:
             now = time.monotonic()
             with self.lock:
                 self.samples.append((due - self.began, None if error else now - due, error, now - self.began))
+
+    def finish(self, limit):
+        """After `stop`: waits for the answers to what was asked."""
+        end = time.monotonic() + limit
+        for thread in [self.timer, *self.threads]:
+            thread.join(max(0, end - time.monotonic()))
 
     def mark(self):
         self.marks.append(time.monotonic() - self.began)
@@ -114,10 +120,11 @@ class Probe:
 class Download(threading.Thread):
     """One long download: one TCP connection that must live through the move."""
 
-    def __init__(self, address, rate):
+    def __init__(self, address, rate, patience, first=None, want=None):
         super().__init__(daemon=True)
-        self.address, self.rate = address, rate
-        self.got, self.total, self.error, self.sha256, self.want = 0, None, None, None, None
+        self.address, self.rate, self.patience = address, rate, patience
+        self.headers = {"Range": f"bytes=0-{first - 1}"} if first else {}
+        self.got, self.total, self.error, self.sha256, self.want = 0, None, None, None, want
         self.longest_gap, self.got_when_told = 0.0, None
         self.done = threading.Event()
         self.sock = None
@@ -130,16 +137,17 @@ class Download(threading.Thread):
         self.done.set()
 
     def _read(self):
-        small = http.client.HTTPConnection(self.address, 80, timeout=60)
-        small.request("GET", "/big.sha256")
-        self.want = small.getresponse().read().decode().split()[0]
-        small.close()
-        connection = http.client.HTTPConnection(self.address, 80, timeout=60)
+        if not self.want:
+            small = http.client.HTTPConnection(self.address, 80, timeout=2 * self.patience)
+            small.request("GET", "/big.sha256")
+            self.want = small.getresponse().read().decode().split()[0]
+            small.close()
+        connection = http.client.HTTPConnection(self.address, 80, timeout=2 * self.patience)
         connection.connect()
         # A small window: the server must send all along the move, not from a buffer on our side.
         self.sock = connection.sock
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        connection.request("GET", "/big.bin")
+        connection.request("GET", "/big.bin", headers=self.headers)
         answer = connection.getresponse()
         self.total = int(answer.getheader("Content-Length"))
         digest = hashlib.sha256()
@@ -178,12 +186,18 @@ def main():
     parser.add_argument("address")
     parser.add_argument("--rate", type=float, default=20)
     parser.add_argument("--download-rate", type=float, default=4e6)
+    parser.add_argument("--download-first", type=int, help="only so many bytes of the file; needs --download-sha256")
+    parser.add_argument("--download-sha256", help="their sum; not given: the guest has that of the whole file")
+    parser.add_argument("--begun", help="a file to make once a request was answered and the download has begun")
     parser.add_argument("--report", required=True)
     parser.add_argument("--limit", type=float, default=300, help="seconds after which it stops by itself")
+    parser.add_argument("--patience", type=float, default=30,
+                        help="seconds without an answer after which a request counts as failed; a download: twice that")
     args = parser.parse_args()
 
     stop = threading.Event()
-    probe, download = Probe(args.address, args.rate, stop), Download(args.address, args.download_rate)
+    probe = Probe(args.address, args.rate, args.patience, stop)
+    download = Download(args.address, args.download_rate, args.patience, args.download_first, args.download_sha256)
     for number in signal.SIGTERM, signal.SIGINT:
         signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGUSR1, lambda *_: probe.mark())
@@ -192,9 +206,10 @@ def main():
     end = time.monotonic() + args.limit
     # SIGTERM asks to end: the probe at once, the download when it is complete (it is what must survive).
     while not stop.wait(0.5) and time.monotonic() < end:
-        pass
+        if args.begun and probe.samples and download.got and not os.path.exists(args.begun):
+            os.close(os.open(args.begun, os.O_WRONLY | os.O_CREAT))
     download.finish(max(0, end - time.monotonic()))
-    time.sleep(0.2)
+    probe.finish(args.patience)
     report = {"probe": probe.report(), "download": download.report()}
     part = f"{args.report}.part"
     with open(part, "w") as f:

@@ -41,7 +41,7 @@ struct fake_vcpu {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool kicked;
-    _Atomic(uint64_t) writes;
+    _Atomic(uint64_t) writes, stood_still;
 };
 
 static struct fake_vm *vm_of(struct hv *hv)
@@ -286,6 +286,16 @@ static void fake_vcpu_unkick(struct hv_vcpu *base)
     set_kicked(base, false);
 }
 
+static void fake_vcpu_stood_still(struct hv_vcpu *base)
+{
+    (void)atomic_fetch_add_explicit(&vcpu_of(base)->stood_still, 1, memory_order_relaxed);
+}
+
+uint64_t hv_fake_stood_still(struct hv_vcpu *vcpu)
+{
+    return atomic_load_explicit(&vcpu_of(vcpu)->stood_still, memory_order_relaxed);
+}
+
 /* Every write counts as a fault. */
 static int fake_vcpu_faults(struct hv_vcpu *base, uint64_t *ret)
 {
@@ -328,6 +338,7 @@ static const struct hv_ops fake_ops = {
     .vcpu_run = fake_vcpu_run,
     .vcpu_kick = fake_vcpu_kick,
     .vcpu_unkick = fake_vcpu_unkick,
+    .vcpu_stood_still = fake_vcpu_stood_still,
     .vcpu_faults = fake_vcpu_faults,
     .vcpu_save = fake_vcpu_save,
     .vcpu_load = fake_vcpu_load,

@@ -5,8 +5,8 @@
  * Order: open -> slots -> irqchip -> vCPUs (facts: on some kernels a slot added after the irqchip
  * costs milliseconds) -> wire irqfds/ioeventfds -> boot or load -> run.
  *
- * Threads: vcpu_run(), vcpu_save() and vcpu_load() of one vCPU only from the thread that created it
- * or while that thread is parked; vcpu_kick() and everything on `struct hv` from any thread.
+ * Threads: vcpu_run(), vcpu_stood_still(), vcpu_save() and vcpu_load() of one vCPU only from the thread that
+ * runs it or while that thread is parked; vcpu_kick() and everything on `struct hv` from any thread.
  */
 #pragma once
 #include "base/compiler.h"
@@ -85,6 +85,9 @@ struct hv_ops {
      * run returns at once, having only completed an access that was pending. */
     void (*vcpu_kick)(struct hv_vcpu *vcpu);
     void (*vcpu_unkick)(struct hv_vcpu *vcpu);
+    /* The guest will run again after a time in which it could not: one that uses kvmclock is told, so that its
+     * watchdogs do not take that time for a lockup. */
+    void (*vcpu_stood_still)(struct hv_vcpu *vcpu);
     /* How many faults on guest memory were resolved for this vCPU so far: its first write to a page whose
      * dirty log was cleared is one. -ENOTSUP where nobody counts. From one thread at a time. */
     int (*vcpu_faults)(struct hv_vcpu *vcpu, uint64_t *ret);

@@ -266,6 +266,12 @@ static void kvm_vcpu_unkick(struct hv_vcpu *base)
     __atomic_store_n(&kvm_vcpu_of(base)->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 }
 
+static void kvm_vcpu_stood_still(struct hv_vcpu *base)
+{
+    (void)ioctl(kvm_vcpu_of(base)->fd, KVM_KVMCLOCK_CTRL,
+                0); /* fails unless the guest uses kvmclock */
+}
+
 static const struct hv_ops kvm_ops = {
     .name = "kvm",
     .close = kvm_close,
@@ -285,6 +291,7 @@ static const struct hv_ops kvm_ops = {
     .vcpu_run = kvm_vcpu_run,
     .vcpu_kick = kvm_vcpu_kick,
     .vcpu_unkick = kvm_vcpu_unkick,
+    .vcpu_stood_still = kvm_vcpu_stood_still,
     .vcpu_faults = kvm_vcpu_faults,
     .vcpu_save = kvm_vcpu_save,
     .vcpu_load = kvm_vcpu_load,

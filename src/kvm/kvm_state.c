@@ -369,8 +369,6 @@ int kvm_vcpu_load(struct hv_vcpu *base, const struct hv_vcpu_state *state, struc
         rc = load_msrs(vcpu, state, err);
     if (!rc)
         rc = call(vcpu->fd, KVM_SET_VCPU_EVENTS, &events, "cannot load pending events", err);
-    if (!rc)
-        (void)ioctl(vcpu->fd, KVM_KVMCLOCK_CTRL, 0); /* fails unless the guest uses kvmclock */
     return rc;
 }
 

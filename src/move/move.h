@@ -63,7 +63,7 @@ struct move_hooks {
 };
 
 struct move_env {
-    struct machine *machine; /* NULL for one that arrives */
+    struct machine *machine; /* NULL for one that arrives, until it is adopted */
     struct meter *meter;
     struct move_hooks hooks;
     int cancel_fd; /* eventfd: readable once hooks.order() has something to say; interrupts what waits */

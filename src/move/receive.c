@@ -246,6 +246,8 @@ static void emit(struct receiving *r, const struct move_action *action)
     receive_bill_stage(r, action->emit.stage);
     if (r->pull && (to == TARGET_PULLING || to == TARGET_STRANDED))
         pull_stranded(r->pull, to == TARGET_STRANDED);
+    if (r->env->machine && to == TARGET_PULLING && action->emit.from == TARGET_STRANDED)
+        machine_stood_still(r->env->machine); /* before the pages come */
     if (to == TARGET_UNCERTAIN || to == TARGET_PULLING || to == TARGET_STRANDED)
         r->env->hooks.state(r->env->hooks.ctx, target_state_name(to), action->emit.text);
     if (action->emit.reason)

@@ -415,6 +415,11 @@ void machine_resume(struct machine *machine)
     vcpu_group_resume(&machine->vcpus);
 }
 
+void machine_stood_still(struct machine *machine)
+{
+    vcpu_group_stood_still(&machine->vcpus);
+}
+
 /* ------------------------------------------------------------------------------------- save and load */
 
 int machine_save(struct machine *machine, struct buf *out, struct err *err)

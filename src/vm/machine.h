@@ -92,6 +92,10 @@ int machine_boot(struct machine *machine, const struct host_config *host,
 int machine_pause(struct machine *machine, struct err *err) MUST_CHECK;
 void machine_resume(struct machine *machine);
 
+/* A running machine had to wait for its memory for long: its watchdogs are told, as they are by machine_resume(). Any
+ * thread. */
+void machine_stood_still(struct machine *machine);
+
 /* Makes durable what the guest has written to its disks so far, so that another host that opens them reads
  * it. May take as long as the storage does; any thread. */
 bool machine_writes_disks(const struct machine *machine);

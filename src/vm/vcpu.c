@@ -67,6 +67,20 @@ static void park_until_stop(struct vcpu_group *group)
     (void)pthread_mutex_unlock(&group->lock);
 }
 
+/* On the vCPU's thread: the kick was for this. */
+static void tell_stood_still(struct vcpu *vcpu)
+{
+    struct vcpu_group *group = vcpu->group;
+    if (!__atomic_load_n(&vcpu->stood_still, __ATOMIC_ACQUIRE))
+        return;
+    (void)pthread_mutex_lock(&group->lock);
+    __atomic_store_n(&vcpu->stood_still, false, __ATOMIC_RELEASE);
+    if (!group->pausing && !group->stopping && vcpu->hold_until_ns == 0)
+        group->hv->ops->vcpu_unkick(vcpu->hv);
+    (void)pthread_mutex_unlock(&group->lock);
+    group->hv->ops->vcpu_stood_still(vcpu->hv);
+}
+
 static void run(struct vcpu *vcpu)
 {
     struct vcpu_group *group = vcpu->group;
@@ -77,8 +91,12 @@ static void run(struct vcpu *vcpu)
          * it. So park only after a run that ended with nothing left to do. */
         if (exit.kind == HV_EXIT_NONE) {
             throttle_hold(vcpu);
-            if (must_park(group) && !park(group))
-                return;
+            tell_stood_still(vcpu);
+            if (must_park(group)) {
+                if (!park(group))
+                    return;
+                group->hv->ops->vcpu_stood_still(vcpu->hv);
+            }
         }
         int rc = group->hv->ops->vcpu_run(vcpu->hv, &exit);
         if (rc) {
@@ -159,6 +177,16 @@ void vcpu_group_pause(struct vcpu_group *group)
         threads += group->vcpu[id].started;
     while (group->parked < threads)
         (void)pthread_cond_wait(&group->changed, &group->lock);
+    (void)pthread_mutex_unlock(&group->lock);
+}
+
+void vcpu_group_stood_still(struct vcpu_group *group)
+{
+    (void)pthread_mutex_lock(&group->lock);
+    for (unsigned id = 0; id < group->count && !group->pausing && !group->stopping; id++) {
+        __atomic_store_n(&group->vcpu[id].stood_still, true, __ATOMIC_RELEASE);
+        group->hv->ops->vcpu_kick(group->vcpu[id].hv);
+    }
     (void)pthread_mutex_unlock(&group->lock);
 }
 

@@ -36,6 +36,7 @@ struct vcpu {
     struct hv_vcpu *hv;
     pthread_t thread;
     bool started;
+    bool stood_still;       /* to be told so before it runs on; written with the group's lock */
     uint64_t hold_until_ns; /* vm/throttle.h: 0 = not held; written with the group's lock */
     uint64_t held_ns, held_since_ns; /* in sum; begin of the present hold or 0; with the lock */
 };
@@ -71,6 +72,10 @@ void vcpu_group_resume(struct vcpu_group *group);
 
 /* Returns when every thread is parked. */
 void vcpu_group_pause(struct vcpu_group *group);
+
+/* The vCPUs waited for something outside the guest for longer than its watchdogs may allow, and will go on: they are
+ * told before they do. One that waits in the hypervisor still, is told when that is over. resume() tells by itself. */
+void vcpu_group_stood_still(struct vcpu_group *group);
 
 /* On the vCPU's thread, between two runs with no access pending: waits as long as it is held. */
 void throttle_hold(struct vcpu *vcpu);

@@ -134,6 +134,36 @@ static void test_a_pause_is_not_held_up(void **state)
     wait_for_writes(rig, 1);
 }
 
+static void wait_until_told(struct rig *rig, unsigned id, uint64_t count)
+{
+    while (hv_fake_stood_still(rig->group.vcpu[id].hv) < count)
+        (void)sched_yield();
+}
+
+/* A guest is told of each time in which it could not run, also when it is held or paused meanwhile, and goes on. */
+static void test_tells_who_stood_still(void **state)
+{
+    struct rig *rig = *state;
+    for (unsigned i = 1; i <= 50; i++) {
+        uint64_t before[VCPUS];
+        for (unsigned id = 0; id < VCPUS; id++)
+            before[id] = hv_fake_stood_still(rig->group.vcpu[id].hv);
+        if (i % 3 == 0)
+            assert_int_equal(throttle_set(&rig->group, (const uint32_t[]){ 500, 0 }), 0);
+        vcpu_group_stood_still(&rig->group);
+        if (i % 2) {
+            vcpu_group_pause(&rig->group);
+            vcpu_group_stood_still(&rig->group); /* nothing to do: it will be resumed */
+            vcpu_group_resume(&rig->group);
+        }
+        for (unsigned id = 0; id < VCPUS; id++) {
+            wait_until_told(rig, id, before[id] + 1);
+            wait_for_writes(rig, id);
+        }
+        throttle_stop(&rig->group);
+    }
+}
+
 /* Ending the group ends it too: drop() does, with two vCPUs held. */
 static void test_ends_with_the_group(void **state)
 {
@@ -148,6 +178,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_holds_whom_it_should, make, drop),
         cmocka_unit_test_setup_teardown(test_nothing_stays_behind, make, drop),
         cmocka_unit_test_setup_teardown(test_a_pause_is_not_held_up, make, drop),
+        cmocka_unit_test_setup_teardown(test_tells_who_stood_still, make, drop),
         cmocka_unit_test_setup_teardown(test_ends_with_the_group, make, drop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,13 +5,9 @@
 What the guest frees must leave the host, and must not travel. One lab and one guest serve all tests, in this order.
 """
 import json
-import os
-import shutil
-import signal
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from test_stock import GUEST_ADDRESS, LIMIT_S, VM, Lab, Stock, attempt, eventually, expect  # noqa: E402
+from stock import LIMIT_S, VM, eventually, expect, main
 
 MIB = 1 << 20
 CACHE_MIB = 64
@@ -49,13 +45,7 @@ def drop_cache(stock):
 
 
 def test_boot(stock):
-    stock.godwit(stock.here, "run", "--name", VM, "--memory", "192M", "--kernel", "/images/web/vmlinuz",
-                 "--initrd", "/images/web/initrd",
-                 "--cmdline", f"console=ttyS0 panic=-1 reboot=t quiet godwit.ip={GUEST_ADDRESS}/24",
-                 "--disk", "root=/images/web/root.squashfs,ro,serial=root", "--net", "eth0=tap0", "--detach")
-    url = f"http://{GUEST_ADDRESS}/ping"
-    eventually(lambda: stock.lab.client(["curl", "-s", "-m", "5", url], capture_output=True).stdout == b"pong\n",
-               "the guest serves")
+    stock.run()
     state = balloon(stock)
     expect(state["driver"] and state["free_page_reporting"] and state["deflate_on_oom"], f"the balloon's driver: {state}")
     guest = eventually(lambda: balloon(stock)["guest"], "the guest's own figures")
@@ -126,26 +116,5 @@ def test_stop(stock):
     stock.expect_nothing(stock.here, "the host of the stopped VM")
 
 
-TESTS = [test_boot, test_reporting, test_free_memory_does_not_travel, test_balloon, test_stop]
-
-
-def main():
-    if os.geteuid() != 0:
-        print("skipped: the lab needs root")
-        return 77
-    for tool in "qemu-system-x86_64", "ip", "mmdebstrap", "curl":
-        if not shutil.which(tool):
-            print(f"skipped: {tool} is not installed (scripts/packages.txt names its package)")
-            return 77
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with Lab.up(f"balloon-{os.getpid()}") as lab:
-        stock = Stock(lab)
-        for test in TESTS:
-            if not attempt(test, stock):
-                print(f"the tests after {test.__name__} were not run")
-                return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("balloon", [test_boot, test_reporting, test_free_memory_does_not_travel, test_balloon, test_stop]))

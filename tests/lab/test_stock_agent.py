@@ -2,18 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent inside a stock Debian guest helps its moves, and the guest moves itself, between two emulated hosts.
 
-One lab and one guest serve all tests, in this order, as in test_stock.py, whose tools these are. One processor: what
-is tested here does not depend on how many there are.
+One processor: what is tested here does not depend on how many there are.
 """
 import json
-import os
-import signal
-import shutil
 import sys
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from test_stock import (GUEST_ADDRESS, LIMIT_S, PORT, RUN, VM, Lab, Stock, attempt, eventually,  # noqa: E402
-                        Failure, expect, test_stop)
+from stock import PORT, RUN, VM, Failure, Stock, eventually, expect, main
 
 BATCH = "/sys/fs/cgroup/batch"
 # Writes 8 MiB over and over, faster than a move carries it, and counts.
@@ -22,10 +16,6 @@ WRITER = (f"(echo 0 >{BATCH}/cgroup.procs; exec perl -e 'while (1) {{ $x = chr(+
 
 
 class Guest(Stock):
-    def receive(self, *, disk="/images/web/root.squashfs", more=()):
-        self.godwit(self.other, "receive", "--listen", f"{self.other.address}:{PORT}", "--once", "--disk", f"root={disk}",
-                    "--net", "eth0=tap0", *more, "--detach")
-
     def count(self):
         return int(self.shell("cat /tmp/count 2>/dev/null").strip() or 0)
 
@@ -36,14 +26,7 @@ class Guest(Stock):
 
 
 def test_boot(stock):
-    stock.godwit(stock.here, "run", "--name", VM, "--memory", "192M", "--kernel", "/images/web/vmlinuz",
-                 "--initrd", "/images/web/initrd",
-                 "--cmdline", f"console=ttyS0 panic=-1 reboot=t quiet godwit.ip={GUEST_ADDRESS}/24",
-                 "--disk", "root=/images/web/root.squashfs,ro,serial=root", "--net", "eth0=tap0",
-                 "--vsock", "3", "--self-migrate", f"{stock.other.address}:{PORT}", "--detach")
-    url = f"http://{GUEST_ADDRESS}/ping"
-    eventually(lambda: stock.lab.client(["curl", "-s", "-m", "5", url], capture_output=True).stdout == b"pong\n",
-               "the guest serves")
+    stock.run("--vsock", "3", "--self-migrate", f"{stock.other.address}:{PORT}")
 
 
 def test_hello(stock):
@@ -93,7 +76,7 @@ def test_refused_self_migration(stock):
     """The guest is on a host that was not told to allow it; and then, to somewhere else than it was told."""
     said, status = stock.asks_to_move(f"{stock.other.address}:{PORT}")
     expect(status == 1 and "does not allow its guest to move itself" in said, f"status {status}: {said}")
-    stock.receive(more=["--self-migrate", f"{stock.here.address}:{PORT}"])
+    stock.receive("--self-migrate", f"{stock.here.address}:{PORT}")
     stock.godwit(stock.here, "migrate", VM, f"{stock.other.address}:{PORT}")
     stock.moved()
     said, status = stock.asks_to_move("10.77.0.99:7000")
@@ -125,33 +108,15 @@ def test_checkpoint(stock):
     stock.godwit(stock.here, "checkpoint", VM, "/tmp/web.godwit")
     stock.godwit(stock.here, "kill", VM)
     stock.expect_nothing(stock.here, "the host")
-    stock.godwit(stock.here, "restore", "/tmp/web.godwit", "--disk", "root=/images/web/root.squashfs", "--net", "eth0=tap0",
-                 "--detach")
+    stock.restore("/tmp/web.godwit")
     eventually(lambda: stock.godwit(stock.here, "agent", VM, check=False).status == 0, "the agent answers")
-    stock.ping()
 
 
-TESTS = [test_boot, test_hello, test_helped_move, test_failed_move_restores, test_refused_self_migration,
-         test_self_migration, test_checkpoint, test_stop]
-
-
-def main():
-    if os.geteuid() != 0:
-        print("skipped: the lab needs root")
-        return 77
-    for tool in "qemu-system-x86_64", "ip", "mmdebstrap", "curl", "musl-gcc":
-        if not shutil.which(tool):
-            print(f"skipped: {tool} is not installed (scripts/packages.txt names its package)")
-            return 77
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with Lab.up(f"agent-{os.getpid()}") as lab:
-        stock = Guest(lab)
-        for test in TESTS:
-            if not attempt(test, stock):
-                print(f"the tests after {test.__name__} were not run")
-                return 1
-    return 0
+def test_kill(stock):
+    stock.godwit(stock.here, "kill", VM)
+    stock.expect_nothing(stock.here, "the host of the killed VM")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("agent", [test_boot, test_hello, test_helped_move, test_failed_move_restores, test_refused_self_migration,
+                            test_self_migration, test_checkpoint, test_kill], Guest))
