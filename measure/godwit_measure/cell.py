@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from godwitlab.errors import LabError
 
-from . import clocks, units
+from . import clocks, interrupts, units
 from .errors import Broken, RunEnds
 from .guest import Observer
 from .meters import Meter
@@ -69,7 +69,8 @@ class Repetition:
             state.outcome = "broken"
             state.errors.insert(0, f"{self.stage}: the host: {error}")
         finally:
-            logs = self._end()
+            with interrupts.held():
+                logs = self._end()
         self.raw.check()
         for name, log in logs.items():
             self.folder.put(name, log)

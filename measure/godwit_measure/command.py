@@ -4,7 +4,6 @@ import argparse
 import importlib.util
 import os
 import random
-import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -13,7 +12,7 @@ sys.path.insert(0, os.path.join(ROOT, "lab"))
 from godwitlab import places  # noqa: E402
 
 from . import experiment as experiments  # noqa: E402
-from . import units  # noqa: E402
+from . import interrupts, units  # noqa: E402
 from .errors import RunEnds, Wrong  # noqa: E402
 from .raw import Raw  # noqa: E402
 from .run import Run  # noqa: E402
@@ -107,8 +106,6 @@ def measure(godwit, words):
         say(f"it ended early: {error}")
         status = FAILED
     except KeyboardInterrupt as error:
-        for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-            signal.signal(number, signal.SIG_IGN)
         say(f"interrupted ({error or 'SIGINT'})")
         status = INTERRUPTED
     if status != OK:
@@ -119,18 +116,13 @@ def measure(godwit, words):
     return status
 
 
-def _interrupted(number, _):
-    raise KeyboardInterrupt(signal.Signals(number).name)
-
-
 def main(words):
     """`words`: --godwit PROGRAM, the command's name, and its own."""
     _, godwit, command, *rest = words
     if command == "report":
         from . import report
         return report.main([word for word in rest if word != "--"])
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-        signal.signal(number, _interrupted)
+    interrupts.install()
     try:
         return measure(godwit, rest)
     except Wrong as error:

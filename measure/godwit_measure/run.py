@@ -6,7 +6,7 @@ import time
 from godwitlab.errors import LabError
 
 from . import experiment as experiments
-from . import machine, plan, units
+from . import interrupts, machine, plan, units
 from .cell import Repetition, Tools
 from .errors import Broken, RunEnds
 from .probes import find
@@ -57,8 +57,9 @@ class Run:
         except (Broken, LabError, OSError, subprocess.SubprocessError) as error:
             return f"the hosts: {error}"
         finally:
-            self.progress.close()
-            self.place.close()
+            with interrupts.held():
+                self.progress.close()
+                self.place.close()
         return None
 
     def _prepare(self):
@@ -91,7 +92,8 @@ class Run:
             outcome = repetition.run(wws)
             self.estimate.finished(time.monotonic() - began)
             self.outcomes.append(outcome)
-            recorded.add(cell.load) if wws and outcome != "broken" else None
+            if wws and outcome != "broken":
+                recorded.add(cell.load)
             errors = f": {'; '.join(repetition.state.errors)}" if repetition.state.errors else ""
             self.progress.say(f"{number}/{len(self.cells)} {name}: {outcome}{errors}")
             if raw.room() < LEAST_ROOM:
