@@ -56,7 +56,7 @@ def overlap():
     """Two threads on a processor each: together as long as their own counters say, at least and at most."""
     if PROCESSORS < 2:
         return
-    meter, _, after, _, _ = measured("burn", 2, 250, 1)
+    meter, _, after, _, _ = measured("burn", 2, 150, 1)
     one, two = after["threads"]
     from_ns, to_ns = min(one["from_ns"], two["from_ns"]), max(one["to_ns"], two["to_ns"])
     running, first, last = running_between(meter, from_ns, to_ns)
@@ -371,7 +371,9 @@ def move():
             check("mover" in names and any(name.startswith("vcpu") for name in names), str(names))
             sent = max(c["sent_bytes"] for s in here.samples for c in s["tcp"] if c["peer"].endswith(f":{port}"))
             received = max(c["received_bytes"] for s in there.samples for c in s["tcp"] if c["local"].endswith(f":{port}"))
-            check(0 < sent <= received + 1 and received <= sent + 1, f"{sent} sent, {received} received")
+            # One that says good-bye when the other has gone sends what nobody receives.
+            within(sent - 4096, received, sent + 1, "received of what was sent")
+            check(sent > MIB // 4, f"only {sent} bytes of a guest")
 
 
 TESTS = [("CPU of process and threads", cpu), ("threads that run together", overlap),
