@@ -128,7 +128,7 @@ static void disks_json(struct host *host, struct buf *buf)
         const char *name = text_skip(line, 2), *at = text_skip(name, 3);
         if (is_disk(host, name, strcspn(name, " "))) {
             read += text_number(&at) * SECTOR_BYTES;
-            at = text_skip(at, 4);
+            at = text_skip(at, 3);
             written += text_number(&at) * SECTOR_BYTES;
         }
         line += strcspn(line, "\n");

@@ -23,9 +23,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define RING_BYTES ((size_t)256 << 10)
-#define RING_BYTES_MANY ((size_t)64 << 10) /* each, with more than MANY processors */
-#define MANY 64
+#define RING_BYTES ((size_t)1 << 20)        /* a processor: 16000 switches */
+#define RING_BYTES_MANY ((size_t)128 << 10) /* with more than MANY processors */
+#define MANY 16
 #define NEARLY_FULL 256 /* room that any single record finds */
 #define RECORD_MAX 128  /* none of those asked for is longer */
 
