@@ -223,7 +223,7 @@ def metered(folder, plan, late_target=False):
     target = [(20, "godwit/web", none, none, none, move[0] - 2 * S, None),
               (21, "vcpu0", Rates((*since, 0.3 * S)), Rates((*since, 0.2 * S)), none, move[0] - 2 * S, None),
               (22, "pages", Rates((*move, 0.5 * S)), none, none, *move)]
-    host = {"user_ns": Rates((*far, 0.4 * S), (*move, 0.9 * S)), "system_ns": Rates((*far, 0.1 * S)),
+    host = {"user_ns": Rates((*far, 0.2 * S), (*move, 0.9 * S)), "guest_ns": Rates((*far, 0.2 * S)), "system_ns": Rates((*far, 0.1 * S)),
             "softirq_ns": Rates((*far, 0.02 * S), (*move, 0.08 * S)), "irq_ns": Rates((*far, 0.01 * S))}
     net = {"eth0": {"rx_bytes": Rates((*far, 1000)), "tx_bytes": Rates((*far, 5000), (*move, 40 * MIB)),
                     "rx_packets": Rates((*far, 10)), "tx_packets": Rates((*far, 50), (*move, 30000))},

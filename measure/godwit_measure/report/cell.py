@@ -135,8 +135,10 @@ def move_facts(move):
         "outcome": text(move.get("outcome")), "failure": text(move.get("failure")),
         "from_ns": start, "to_ns": end,
         "total_ns": total if total is not None else end - start if None not in (start, end) else None,
-        "stages": [{"stage": name, "from_ns": low, "to_ns": high, "ns": high - low} for name, low, high in
-                   stages_of(move)],
+        "stages": [{"stage": text(entry.get("stage")) or "?", "from_ns": number(entry.get("from_ns")),
+                    "to_ns": number(entry.get("to_ns")),
+                    "ns": number(entry.get("ns")) if number(entry.get("ns")) is not None else duration(entry)}
+                   for entry in objects(move.get("stages"))],
         "pause": pause_of(move),
         "downtime_parts": [{"part": text(part.get("part")) or "?", "ns": value}
                            for part in objects(move.get("downtime_parts"))

@@ -13,7 +13,7 @@ import numpy as np
 
 NONE = np.iinfo(np.int64).min  # an empty field in a column of integers
 LIMIT = 2**62                  # times and counts beyond this are damage; sums of two still fit
-STATUSES = ("ok", "refused", "reset", "closed", "timeout", "bad", "unsent")
+STATUSES = ("ok", "refused", "reset", "closed", "timeout", "unreachable", "bad", "unsent")
 HOSTS = ("source", "target")
 
 
@@ -284,10 +284,9 @@ class Cell:
             for name in names:
                 if not (name.startswith("probe-") and name.endswith(".csv")):
                     continue
-                # A file of each timer's lateness may lie beside a probe's own: only that of requests has a status.
                 about = self.reader.json(name[:-4] + ".json", wanted=False)
                 if about is None and name.endswith("-late.csv"):
-                    continue
+                    continue  # how late the timer was each time, beside the requests of probe-NAME.csv
                 table = self.reader.table(name, ("seq", "connection", "due_ns", "sent_ns", "done_ns", "bytes"),
                                           ("kind", "status"))
                 if table is not None:

@@ -75,7 +75,8 @@ class Meter:
         return Counter(points)
 
     def _threads(self):
-        """By tid: group, and counters. One that was born between two samples was at 0 at the first of them."""
+        """By tid: group, and counters. One that was born between two samples was at 0 at the first of them. Samples
+        in which nobody looked at threads say nothing."""
         points, groups = {}, {}
         before = None
         for at, line in self.samples:
@@ -91,7 +92,8 @@ class Meter:
                     value = number(thread.get(key))
                     if value is not None:
                         series.append((at, value))
-            before = at
+            if isinstance(line.get("threads"), list):
+                before = at
         return {tid: (groups[tid], {key: Counter(series) for key, series in all_of.items()})
                 for tid, all_of in points.items()}
 
@@ -114,11 +116,11 @@ class Meter:
     def host_cpu(self, bounds):
         """CPU of the host: interrupts, the process, and beyond it: what everything else there took. `host` is the
         sum."""
-        grew = {key: self.counter("host", key + "_ns").grew(bounds) for key in ("user", "system", *HOST_PARTS)}
+        grew = {key: self.counter("host", key + "_ns").grew(bounds) for key in ("user", "system", "guest", *HOST_PARTS)}
         whole = sum(grew.values())
         parts = {key: grew[key] for key in HOST_PARTS}
         process = self.counter("process", "cpu_ns").grew(bounds)
-        return {**parts, "process": process, "beyond": grew["user"] + grew["system"] - process, "host": whole}
+        return {**parts, "process": process, "beyond": grew["user"] + grew["system"] + grew["guest"] - process, "host": whole}
 
     def interfaces(self):
         names = {}
@@ -179,7 +181,8 @@ class Meter:
                 for name, values in series.items():
                     if (value := number(entry.get(name))) is not None:
                         values.append((at, value))
-            before = at
+            if isinstance(line.get("tcp"), list):
+                before = at
         found = []
         for (local, peer), series in points.items():
             grew = {name: Counter(values).grew(bounds) for name, values in series.items()}
@@ -210,7 +213,8 @@ def extra_memory(meters, move, baseline, *keys):
         if level is None:
             continue
         if keys[0] == "process":
-            seen = [at for at, line in meter.samples if number(get(line, *keys)) is not None]
+            seen = [at for at, line in meter.samples
+                    if number(get(line, *keys)) is not None and get(line, "process", "ended") is not True] or [0]
             level = np.where((grid < seen[0]) | (grid > seen[-1] + 2 * 10**8), 0, level)
             before = np.where((calm < seen[0]) | (calm > seen[-1] + 2 * 10**8), 0, before)
         over = level - before.mean()

@@ -44,17 +44,18 @@ def arrivals(probe, bounds):
     """Packets that came in a window: time between two of the same connection, and how many never came."""
     gaps, lost, count = [], 0, 0
     for connection in np.unique(probe.connection):
-        mine = (probe.connection == connection) & (probe.done >= bounds[0]) & (probe.done < bounds[1])
+        mine = (probe.connection == connection) & probe.ok & (probe.done >= bounds[0]) & (probe.done < bounds[1])
         done, seq = probe.done[mine], probe.seq[mine]
         count += len(done)
         gaps.append(np.diff(done))
+        seq = seq[seq != NONE]
         if len(seq):
             lost += max(0, int(seq.max() - seq.min()) + 1 - len(np.unique(seq)))
     gaps = np.concatenate(gaps) if gaps else np.empty(0, np.int64)
     if not count:
         return None
     seconds = (bounds[1] - bounds[0]) / 1e9
-    part = (probe.done >= bounds[0]) & (probe.done < bounds[1])
+    part = probe.ok & (probe.done >= bounds[0]) & (probe.done < bounds[1])
     return {"packets": count, "lost": lost, **stats.percentiles(gaps),
             "mean_ns": float(gaps.mean()) if len(gaps) else None,
             "answers_per_s": count / seconds, "bytes_per_s": int(probe.bytes[part].sum()) / seconds}
