@@ -1,9 +1,10 @@
 /*
  * CPU times come from the timer's tick, in units of tick_ns over all processors. The kinds do not overlap and add up
- * to the time of all processors, whereas in /proc/stat guest time is part of user time. Idle includes waiting for disks.
+ * to the time of all processors, whereas in /proc/stat guest time is part of user time. Idle includes waiting for
+ * disks.
  *
- * Memory used is what is neither free nor could be dropped: page cache and reclaimable slab do not count; shared memory,
- * which the kernel counts as page cache and which guests' memory is, does.
+ * Memory used is what is neither free nor could be dropped: page cache and reclaimable slab do not count; shared
+ * memory, which the kernel counts as page cache and which guests' memory is, does.
  */
 #include "host.h"
 

@@ -27,6 +27,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define FEW 64        /* threads that are looked at in every sample */
 #define COST_SHARE 20 /* looking at the threads takes at most one part in so many of the time */
 
 void process_init(struct process *process)
@@ -291,7 +292,7 @@ bool process_read(struct process *process, uint64_t now_ns)
 {
     if (!process->pid || process->ended)
         return true;
-    bool look = now_ns >= process->threads_due;
+    bool look = process->count <= FEW || now_ns >= process->threads_due;
     if (look) {
         uint64_t from = clock_thread_cpu_ns();
         read_threads(process);

@@ -49,8 +49,9 @@ void process_fini(struct process *process);
 /* Begins to hold the process of this number. ERR_CALLER: there is none, or it may not be read. */
 int process_hold(struct process *process, pid_t pid, struct err *err) MUST_CHECK;
 
-/* Reads all. `now_ns` is for the adaption: where looking at all threads takes longer than a twentieth of the time since
- * the last look, they are left out until it does not. Returns whether they were looked at. */
+/* Reads all. `now_ns` is for the adaption: where there are more than 64 threads, and looking at them takes longer than
+ * a twentieth of the time since the last look, they are left out until it does not. Returns whether they were looked
+ * at. */
 bool process_read(struct process *process, uint64_t now_ns);
 
 /* The end, as the pidfd told: takes the CPU time once more, if nobody has collected the process yet. */

@@ -34,8 +34,8 @@ void running_start(struct running *running, pid_t pid);
  * the descriptors of running_poll() are readable, a buffer is half full. */
 void running_advance(struct running *running, uint64_t until_ns);
 
-/* running_advance(), then the figures since the last take: (*ret)[i] is how long exactly i threads ran, for each i below
- * *ret_count, and they sum to the time since then. They are `running`'s, until the next call. False: not known. */
+/* running_advance(), then the figures since the last take: (*ret)[i] is how long exactly i threads ran, for each i
+ * below *ret_count, and they sum to the time since then. They are `running`'s, until the next call. False: not known. */
 bool running_take(struct running *running, uint64_t until_ns, const uint64_t **ret,
                   unsigned *ret_count);
 

@@ -169,7 +169,7 @@ static struct tcp_address address_of(unsigned char family, const void *bytes, ui
 }
 
 /* False: no answer about a connection, or one without its counters. */
-static bool parse(const struct nlmsghdr *header, struct tcp_connection *ret)
+static bool parse(struct nlmsghdr *header, struct tcp_connection *ret)
 {
     const struct inet_diag_msg *msg = NLMSG_DATA(header);
     if (header->nlmsg_len < NLMSG_LENGTH(sizeof(*msg)))
@@ -226,8 +226,7 @@ static bool list_family(struct tcp *tcp, unsigned char family)
         if (n <= 0)
             return false;
         unsigned left = (unsigned)n;
-        for (const struct nlmsghdr *at = (void *)answer; NLMSG_OK(at, left);
-             at = NLMSG_NEXT(at, left)) {
+        for (struct nlmsghdr *at = (void *)answer; NLMSG_OK(at, left); at = NLMSG_NEXT(at, left)) {
             struct tcp_connection one;
             if (at->nlmsg_seq != tcp->sequence)
                 continue; /* of a list that was broken off */
@@ -251,8 +250,7 @@ static void read_ends(struct tcp *tcp)
         if (n <= 0)
             return;
         unsigned left = (unsigned)n;
-        for (const struct nlmsghdr *at = (void *)news; NLMSG_OK(at, left);
-             at = NLMSG_NEXT(at, left)) {
+        for (struct nlmsghdr *at = (void *)news; NLMSG_OK(at, left); at = NLMSG_NEXT(at, left)) {
             struct tcp_connection one, *kept;
             if (!parse(at, &one) || !(kept = list_find(&tcp->followed, one.cookie)))
                 continue;

@@ -4,8 +4,8 @@
  *     work KIND [NUMBER...]
  *
  * Every kind prints a line of JSON when it is ready, does its work when it reads a line, prints its counters,
- * waits for the next line, and prints them again: whatever a meter saw in between lies between the two. It ends with its
- * input.
+ * waits for the next line, and prints them again: whatever a meter saw in between lies between the two. It ends with
+ * its input.
  */
 #include <arpa/inet.h>
 #include <fcntl.h>
