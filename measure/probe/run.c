@@ -1,9 +1,10 @@
 /*
  * The loop: waits for answers and for the next due time, whichever comes first.
  *
- * A timerfd wakes it (its timers are not rounded, as those of epoll_wait() are); with --spin it wakes so much earlier and polls
- * until the time has come. After a signal, or when the time or number asked for is reached, no more requests become due, and those
- * under way have until their own time is up, or one second after a signal; a second signal ends it at once.
+ * A timerfd wakes it (its timers are not rounded, as those of epoll_wait() are); with --spin it wakes so much earlier
+ * and polls until the time has come. After a signal, or when the time or number asked for is reached, no more requests
+ * become due, and those under way have until their own time is up, or one second after a signal; a second signal ends
+ * it at once.
  */
 #include "base/fd.h"
 #include "probe.h"
