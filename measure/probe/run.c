@@ -58,14 +58,12 @@ static uint64_t due_at(const struct probe *probe, uint64_t n)
     return probe->start_ns + (uint64_t)((__uint128_t)n * CLOCK_SECOND / probe->options.rate_per_s);
 }
 
-static bool fires(const struct probe *probe)
-{
-    return probe->kind->fire && probe->end == PROBE_RUNS;
-}
-
+/* When the next request is due; CLOCK_NEVER when none is any more. One that was due before the end is fired however late. */
 static uint64_t next_due(const struct probe *probe)
 {
-    uint64_t due = fires(probe) ? due_at(probe, probe->fired) : CLOCK_NEVER;
+    if (!probe->kind->fire || probe->fired >= probe->options.limit)
+        return CLOCK_NEVER;
+    uint64_t due = due_at(probe, probe->fired);
     return due < probe->end_ns ? due : CLOCK_NEVER;
 }
 
@@ -136,7 +134,8 @@ static bool is_over(const struct probe *probe, uint64_t grace_ns, uint64_t now)
 {
     if (probe->end == PROBE_RUNS)
         return false;
-    return probe->requests.first == probe->requests.next || probe->stops > 1 || now >= grace_ns;
+    return (probe->requests.first == probe->requests.next && next_due(probe) == CLOCK_NEVER) ||
+           probe->stops > 1 || now >= grace_ns;
 }
 
 static int wait_until(struct probe *probe, uint64_t wake_ns)

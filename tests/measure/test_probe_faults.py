@@ -11,8 +11,8 @@ import sys
 import threading
 import time
 
-from probing import (MS, PROBE, Run, Server, Skipped, check, cut_echo, listen, main, now_ns, probe, scratch,
-                     serve_stream, statuses, target)
+from probing import (MS, PROBE, Run, Server, Skipped, check, cut_echo, listen, main, now_ns, probe, roomy,
+                     scratch, serve_stream, statuses, target)
 
 PONG = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\npong\n"
 
@@ -266,6 +266,31 @@ def test_udp_losses_lies_and_strays():
     for row in run.rows():
         check(row["status"] == wanted.get(row["seq"] % 10, "ok"), f"{row}")
     check(run.facts()["strays"] == 20, f"{run.facts()}")
+
+
+def test_open_loop():
+    """No request waits for the answer to another: this server answers none before it has them all."""
+    count = 300
+
+    def serve(sock):
+        waiting = [sock.recvfrom(1000) for _ in range(count)]
+        for data, sender in waiting:
+            sock.sendto(data, sender)
+        time.sleep(60)
+    sock = roomy(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sock.bind(("127.0.0.1", 0))
+    server = Server(lambda log: serve(sock))
+    run = probe("udp", target(sock), "--rate", 1000, "--limit", count, "--timeout", "30s")
+    server.stop()
+    all_are(run, "ok", count)
+
+
+def test_every_due_request_has_a_row():
+    """More than this probe can do, and an end while it is behind: what was due before the end was asked, however late."""
+    run = probe("udp", "127.0.0.1:1", "--rate", 200_000, "--for", "200ms", "--timeout", "2s")
+    rows = run.rows()
+    check(len(rows) == 40_000 and run.facts()["late"]["count"] == 40_000, f"{len(rows)} rows")
+    check(rows[-1]["due_ns"] == rows[0]["due_ns"] + 39_999 * 5000, f"{rows[-1]}")
 
 
 def test_echo_lies():
