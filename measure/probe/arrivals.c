@@ -1,7 +1,8 @@
 /*
- * arrivals: players of a tick server. To it any datagram is a sign of life from a player: each says `join` at the beginning and every
- * second after, and small inputs go out at the rate asked for, from one player after the other. A packet that comes begins with its
- * number and the server's clock in ns, 8 bytes each, little-endian; every one is a row.
+ * arrivals: players of a tick server. To it any datagram is a sign of life from a player: each says `join` at the
+ * beginning and every second after, and small inputs go out at the rate asked for, from one player after the other. A
+ * packet that comes begins with its number and the server's clock in ns, 8 bytes each, little-endian; every one is a
+ * row.
  */
 #include "base/cursor.h"
 #include "probe.h"

@@ -1,9 +1,9 @@
 /*
  * udp, icmp: a question is one datagram, its answer the same bytes.
  *
- * What a datagram carries says which request it belongs to, so many can be under way on one socket. ICMP errors are asked for with
- * the datagram they quote (IP_RECVERR), so that a refusal belongs to the request that met it. Echoes that come twice, too late or
- * from another probe are strays.
+ * What a datagram carries says which request it belongs to, so many can be under way on one socket. ICMP errors are
+ * asked for with the datagram they quote (IP_RECVERR), so that a refusal belongs to the request that met it. Echoes
+ * that come twice, too late or from another probe are strays.
  */
 #include "probe.h"
 

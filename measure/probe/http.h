@@ -2,8 +2,9 @@
  * Reads the answers of an HTTP/1.x server, in whatever pieces they come: RFC 9112, from the client's side.
  *
  * Strict where leniency would hide a broken answer: a head that is no head, two lengths that differ, a length beside
- * chunks, a coding that is not chunked are bad. Bounded: a line of HTTP_LINE_MAX bytes, a head (or the trailers of a chunked body) of
- * HTTP_HEAD_MAX. Answers with a status of 1xx are passed over, up to HTTP_INTERIM_MAX of them. No input makes it allocate.
+ * chunks, a coding that is not chunked are bad. Bounded: a line of HTTP_LINE_MAX bytes, a head (or the trailers of a
+ * chunked body) of HTTP_HEAD_MAX. Answers with a status of 1xx are passed over, up to HTTP_INTERIM_MAX of them. No
+ * input makes it allocate.
  */
 #pragma once
 #include "answer.h"

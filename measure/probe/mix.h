@@ -1,8 +1,8 @@
 /*
  * What is asked for, when it is not always the same: a weighted list, from the command line.
  *
- * For HTTP an item is KIND:WEIGHT:PATH, KIND being `http`, `static`, `dynamic` (all of them GET) or `post`; each {A-B} in the path is
- * a number from A to B, drawn anew each time. For Redis it is WHAT:WEIGHT, of `ping`, `get`, `set`.
+ * For HTTP an item is KIND:WEIGHT:PATH, KIND being `http`, `static`, `dynamic` (all of them GET) or `post`; each {A-B}
+ * in the path is a number from A to B, drawn anew each time. For Redis it is WHAT:WEIGHT, of `ping`, `get`, `set`.
  */
 #pragma once
 #include "base/buf.h"

@@ -37,8 +37,8 @@ struct options {
     struct mix mix;
 };
 
-/* 0; -EINVAL: the user's mistake, in `err`; another error: the target's name cannot be resolved. *ret_help: print the help
- * instead of doing anything. */
+/* 0; -EINVAL: the user's mistake, in `err`; another error: the target's name cannot be resolved.
+ * *ret_help: print the help instead of doing anything. */
 int options_read(struct options *options, int argc, char **argv, bool *ret_help,
                  struct err *err) MUST_CHECK;
 void options_help(FILE *out);

@@ -1,9 +1,10 @@
 /*
  * The probe: one thread, one loop.
  *
- * Request n is due at start + n / rate, whatever became of earlier ones. When it is due, the kind is told to fire it: it adds it to
- * the requests under way and sends it, or keeps it until a connection is free. A request whose time is up ends as `timeout`, and the
- * kind is told to abandon it. Latency counts from the due time, so that neither a queue nor a stall is hidden.
+ * Request n is due at start + n / rate, whatever became of earlier ones. When it is due, the kind is told to fire it:
+ * it adds it to the requests under way and sends it, or keeps it until a connection is free. A request whose time is up
+ * ends as `timeout`, and the kind is told to abandon it. Latency counts from the due time, so that neither a queue nor
+ * a stall is hidden.
  *
  * Kinds that receive unasked (stream, arrivals) put their rows themselves.
  */

@@ -2,8 +2,8 @@
  * The requests under way, and their rows in the order of their numbers.
  *
  * A request is added when its time has come and ends once; its row is written when every earlier one has ended too. The
- * oldest that has not ended is therefore the first here, and, since each one's time is up no sooner than that of the one before,
- * also the next whose time is up.
+ * oldest that has not ended is therefore the first here, and, since each one's time is up no sooner than that of the
+ * one before, also the next whose time is up.
  */
 #pragma once
 #include "rows.h"
@@ -32,8 +32,8 @@ struct requests {
 int requests_init(struct requests *requests, struct rows *rows) MUST_CHECK;
 void requests_free(struct requests *requests);
 
-/* The next request; the pointer is good until another is added. Never NULL. Where there is no room for it, the oldest has
- * ended as unsent; an answer to that one finds it gone. */
+/* The next request; the pointer is good until another is added. Never NULL. Where there is no room for it,
+ * the oldest has ended as unsent; an answer to that one finds it gone. */
 struct request *requests_add(struct requests *requests, uint64_t due_ns, uint64_t deadline_ns,
                              const char *kind);
 

@@ -2,7 +2,8 @@
  * Reads the replies of a Redis server in whatever pieces they come: RESP2, and nothing else.
  *
  * One value at a time; arrays may hold arrays, RESP_DEPTH_MAX deep. Of the value the parser keeps what a probe
- * compares: its type, the text of a simple string, error or integer, the length and sum of a bulk string. No input makes it allocate.
+ * compares: its type, the text of a simple string, error or integer, the length and sum of a bulk string. No input
+ * makes it allocate.
  */
 #pragma once
 #include "answer.h"

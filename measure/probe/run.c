@@ -1,9 +1,10 @@
 /*
  * The loop: waits for answers and for the next due time, whichever comes first.
  *
- * A timerfd wakes it (its timers are not rounded, as those of epoll_wait() are); with --spin it wakes so much earlier and polls
- * until the time has come. After a signal, or when the time or number asked for is reached, no more requests become due, and those
- * under way have until their own time is up, or one second after a signal; a second signal ends it at once.
+ * A timerfd wakes it (its timers are not rounded, as those of epoll_wait() are); with --spin it wakes so much earlier
+ * and polls until the time has come. After a signal, or when the time or number asked for is reached, no more requests
+ * become due, and those under way have until their own time is up, or one second after a signal; a second signal ends
+ * it at once.
  */
 #include "base/fd.h"
 #include "probe.h"
@@ -57,14 +58,12 @@ static uint64_t due_at(const struct probe *probe, uint64_t n)
     return probe->start_ns + (uint64_t)((__uint128_t)n * CLOCK_SECOND / probe->options.rate_per_s);
 }
 
-static bool fires(const struct probe *probe)
-{
-    return probe->kind->fire && probe->end == PROBE_RUNS;
-}
-
+/* When the next request is due; CLOCK_NEVER when none is any more. One that was due before the end is fired however late. */
 static uint64_t next_due(const struct probe *probe)
 {
-    uint64_t due = fires(probe) ? due_at(probe, probe->fired) : CLOCK_NEVER;
+    if (!probe->kind->fire || probe->fired >= probe->options.limit)
+        return CLOCK_NEVER;
+    uint64_t due = due_at(probe, probe->fired);
     return due < probe->end_ns ? due : CLOCK_NEVER;
 }
 
@@ -135,7 +134,8 @@ static bool is_over(const struct probe *probe, uint64_t grace_ns, uint64_t now)
 {
     if (probe->end == PROBE_RUNS)
         return false;
-    return probe->requests.first == probe->requests.next || probe->stops > 1 || now >= grace_ns;
+    return (probe->requests.first == probe->requests.next && next_due(probe) == CLOCK_NEVER) ||
+           probe->stops > 1 || now >= grace_ns;
 }
 
 static int wait_until(struct probe *probe, uint64_t wake_ns)

@@ -1,9 +1,9 @@
 /*
  * http, tcp, resp: questions over kept connections.
  *
- * A request that is due takes the next free connection in turn; when none is free it waits, first come, first served, and its
- * latency counts all the while. A connection that broke is opened again for the next request that takes it. One on which a
- * request's time was up is closed: its answer might still come, and be taken for another's.
+ * A request that is due takes the next free connection in turn; when none is free it waits, first come, first served,
+ * and its latency counts all the while. A connection that broke is opened again for the next request that takes it. One
+ * on which a request's time was up is closed: its answer might still come, and be taken for another's.
  */
 #include "session.h"
 

@@ -1,9 +1,10 @@
 /*
- * stream: each connection downloads one file over and over. Each tenth of a second it has a row: how much came, and how the connection
- * ended if it did; it is opened again with the next tenth.
+ * stream: each connection downloads one file over and over. Each tenth of a second it has a row: how much came, and how
+ * the connection ended if it did; it is opened again with the next tenth.
  *
- * With a limit each connection may read its share of the rate, and no more than a tenth of a second's worth at once after it was
- * held up, with a small window, so that the server has to send all along and not from a buffer on our side.
+ * With a limit each connection may read its share of the rate, and no more than a tenth of a second's worth at once
+ * after it was held up, with a small window, so that the server has to send all along and not from a buffer on our
+ * side.
  */
 #include "http.h"
 #include "probe.h"

@@ -1,5 +1,5 @@
-/* What a server answers the probe. The first byte says in what pieces it comes: in any pieces it must mean the same as in one,
- * and what follows an answer must not be taken for a part of it. */
+/* What a server answers the probe. The first byte says in what pieces it comes: in any pieces it must mean the same
+ * as in one, and what follows an answer must not be taken for a part of it. */
 #include "fuzz.h"
 #ifdef FUZZ_HTTP
 #include "http.h"

@@ -1,8 +1,8 @@
 """What the probe's tests share: running it, reading what it wrote, servers whose faults are known, TAP.
 
-A server is a process of its own that logs, by the same clock as the probe's, when it received each request and when it answered
-(before and after the call), so that what the probe says is compared with what happened and not with what was planned: on a busy
-machine those differ.
+A server is a process of its own that logs, by the same clock as the probe's, when it received each request and when
+it answered (before and after the call), so that what the probe says is compared with what happened and not with what
+was planned: on a busy machine those differ.
 """
 import bisect
 import contextlib

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""The probe against servers that stall: it must find each stall, and the true percentiles, to a millisecond and its own lateness.
+"""The probe against servers that stall: it must find each stall, and the true percentiles, to a millisecond and its
+own lateness.
 
-For every request the server's log has the interval in which it answered. The probe must not have read the answer before that; it
-may have been late by as much as its own timer was known to be late at that time. What is derived from rows (gaps, latencies,
-percentiles) must agree with what is derived from the log in the same way.
+For every request the server's log has the interval in which it answered. The probe must not have read the answer
+before that; it may have been late by as much as its own timer was known to be late at that time. What is derived from
+rows (gaps, latencies, percentiles) must agree with what is derived from the log in the same way.
 """
 import bisect
 import ctypes
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from probing import (MS, Failed, Server, Skipped, check, cut_echo, cut_http, cut_ping, listen, main, now_ns, probe, roomy,
+from probing import (MS, Server, Skipped, check, cut_echo, cut_http, cut_ping, listen, main, now_ns, probe, roomy,
                      serve_datagrams, serve_stream, statuses, target)
 
 RATE = 2000         # a late probe that is late by more than half a millisecond shows in its timer's lateness
@@ -25,8 +26,8 @@ GAP = 30 * MS       # of the server's silences, those that must be found
 
 
 class Lateness:
-    """By how much the probe was known to be late in an interval. Who is late has to catch up, which takes no longer than he was
-    late: so an answer may have waited twice as long."""
+    """By how much the probe was known to be late in an interval. Who is late has to catch up, which takes no longer
+    than he was late: so an answer may have waited twice as long."""
 
     def __init__(self, run):
         self.entries = run.lateness()
@@ -96,7 +97,7 @@ def check_stalls(rows, log, stalls, lateness, served):
         length = stall["to"] - stall["from"]
         hit = rows[stall["stall"]]
         check(hit["done_ns"] - hit["due_ns"] >= length, f"the request that met the stall was answered sooner: {hit} {stall}")
-        # Nobody waited politely: as many were due as at any other time, and each one's latency has the rest of the stall in it.
+        # Nobody waited politely: as many were due as at any other time, each to wait for the rest of the stall.
         due = [row for row in rows if stall["from"] <= row["due_ns"] < stall["to"]]
         common = max(0, min(stall["to"], rows[-1]["due_ns"]) - max(stall["from"], rows[0]["due_ns"]))
         check(abs(len(due) - common * RATE / 1e9) <= 1, f"{len(due)} due in {common / MS} ms")
