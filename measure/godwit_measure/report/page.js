@@ -25,6 +25,15 @@
     while (Math.abs(v) >= 1024 && at < 3) { v /= 1024; at++; }
     return three(v) + " " + names[at] + "/s";
   }
+  // Round numbers of KiB, MiB, GiB.
+  function sizes(u, axis, low, high, step) {
+    const unit = Math.pow(1024, Math.max(0, Math.floor(Math.log(Math.max(high, 1)) / Math.log(1024))));
+    const raw = step / unit, power = Math.pow(10, Math.floor(Math.log10(raw)));
+    const round = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw * 0.999) * unit;
+    const found = [];
+    for (let at = Math.ceil(low / round) * round; at <= high; at += round) found.push(at);
+    return found;
+  }
   const second = (v) => (v == null ? "-" : v.toFixed(4).replace(/0{1,3}$/, "") + " s");
 
   // Three columns of 32-bit integers: steps of the due times (us), latencies (us), due times of what failed (us).
@@ -111,7 +120,7 @@
     const shown = cell.throughput.unit === "B/s" ? size : (v) => (v == null ? "-" : three(v) + " /s");
     return new uPlot(Object.assign(common(box, cell, key, 210), {
       scales: { x: { time: false }, y: { range: (u, low, high) => [0, (high || 1) * 1.1] } },
-      axes: [axis((v) => three(v) + " s", {}), axis(shown, { size: 66 })],
+      axes: [axis((v) => three(v) + " s", {}), axis(shown, cell.throughput.unit === "B/s" ? { size: 66, splits: sizes } : { size: 66 })],
       series: [{ label: "from", value: (u, v) => second(v) },
         { label: cell.throughput.what, stroke: line, width: 1.6, paths: uPlot.paths.stepped({ align: 1 }),
           points: { show: false }, value: (u, v) => shown(v) }],
@@ -134,7 +143,7 @@
     cells.forEach((cell, i) => select.add(new Option(cell.label, i)));
     label.append(select);
     const hint = document.createElement("span");
-    hint.textContent = "Drag to zoom in, double-click for the whole.";
+    hint.textContent = "Drag to zoom in; double-click to see all that was measured.";
     pick.append(label, hint);
     first.before(pick);
     let drawn = [];
@@ -151,6 +160,7 @@
         box.classList.toggle("on", Boolean(able));
         if (!able) continue;
         const chart = kind === "latency" ? latency(box, cell, points, "load" + number) : course(box, cell, "load" + number);
+        chart.setScale("x", { min: cell.near[0], max: cell.near[1] });
         drawn.push(chart);
         window.godwit.charts.push({ load, kind, points: points ? points.due.length : 0, chart });
       }

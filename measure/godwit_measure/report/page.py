@@ -12,10 +12,10 @@ from .raw import HOSTS, get
 from .text import EXTRA, clean
 
 ROWS_SHOWN = 40  # of a figure's table within the page; longer ones are for --csv
-OVERVIEW = (("downtime.monitor", "away: monitor"), ("downtime.guest", "away: guest"), ("downtime.client", "away: client"),
-            ("latency.move.max", "slowest request"), ("failed", "requests failed"), ("move.total", "the move"),
-            ("return", "back at the level"), ("cpu.all", "extra CPU"), ("net.bytes", "on the network"),
-            ("memory.peak", "extra memory"))
+OVERVIEW = (("downtime.monitor", "away:<br>monitor"), ("downtime.guest", "away:<br>guest"),
+            ("downtime.client", "away:<br>client"), ("latency.move.max", "slowest<br>request"),
+            ("failed", "requests<br>failed"), ("move.total", "the<br>move"), ("return", "back<br>after"),
+            ("cpu.all", "extra<br>CPU"), ("net.bytes", "on the<br>network"), ("memory.peak", "extra<br>memory"))
 THREE = """<dl class="three">
 <dt>monitor</dt><dd>From the order to stop the guest's processors, to the news that they run at the target; by the source's
 clock. It includes the way of that news.</dd>
@@ -44,12 +44,15 @@ def show(name, value):
     return words.show(value, metrics.unit(name))
 
 
-def cell(group, name):
-    """A median with its quartiles."""
+def cell(group, name, quartiles=True):
+    """A median, perhaps with its quartiles."""
     found = get(group, "metrics", name)
     if not found:
-        return '<td>–</td>'
-    spread = f"<br><small>{esc(show(name, found['q1']))} – {esc(show(name, found['q3']))}</small>" if found["n"] > 2 else ""
+        return "<td>–</td>"
+    low, high = show(name, found["q1"]), show(name, found["q3"])
+    if low.split(" ")[1:] == high.split(" ")[1:]:
+        low = low.split(" ")[0]  # the unit once
+    spread = f"<br><small>{esc(low)} – {esc(high)}</small>" if quartiles and found["n"] > 2 else ""
     return f"<td>{esc(show(name, found['median']))}{spread}</td>"
 
 
@@ -69,8 +72,8 @@ def overview(groups, caption):
         top = ' class="top"' if last not in (None, group["mode"]) else ""
         last = group["mode"]
         rows.append(f'<tr{top}><th scope="row">{key(group["side"])}{esc(group["mode"])}, {esc(group["side"])}{told}</th>'
-                    f'<td>{len(group["counted"])}</td>' + "".join(cell(group, name) for name, _ in names) + "</tr>")
-    return (f'<div class="wide"><table><caption>{caption}</caption><thead><tr><th scope="col" class="l">mode, side</th>'
+                    f'<td>{len(group["counted"])}</td>' + "".join(cell(group, name, name == "downtime.client") for name, _ in names) + "</tr>")
+    return (f'<div class="wide"><table class="tight"><caption>{caption}</caption><thead><tr><th scope="col" class="l">mode, side</th>'
             f'<th scope="col">moves</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
@@ -204,7 +207,7 @@ def load_section(number, part, summary, runs):
     found = [f'<section id="load-{number}"><h2>{esc(part.load)}</h2>']
     if not groups:
         return ""
-    found.append(overview(groups, "Medians of each figure; quartiles below"))
+    found.append(overview(groups, "Medians; of the clients' view the quartiles below"))
     for each in part.figures:
         kind = (each.live or {}).get("kind")
         if each.name.startswith("observers"):

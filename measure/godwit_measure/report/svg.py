@@ -69,13 +69,15 @@ def ticks_log(low, high):
 class Scale:
     """Values to pixels."""
 
-    def __init__(self, low, high, start, end, log=False):
+    def __init__(self, low, high, start, end, log=False, binary=False):
         if log:
             low = max(low, 1e-9)
             high = max(high, low * 1.001)
         elif high <= low:
             high = low + 1
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
+        # Sizes have round numbers of KiB, MiB, GiB.
+        self.unit = 1024 ** max(0, int(math.log(high, 1024))) if binary and high > 1 else 1
         self.base = math.log10(low) if log else low
         self.span = (math.log10(high) if log else high) - self.base
 
@@ -85,7 +87,9 @@ class Scale:
         return self.start + (value - self.base) / self.span * (self.end - self.start)
 
     def ticks(self, most=7):
-        return ticks_log(self.low, self.high) if self.log else ticks_linear(self.low, self.high, most)
+        if self.log:
+            return ticks_log(self.low, self.high)
+        return [tick * self.unit for tick in ticks_linear(self.low / self.unit, self.high / self.unit, most)]
 
 
 def text(x, y, content, classes="", title=None):
