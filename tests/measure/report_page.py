@@ -250,6 +250,8 @@ def test_browser_hostile(base):
     browser.wait("window.godwit && window.godwit.ready", 30)
     equal(browser.run("return typeof window.bad"), "undefined", "nothing of the raw data ran")
     equal(browser.run("return document.images.length"), 0, "nor became an element")
+    wide = browser.run("return document.documentElement.scrollWidth - innerWidth")
+    check(wide <= 0, f"the page is {wide} pixels too wide")
     quiet(browser, "hostile")
     keep(browser, "hostile")
 

@@ -287,7 +287,8 @@ def wws(load, recorded):
         for index, mode in enumerate(modes):
             mine = sorted((each["bytes_per_s"], each["downtime_ns"]) for each in predicted if each["mode"] == mode)
             pairs = [(across(speed), up(down)) for speed, down in mine]
-            inner += svg.polyline(pairs, f"c{index + 1}") + svg.dots(pairs, f"c{index + 1}")
+            # Modes with the same downtime lie on one another: dashes let the lower one through.
+            inner += svg.polyline(pairs, f"c{index + 1}{' dash' if index > 2 else ''}") + svg.dots(pairs, f"c{index + 1}")
             entries.append((f"c{index + 1} f", mode))
             rows += [("prediction", "", mode, speed, down) for speed, down in mine]
         named, _ = svg.legend(start, top - 12, entries)

@@ -52,7 +52,8 @@ def cell(group, name, quartiles=True):
     low, high = show(name, found["q1"]), show(name, found["q3"])
     if low.split(" ")[1:] == high.split(" ")[1:]:
         low = low.split(" ")[0]  # the unit once
-    spread = f"<br><small>{esc(low)} – {esc(high)}</small>" if quartiles and found["n"] > 2 else ""
+    spread = f"<br><small>{esc(low)} – {esc(high)}</small>" \
+        if quartiles and found["n"] > 2 and found["q1"] != found["q3"] else ""
     return f"<td>{esc(show(name, found['median']))}{spread}</td>"
 
 
@@ -177,7 +178,7 @@ def move_table(run):
     if kinds:
         found += (f'<table><caption>Bytes, by kind</caption><thead><tr><th scope="col" class="l">kind</th><th scope="col">bytes'
                   f"</th></tr></thead><tbody>{kinds}</tbody></table>")
-    return f"<details><summary>Stages and bytes of that move</summary>{found}</details>" if found else ""
+    return f'<details><summary>Stages and bytes of that move</summary><div class="wide">{found}</div></details>' if found else ""
 
 
 def figure(each, live=None):
@@ -260,8 +261,8 @@ def paper(summary):
         ours = "<br>".join(f"{esc(words.show(one['median'], one['unit']))} <small>{esc(one['load'])}, {esc(label(one))}, median "
                            f"of {one['n']}</small>" for one in each["ours"]) or "–"
         rows.append(f'<tr><th scope="row">{esc(each["what"])}</th><td>{theirs}</td><td class="l">{ours}</td></tr>')
-    table = ('<table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th><th scope="col">'
-             f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = ('<div class="wide"><table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th><th scope="col">'
+             f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
              if rows else "")
     differs = "".join(f"<li>{esc(line)}</li>" for line in found["differs"])
     differs = f'<p>What differs:</p><ul class="plain">{differs}</ul>' if differs else ""
@@ -284,7 +285,7 @@ def settings(summary):
     told = "".join(f"<li>cell {run['number']}: {esc(run['load'])}, {esc(label(run))}: {esc(run['outcome'])}: "
                    f"{esc(run['error'] or run['move']['failure'] or 'no reason given')}</li>" for run in failures[:50])
     missing = "".join(f"<li>{esc(problem)}</li>" for problem in summary["problems"][:100])
-    found = f'<section id="machine"><h2>Machine and settings</h2><table><caption>Measured on</caption><tbody>{table}</tbody></table>'
+    found = f'<section id="machine"><h2>Machine and settings</h2><div class="wide"><table><caption>Measured on</caption><tbody>{table}</tbody></table></div>'
     found += (f"<details><summary>The experiment, as it was carried out</summary><pre>"
               f"{esc_lines(json.dumps(experiment, indent=1, ensure_ascii=False))}</pre></details>")
     found += f"<h3>Repetitions that did not succeed</h3><ul class=plain>{told}</ul>" if told else ""
