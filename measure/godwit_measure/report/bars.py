@@ -10,7 +10,8 @@ NAMES = 132  # room for a cell's name
 CPU_PARTS = (("cpu.mover", "movers", "c1"), ("cpu.loop", "loops", "c6"), ("cpu.vcpu", "vCPU threads, outside the guest", "c4"),
              ("cpu.other", "other threads", "c7"), ("cpu.irq", "interrupts", "c2"), ("cpu.beyond", "hosts beyond", "c5"))
 OBSERVERS = (("downtime.monitor", "monitor", "c1"), ("downtime.guest", "guest", "c3"), ("downtime.client", "client", "c2"))
-PANELS = ("downtime.client", "move.total", "latency.move.p99", "cpu.all", "net.bytes")
+PANELS = {"downtime.client": "away: client", "move.total": "the move", "latency.move.p99": "p99 in the move",
+          "cpu.all": "extra CPU", "net.bytes": "on the network"}
 
 
 def middle(group, name):
@@ -149,10 +150,10 @@ def strips(load, groups):
         x0 = NAMES + panel * (width + 18)
         log = min(values) > 0 and max(values) / min(values) > 8
         x = svg.Scale(min(values) * 0.8, max(values) * 1.2, x0, x0 + width, log=True) if log else \
-            svg.Scale(min(0, min(values)), max(values) * 1.08 or 1, x0, x0 + width)
+            svg.Scale(min(0, min(values)), max(values) * 1.08 or 1, x0, x0 + width, binary=metrics.unit(name) == "B")
         unit = metrics.unit(name)
         show = svg.short_time if unit == "ns" else svg.short_size if unit == "B" else words.count
-        inner += svg.text(x0, 14, metrics.title(name).split(",")[0] if name == "cpu.all" else metrics.title(name), "t")
+        inner += svg.text(x0, 14, PANELS[name], "t")
         inner += svg.text(x0, 28, "logarithmic" if log else "linear", "m")
         inner += svg.axis_x(x, bottom, lambda value, show=show: show(value) if value else "0", height=bottom - top, most=3)
         for index, group in enumerate(groups):

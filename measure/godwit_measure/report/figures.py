@@ -75,8 +75,13 @@ def limits(values, floor=1e4):
     return max(float(np.min(values)) * 0.8, 1.0), float(np.max(values)) * 1.25
 
 
-def seconds_axis(course, end=WIDTH - RIGHT, start=LEFT):
-    return svg.Scale(course.shown[0], course.shown[1], start, end)
+def seconds_axis(course):
+    return svg.Scale(*course.near, LEFT, WIDTH - RIGHT)
+
+
+def within(course, at):
+    """Which of these times are drawn."""
+    return (at >= course.near[0]) & (at <= course.near[1])
 
 
 def x_axis(scale, y, height):
@@ -93,13 +98,15 @@ def timeline(load, course):
     y = svg.Scale(*limits(course.latency), bottom, top + 14, log=True)
     inner = bands(course, x, top, bottom - top) + svg.axis_y(y, LEFT, svg.short_time, WIDTH - LEFT - RIGHT)
     inner += x_axis(x, bottom, 0)
-    inner += svg.dots([(x(at), y(each)) for at, each in zip(course.due.tolist(), course.latency.tolist())],
+    near = within(course, course.due)
+    inner += svg.dots([(x(at), y(each)) for at, each in zip(course.due[near].tolist(), course.latency[near].tolist())],
                       side_colour(course.run["side"]) + " fine")
-    inner += svg.crosses([(x(at), top + 7) for at in course.failed.tolist()], "c8")
-    lost = f" {len(course.failed)} that failed are crosses at the top." if len(course.failed) else " None failed."
+    failed = course.failed[within(course, course.failed)]
+    inner += svg.crosses([(x(at), top + 7) for at in failed.tolist()], "c8")
+    lost = f" {len(failed)} that failed are crosses at the top." if len(failed) else " None failed."
     return Figure(
         slug("latency", load), "Every request's latency",
-        f"Each of {len(course.due)} requests ({label(course.run)}, the repetition whose downtime is the median) is a "
+        f"Each of {int(near.sum()) + len(failed)} requests around the move ({label(course.run)}, the repetition whose downtime is the median) is a "
         "point at the time it was due, as high as its answer took from then on; logarithmic. Bands are the stages of the "
         f"move.{lost}",
         inner, WIDTH, height, ["due_s", "latency_ms"],
@@ -121,11 +128,13 @@ def throughput(load, course):
         return None
     height, top = 200, 26
     bottom = height - 42
-    x, y = seconds_axis(course), svg.Scale(0, max(float(np.nanmax(values)) * 1.1, 1), bottom, top)
+    x, y = seconds_axis(course), svg.Scale(0, max(float(np.nanmax(values)) * 1.1, 1), bottom, top, binary=bool(streams))
     inner = bands(course, x, top, bottom - top) + svg.axis_y(y, LEFT, show, WIDTH - LEFT - RIGHT)
     inner += x_axis(x, bottom, 0)
-    edges = [x(value) for value in at.tolist()] + [x(int(at[-1]) + 10**8)]
-    inner += svg.steps(edges, values.tolist(), y, side_colour(course.run["side"]))
+    near = within(course, at) & within(course, at + 10**8)
+    edges = [x(value) for value in at[near].tolist()]
+    edges += [edges[-1] + x(10**8) - x(0)] if edges else []
+    inner += svg.steps(edges, values[near].tolist(), y, side_colour(course.run["side"]))
     return Figure(
         slug("throughput", load), f"Throughput: {what}", f"Probe {probe.name}, {label(course.run)}, in tenths of a second.",
         inner, WIDTH, height, ["from_s", what.replace(" ", "_")],
@@ -144,11 +153,12 @@ def arrivals(load, course):
     x, y = seconds_axis(course), svg.Scale(0, float(gap.max()) * 1.1, bottom, top)
     inner = bands(course, x, top, bottom - top) + svg.axis_y(y, LEFT, svg.short_time, WIDTH - LEFT - RIGHT)
     inner += x_axis(x, bottom, 0)
-    inner += svg.dots([(x(when), y(each)) for when, each in zip(at.tolist(), gap.tolist())],
+    near = within(course, at)
+    inner += svg.dots([(x(when), y(each)) for when, each in zip(at[near].tolist(), gap[near].tolist())],
                       side_colour(course.run["side"]) + " fine")
     return Figure(
         slug("arrivals", load), "Packets from the server: time since the one before",
-        f"Each of {len(at)} packets to all players ({label(course.run)}): when it came, and how long after the one before "
+        f"Each of {int(near.sum())} packets to all players around the move ({label(course.run)}): when it came, and how long after the one before "
         "it to the same player.",
         inner, WIDTH, height, ["at_s", "since_last_ms"],
         lambda: [(f"{when / 1e9:.6f}", f"{each / 1e6:.4f}") for when, each in zip(at.tolist(), gap.tolist())], None, load)
@@ -170,7 +180,7 @@ def rounds(load, course):
     for each in known:
         each["dirty_bytes"] = each["dirty_pages_per_s"] * 4096 if each["dirty_pages_per_s"] is not None else None
     rates = [each[key] for each in known for key in ("dirty_bytes", "bytes_per_s") if each[key]] or [1]
-    rate = svg.Scale(0, max(rates) * 1.12, height - 34, half + 42)
+    rate = svg.Scale(0, max(rates) * 1.12, height - 34, half + 42, binary=True)
     inner += svg.axis_y(rate, LEFT, lambda value: svg.short_size(value) + "/s" if value else "0", WIDTH - LEFT - RIGHT, 4)
     named, _ = svg.legend(LEFT, half + 32, (("c1 f", "sent a second: bandwidth"), ("c2 f", "written a second: dirty rate")))
     inner += named
@@ -206,8 +216,7 @@ def multiples(load, courses):
     lines = -(-len(courses) // columns)
     gap, left, high = 14, 50, 120
     width = (WIDTH - left - RIGHT - gap * (columns - 1)) / columns
-    ends = [min(course.shown[1], course.move[1] + 2 * 10**9) for course in courses]
-    shown = (-10**9, max(ends))
+    shown = (min(course.near[0] for course in courses) / 2, max(course.near[1] for course in courses))
     every = [course.latency for course in courses if len(course.latency)]
     low, top_value = limits(np.concatenate(every)) if every else (1e4, 1e6)
     height = lines * (high + 44) + 16
@@ -255,7 +264,7 @@ def wws(load, recorded):
     height, top, bottom = 270, 30, 228
     middle = WIDTH // 2 - 20 if predicted else WIDTH - RIGHT
     x = svg.Scale(0, max(at for at, _ in unique) / 1e9, LEFT, middle)
-    y = svg.Scale(0, max(pages for _, pages in unique) * 4096 * 1.1 or 1, bottom, top)
+    y = svg.Scale(0, max(pages for _, pages in unique) * 4096 * 1.1 or 1, bottom, top, binary=True)
     inner = svg.text(LEFT, top - 12, "different pages written in a window", "t")
     inner += svg.axis_y(y, LEFT, lambda value: svg.short_size(value) if value else "0", middle - LEFT)
     inner += svg.axis_x(x, bottom, svg.short_seconds, "length of the window", 0, 6)
@@ -278,7 +287,8 @@ def wws(load, recorded):
         for index, mode in enumerate(modes):
             mine = sorted((each["bytes_per_s"], each["downtime_ns"]) for each in predicted if each["mode"] == mode)
             pairs = [(across(speed), up(down)) for speed, down in mine]
-            inner += svg.polyline(pairs, f"c{index + 1}") + svg.dots(pairs, f"c{index + 1}")
+            # Modes with the same downtime lie on one another: dashes let the lower one through.
+            inner += svg.polyline(pairs, f"c{index + 1}{' dash' if index > 2 else ''}") + svg.dots(pairs, f"c{index + 1}")
             entries.append((f"c{index + 1} f", mode))
             rows += [("prediction", "", mode, speed, down) for speed, down in mine]
         named, _ = svg.legend(start, top - 12, entries)

@@ -25,6 +25,15 @@
     while (Math.abs(v) >= 1024 && at < 3) { v /= 1024; at++; }
     return three(v) + " " + names[at] + "/s";
   }
+  // Round numbers of KiB, MiB, GiB.
+  function sizes(u, axis, low, high, step) {
+    const unit = Math.pow(1024, Math.max(0, Math.floor(Math.log(Math.max(high, 1)) / Math.log(1024))));
+    const raw = step / unit, power = Math.pow(10, Math.floor(Math.log10(raw)));
+    const round = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw * 0.999) * unit;
+    const found = [];
+    for (let at = Math.ceil(low / round) * round; at <= high; at += round) found.push(at);
+    return found;
+  }
   const second = (v) => (v == null ? "-" : v.toFixed(4).replace(/0{1,3}$/, "") + " s");
 
   // Three columns of 32-bit integers: steps of the due times (us), latencies (us), due times of what failed (us).
@@ -53,12 +62,6 @@
         const from = u.valToPos(low, "x", true), to = u.valToPos(high, "x", true);
         ctx.fillStyle = colour(key);
         ctx.fillRect(from, top, Math.max(to - from, 1), height);
-        const room = Math.min(to, left + width) - Math.max(from, left);
-        ctx.font = 11 * devicePixelRatio + "px system-ui, sans-serif";
-        if (room > ctx.measureText(name).width + 8) {
-          ctx.fillStyle = colour("muted");
-          ctx.fillText(name, Math.max(from, left) + 4, top + 12 * devicePixelRatio);
-        }
       }
       if (cell.pause) {
         ctx.strokeStyle = colour("fg");
@@ -75,6 +78,22 @@
     };
   }
 
+  // Above the grid, where there is room.
+  function names(cell) {
+    return (u) => {
+      const { ctx } = u, { left, top, width } = u.bbox;
+      ctx.save();
+      ctx.font = 11 * devicePixelRatio + "px system-ui, sans-serif";
+      ctx.fillStyle = colour("muted");
+      for (const [name, low, high] of cell.stages) {
+        const from = Math.max(u.valToPos(low, "x", true), left), to = Math.min(u.valToPos(high, "x", true), left + width);
+        const room = ctx.measureText(name).width;
+        if (to - from > room + 8) ctx.fillText(name, (from + to - room) / 2, top - 5 * devicePixelRatio);
+      }
+      ctx.restore();
+    };
+  }
+
   const axis = (values, extra) => Object.assign({
     stroke: colour("muted"), grid: { stroke: colour("grid"), width: 1 }, ticks: { stroke: colour("line"), width: 1 },
     font: "11px system-ui, sans-serif", values: (u, marks) => marks.map((v) => (v == null ? "" : values(v))) }, extra);
@@ -83,7 +102,7 @@
   function common(box, cell, key, height) {
     return {
       width: width(box), height, cursor: { sync: { key, scales: ["x", null] }, focus: { prox: 24 }, drag: { x: true, y: false } },
-      hooks: { drawClear: [bands(cell)] }, legend: { live: true },
+      hooks: { drawClear: [bands(cell)], draw: [names(cell)] }, legend: { live: true }, padding: [20, null, null, null],
     };
   }
 
@@ -93,6 +112,7 @@
     // One time axis for both: those that failed come after the answered, in order of time together.
     const order = [...points.due].map((at, i) => [at, points.late[i], null]).concat(failed.map((at) => [at, null, top]))
       .sort((a, b) => a[0] - b[0]);
+    const shown = failed.length ? 3 : 2;
     const columns = [0, 1, 2].map((i) => order.map((row) => row[i]));
     const dot = colour(cell.side === "godwit" ? "c1" : cell.side === "qemu" ? "c2" : "c3");
     return new uPlot(Object.assign(common(box, cell, key, 330), {
@@ -101,9 +121,9 @@
       series: [{ label: "due", value: (u, v) => second(v) },
         { label: "latency", paths: () => null, points: { show: true, size: 3, fill: dot, stroke: dot, width: 0 },
           value: (u, v) => duration(v) },
-        { label: "failed", paths: () => null, show: failed.length > 0, value: (u, v) => (v == null ? "-" : "failed"),
-          points: { show: true, size: 8, stroke: colour("c8"), fill: colour("c8"), width: 0 } }],
-    }), columns, box);
+        { label: "failed", paths: () => null, value: (u, v) => (v == null ? "-" : "failed"),
+          points: { show: true, size: 8, stroke: colour("c8"), fill: colour("c8"), width: 0 } }].slice(0, shown),
+    }), columns.slice(0, shown), box);
   }
 
   function course(box, cell, key) {
@@ -111,7 +131,7 @@
     const shown = cell.throughput.unit === "B/s" ? size : (v) => (v == null ? "-" : three(v) + " /s");
     return new uPlot(Object.assign(common(box, cell, key, 210), {
       scales: { x: { time: false }, y: { range: (u, low, high) => [0, (high || 1) * 1.1] } },
-      axes: [axis((v) => three(v) + " s", {}), axis(shown, { size: 66 })],
+      axes: [axis((v) => three(v) + " s", {}), axis(shown, cell.throughput.unit === "B/s" ? { size: 66, splits: sizes } : { size: 66 })],
       series: [{ label: "from", value: (u, v) => second(v) },
         { label: cell.throughput.what, stroke: line, width: 1.6, paths: uPlot.paths.stepped({ align: 1 }),
           points: { show: false }, value: (u, v) => shown(v) }],
@@ -134,7 +154,7 @@
     cells.forEach((cell, i) => select.add(new Option(cell.label, i)));
     label.append(select);
     const hint = document.createElement("span");
-    hint.textContent = "Drag to zoom in, double-click for the whole.";
+    hint.textContent = "Drag to zoom in; double-click to see all that was measured.";
     pick.append(label, hint);
     first.before(pick);
     let drawn = [];
@@ -151,6 +171,7 @@
         box.classList.toggle("on", Boolean(able));
         if (!able) continue;
         const chart = kind === "latency" ? latency(box, cell, points, "load" + number) : course(box, cell, "load" + number);
+        chart.setScale("x", { min: cell.near[0], max: cell.near[1] });
         drawn.push(chart);
         window.godwit.charts.push({ load, kind, points: points ? points.due.length : 0, chart });
       }

@@ -12,10 +12,10 @@ from .raw import HOSTS, get
 from .text import EXTRA, clean
 
 ROWS_SHOWN = 40  # of a figure's table within the page; longer ones are for --csv
-OVERVIEW = (("downtime.monitor", "away: monitor"), ("downtime.guest", "away: guest"), ("downtime.client", "away: client"),
-            ("latency.move.max", "slowest request"), ("failed", "requests failed"), ("move.total", "the move"),
-            ("return", "back at the level"), ("cpu.all", "extra CPU"), ("net.bytes", "on the network"),
-            ("memory.peak", "extra memory"))
+OVERVIEW = (("downtime.monitor", "away:<br>monitor"), ("downtime.guest", "away:<br>guest"),
+            ("downtime.client", "away:<br>client"), ("latency.move.max", "slowest<br>request"),
+            ("failed", "requests<br>failed"), ("move.total", "the<br>move"), ("return", "back<br>after"),
+            ("cpu.all", "extra<br>CPU"), ("net.bytes", "on the<br>network"), ("memory.peak", "extra<br>memory"))
 THREE = """<dl class="three">
 <dt>monitor</dt><dd>From the order to stop the guest's processors, to the news that they run at the target; by the source's
 clock. It includes the way of that news.</dd>
@@ -44,12 +44,16 @@ def show(name, value):
     return words.show(value, metrics.unit(name))
 
 
-def cell(group, name):
-    """A median with its quartiles."""
+def cell(group, name, quartiles=True):
+    """A median, perhaps with its quartiles."""
     found = get(group, "metrics", name)
     if not found:
-        return '<td>–</td>'
-    spread = f"<br><small>{esc(show(name, found['q1']))} – {esc(show(name, found['q3']))}</small>" if found["n"] > 2 else ""
+        return "<td>–</td>"
+    low, high = show(name, found["q1"]), show(name, found["q3"])
+    if low.split(" ")[1:] == high.split(" ")[1:]:
+        low = low.split(" ")[0]  # the unit once
+    spread = f"<br><small>{esc(low)} – {esc(high)}</small>" \
+        if quartiles and found["n"] > 2 and found["q1"] != found["q3"] else ""
     return f"<td>{esc(show(name, found['median']))}{spread}</td>"
 
 
@@ -69,8 +73,8 @@ def overview(groups, caption):
         top = ' class="top"' if last not in (None, group["mode"]) else ""
         last = group["mode"]
         rows.append(f'<tr{top}><th scope="row">{key(group["side"])}{esc(group["mode"])}, {esc(group["side"])}{told}</th>'
-                    f'<td>{len(group["counted"])}</td>' + "".join(cell(group, name) for name, _ in names) + "</tr>")
-    return (f'<div class="wide"><table><caption>{caption}</caption><thead><tr><th scope="col" class="l">mode, side</th>'
+                    f'<td>{len(group["counted"])}</td>' + "".join(cell(group, name, name == "downtime.client") for name, _ in names) + "</tr>")
+    return (f'<div class="wide"><table class="tight"><caption>{caption}</caption><thead><tr><th scope="col" class="l">mode, side</th>'
             f'<th scope="col">moves</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
@@ -174,7 +178,7 @@ def move_table(run):
     if kinds:
         found += (f'<table><caption>Bytes, by kind</caption><thead><tr><th scope="col" class="l">kind</th><th scope="col">bytes'
                   f"</th></tr></thead><tbody>{kinds}</tbody></table>")
-    return f"<details><summary>Stages and bytes of that move</summary>{found}</details>" if found else ""
+    return f'<details><summary>Stages and bytes of that move</summary><div class="wide">{found}</div></details>' if found else ""
 
 
 def figure(each, live=None):
@@ -204,7 +208,7 @@ def load_section(number, part, summary, runs):
     found = [f'<section id="load-{number}"><h2>{esc(part.load)}</h2>']
     if not groups:
         return ""
-    found.append(overview(groups, "Medians of each figure; quartiles below"))
+    found.append(overview(groups, "Medians; of the clients' view the quartiles below"))
     for each in part.figures:
         kind = (each.live or {}).get("kind")
         if each.name.startswith("observers"):
@@ -257,8 +261,8 @@ def paper(summary):
         ours = "<br>".join(f"{esc(words.show(one['median'], one['unit']))} <small>{esc(one['load'])}, {esc(label(one))}, median "
                            f"of {one['n']}</small>" for one in each["ours"]) or "–"
         rows.append(f'<tr><th scope="row">{esc(each["what"])}</th><td>{theirs}</td><td class="l">{ours}</td></tr>')
-    table = ('<table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th><th scope="col">'
-             f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = ('<div class="wide"><table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th><th scope="col">'
+             f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
              if rows else "")
     differs = "".join(f"<li>{esc(line)}</li>" for line in found["differs"])
     differs = f'<p>What differs:</p><ul class="plain">{differs}</ul>' if differs else ""
@@ -281,7 +285,7 @@ def settings(summary):
     told = "".join(f"<li>cell {run['number']}: {esc(run['load'])}, {esc(label(run))}: {esc(run['outcome'])}: "
                    f"{esc(run['error'] or run['move']['failure'] or 'no reason given')}</li>" for run in failures[:50])
     missing = "".join(f"<li>{esc(problem)}</li>" for problem in summary["problems"][:100])
-    found = f'<section id="machine"><h2>Machine and settings</h2><table><caption>Measured on</caption><tbody>{table}</tbody></table>'
+    found = f'<section id="machine"><h2>Machine and settings</h2><div class="wide"><table><caption>Measured on</caption><tbody>{table}</tbody></table></div>'
     found += (f"<details><summary>The experiment, as it was carried out</summary><pre>"
               f"{esc_lines(json.dumps(experiment, indent=1, ensure_ascii=False))}</pre></details>")
     found += f"<h3>Repetitions that did not succeed</h3><ul class=plain>{told}</ul>" if told else ""

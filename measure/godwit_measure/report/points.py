@@ -21,6 +21,9 @@ class Course:
         self.move = (0, run["windows"]["move"][1] - self.zero)
         shown = [bounds for name, bounds in run["windows"].items() if name in ("before", "move", "after")]
         self.shown = (min(low for low, _ in shown) - self.zero, max(high for _, high in shown) - self.zero)
+        # The figures show so much of the quiet before and after that the move does not drown in it.
+        margin = max(3 * 10**9, self.move[1])
+        self.near = (max(self.shown[0], -margin), min(self.shown[1], self.move[1] + margin))
         self.stages = [(name, low - self.zero, high - self.zero) for name, low, high in stages_of(cell.move)]
         self.pause = tuple(at - self.zero for at in run["move"]["pause"]) if run["move"]["pause"] else None
         self.probes = cell.probes()

@@ -20,7 +20,7 @@ STAGE = {"pre-migration": "b1", "reservation": "b1", "pre-copy": "b2", "stop-and
 RULES = """text{font:11px system-ui,sans-serif;fill:var(--fg)}.t{font-weight:600}.m{fill:var(--muted)}
 .ax{stroke:var(--line);fill:none}.g{stroke:var(--grid);fill:none}.e{text-anchor:end}.mid{text-anchor:middle}
 .w{fill:none;stroke-width:1.6}.p{fill:none;stroke-linecap:round;stroke-width:2.6}.fine{stroke-width:1.8}
-.x{stroke-width:1.6;fill:none}.o{fill-opacity:.75}.bgf{fill:var(--bg)}.med{stroke:var(--fg);stroke-width:2}
+.x{stroke-width:1.6;fill:none}.o{fill-opacity:.75}.bgf{fill:var(--bg)}.dash{stroke-dasharray:9 7}.med{stroke:var(--fg);stroke-width:2}
 """ + "".join(f".c{n}{{--k:var(--c{n})}}" for n in range(1, 9)) + "".join(
     f".b{n}{{fill:var(--b{n})}}" for n in range(1, 7)) + ".f{fill:var(--k)}.s{stroke:var(--k)}"
 
@@ -69,13 +69,15 @@ def ticks_log(low, high):
 class Scale:
     """Values to pixels."""
 
-    def __init__(self, low, high, start, end, log=False):
+    def __init__(self, low, high, start, end, log=False, binary=False):
         if log:
             low = max(low, 1e-9)
             high = max(high, low * 1.001)
         elif high <= low:
             high = low + 1
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
+        # Sizes have round numbers of KiB, MiB, GiB.
+        self.unit = 1024 ** max(0, int(math.log(high, 1024))) if binary and high > 1 else 1
         self.base = math.log10(low) if log else low
         self.span = (math.log10(high) if log else high) - self.base
 
@@ -85,7 +87,9 @@ class Scale:
         return self.start + (value - self.base) / self.span * (self.end - self.start)
 
     def ticks(self, most=7):
-        return ticks_log(self.low, self.high) if self.log else ticks_linear(self.low, self.high, most)
+        if self.log:
+            return ticks_log(self.low, self.high)
+        return [tick * self.unit for tick in ticks_linear(self.low / self.unit, self.high / self.unit, most)]
 
 
 def text(x, y, content, classes="", title=None):
