@@ -158,6 +158,8 @@ class SocketTalk(Talk):
 
 
 class LabHost:
+    meter_interval = "250ms"    # a tenth of a second would be a seventh of an emulated processor
+
     def __init__(self, host):
         self.host, self.name, self.address = host, f"host {host.name}", host.address
         self.godwit, self.runtime_dir, self.interfaces = "/usr/local/bin/godwit", "/run/godwit", ("data0", "tap0")
@@ -279,7 +281,7 @@ class Running:
 
 class LocalHost:
     """A host that is this machine, with a runtime directory of its own."""
-    interfaces = ()     # all
+    interfaces, meter_interval = (), "100ms"      # all interfaces
 
     def __init__(self, name, address, base):
         self.name, self.address, self.runtime_dir, self.godwit = name, address, base, None

@@ -72,10 +72,11 @@ def _make_report(out, carried_out):
     if not carried_out:
         return
     try:
-        from . import report
-        report.main([out])
+        from .report import main as report
     except ImportError as error:
         say(f"no report: {error}")
+        return
+    report([out])
 
 
 def measure(godwit, words):
@@ -120,8 +121,8 @@ def main(words):
     """`words`: --godwit PROGRAM, the command's name, and its own."""
     _, godwit, command, *rest = words
     if command == "report":
-        from . import report
-        return report.main([word for word in rest if word != "--"])
+        from .report import main as report
+        return report([word for word in rest if word != "--"])
     interrupts.install()
     try:
         return measure(godwit, rest)

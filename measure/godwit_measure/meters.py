@@ -10,7 +10,7 @@ STOP_S = 15
 class Meter:
     def __init__(self, host, program, pid, stream):
         self.host, self.stream, self.said = host, stream, bytearray()
-        self.running = host.start([program, "--pid", str(pid), *(["--interfaces", ",".join(host.interfaces)] if host.interfaces else [])],
+        self.running = host.start([program, "--pid", str(pid), "--interval", host.meter_interval, *(["--interfaces", ",".join(host.interfaces)] if host.interfaces else [])],
                                   stream.write, self.said.extend)
 
     def _said(self):
