@@ -29,7 +29,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND)
 #define NEWCOMER_READ_NS \
     CLOCK_SECOND /* for its first message, once it has begun: the move waits meanwhile */
 #define LINGER_NS CLOCK_SECOND
@@ -408,22 +407,6 @@ static int receive_section(struct receiving *r, struct wire *wire, const struct 
     return 0;
 }
 
-/* Only a receiver with nothing to do answers at once; another says that it is busy, as to any newcomer. */
-static bool asks_for_check(const struct receiving *r)
-{
-    return r->incoming.type == MESSAGE_HELLO && r->incoming.hello.check &&
-           r->engine.state == TARGET_LISTENING;
-}
-
-/* The engine never hears of it: nothing is begun that it could have to end. */
-static void serve_dryrun(struct receiving *r, struct wire *wire)
-{
-    struct err err = { 0 };
-    if (dryrun_serve(r->env, r->host, r->incoming.hello.mode, wire, &err))
-        log_event(LOG_WARN, "move.check", "%s", err.text);
-    wire_close(wire);
-}
-
 /* r->incoming has come. */
 static int take_message(struct receiving *r, struct wire *wire, struct err *err)
 {
@@ -455,20 +438,6 @@ static int take_message(struct receiving *r, struct wire *wire, struct err *err)
     return 0;
 }
 
-/* A newcomer whose stream or message is of a version unknown here hears so; its move never reached the engine. */
-static void refuse_version(struct receiving *r, struct wire *wire, const struct err *why)
-{
-    struct message abort = { .type = MESSAGE_ABORT,
-                             .abort = { .reason = REASON_VERSION, .fault = ERR_PEER } };
-    char host[64] = "";
-    (void)gethostname(host, sizeof(host) - 1);
-    (void)snprintf(abort.abort.text, sizeof(abort.abort.text), "%s has godwit %s: %s", host,
-                   GODWIT_VERSION, why->text);
-    LOG_RATED(LOG_WARN, "move.newcomer", "%s", why->text);
-    receive_send(r, wire->conn, &abort);
-    receive_close(r, wire->conn);
-}
-
 static void receive(struct receiving *r, struct wire *wire)
 {
     struct section section;
@@ -483,8 +452,8 @@ static void receive(struct receiving *r, struct wire *wire)
     if (!rc && message_is(section.type)) {
         rc = wire_recv_message(wire, &section, &r->incoming, &err);
         wire->link.until_ns = 0; /* the answer has its own time */
-        if (!rc && asks_for_check(r)) {
-            serve_dryrun(r, wire);
+        if (!rc && receive_asks_for_check(r)) {
+            receive_serve_dryrun(r, wire);
             return;
         }
         if (!rc)
@@ -503,65 +472,12 @@ static void receive(struct receiving *r, struct wire *wire)
     if (rc && err.fault == ERR_HOST)
         receive_enqueue_why(r, TARGET_FAULT, conn, &err);
     else if (rc == -EPROTONOSUPPORT && wire && conn != r->engine.conn)
-        refuse_version(r, wire, &err);
+        receive_refuse_version(r, wire, &err);
     else if (rc && rc != -ECANCELED && wire)
         receive_connection_failed(r, wire, rc, &err);
 }
 
 /* ------------------------------------------------------------------------------------------- the loop */
-
-/* A free place; or that of whoever has had longest to prove who it is: so strangers, however many, cannot
- * keep a peer out. NULL: all are taken by peers, as has_room() knows. */
-static struct wire *make_room(struct receiving *r)
-{
-    struct wire *oldest = NULL;
-    for (unsigned i = 0; i < CONNS_MAX; i++) {
-        struct wire *wire = &r->wire[i];
-        if (wire->conn == 0)
-            return wire;
-        if (wire->phase != WIRE_OPEN && (!oldest || wire->since_ns < oldest->since_ns))
-            oldest = wire;
-    }
-    if (oldest)
-        wire_close(oldest);
-    return oldest;
-}
-
-/* Without room for one more, newcomers wait in the queue of the listening socket. */
-static bool has_room(const struct receiving *r)
-{
-    for (unsigned i = 0; i < CONNS_MAX; i++)
-        if (r->wire[i].conn == 0 || r->wire[i].phase != WIRE_OPEN)
-            return true;
-    return false;
-}
-
-static void accept_one(struct receiving *r)
-{
-    CLEANUP_FD int fd = accept4(r->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    struct wire *free_wire = fd < 0 ? NULL : make_room(r);
-    if (!free_wire)
-        return; /* more than we serve: closed, and the source tries again */
-    *free_wire =
-        (struct wire){ .link = LINK_NONE, .conn = ++r->last_conn, .since_ns = clock_now_ns() };
-    free_wire->link.cancel_fd = r->env->cancel_fd;
-    free_wire->link.stall_limit_ns = r->engine.config.stall_limit_ns;
-    if (admit_begin(free_wire, r->env, TAKE_FD(fd)))
-        free_wire->conn = 0;
-}
-
-static void drop_silent(struct receiving *r, uint64_t now)
-{
-    for (unsigned i = 0; i < CONNS_MAX; i++) {
-        struct wire *wire = &r->wire[i];
-        if (wire->conn && wire->conn != r->engine.conn &&
-            now - wire->since_ns > NEWCOMER_LIMIT_NS) {
-            if (wire->phase != WIRE_DISMISSED)
-                LOG_RATED(LOG_WARN, "move.silent", "a connection that said nothing was closed");
-            receive_close_wire(r, wire);
-        }
-    }
-}
 
 static int wait_ms(const struct receiving *r, uint64_t now)
 {
@@ -665,7 +581,7 @@ static int run_once(struct receiving *r)
     }
     struct pollfd fds[4 + CONNS_MAX] = {
         { .fd = r->env->cancel_fd, .events = POLLIN },
-        { .fd = has_room(r) ? r->listen_fd : -1, .events = POLLIN },
+        { .fd = receive_has_room(r) ? r->listen_fd : -1, .events = POLLIN },
         { .fd = r->pull ? r->pull->event_fd : -1, .events = POLLIN },
         { .fd = r->lanes.sink ? r->lanes.event_fd : -1, .events = POLLIN },
     };
@@ -693,13 +609,13 @@ static int run_once(struct receiving *r)
             receive(r, wire);
     }
     if (fds[1].revents)
-        accept_one(r);
+        receive_accept(r);
     if (fds[2].revents && r->pull && r->queue_count == 0)
         receive_on_pull(r);
     if ((fds[3].revents || r->bulk_failed_ns) && r->queue_count == 0)
         receive_look_after_lanes(r);
     now = clock_now_ns();
-    drop_silent(r, now);
+    receive_drop_silent(r, now);
     receive_give_up_lane(r, now);
     if (now >= r->timer_ns && r->queue_count == 0) {
         receive_lanes_progress(r);

@@ -69,6 +69,17 @@ void receive_send(struct receiving *r, uint32_t conn, const struct message *mess
 struct wire *receive_find(struct receiving *r, uint32_t conn);
 void receive_deliver(struct receiving *r, const struct target_event *event);
 
+/* receive_newcomers.c */
+#define NEWCOMER_LIMIT_NS (5 * CLOCK_SECOND) /* for its first message */
+bool receive_has_room(const struct receiving *r);
+void receive_accept(struct receiving *r);
+void receive_drop_silent(struct receiving *r, uint64_t now);
+/* r->incoming asks only whether a machine would fit; answers, and closes the connection. */
+bool receive_asks_for_check(const struct receiving *r);
+void receive_serve_dryrun(struct receiving *r, struct wire *wire);
+/* Closes the connection, too. */
+void receive_refuse_version(struct receiving *r, struct wire *wire, const struct err *why);
+
 /* receive_bill.c. Whenever the engine enters a state; and once a move has ended (else nothing), `err` NULL = well. */
 void receive_bill_stage(struct receiving *r, enum move_stage stage);
 void receive_bill_end(struct receiving *r, enum bill_owner owner, const struct err *err);
