@@ -31,7 +31,7 @@ static void die(const char *what)
 
 static int listen_on(const char *nic, unsigned short port)
 {
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(port)};
+    struct sockaddr_in addr = { .sin_family = AF_INET, .sin_port = htons(port) };
     int one = 1;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
@@ -107,8 +107,8 @@ int main(int argc, char **argv)
 
     for (;;) {
         struct pollfd fds[] = {
-            {.fd = listener, .events = POLLIN},
-            {.fd = sigfd, .events = POLLIN},
+            { .fd = listener, .events = POLLIN },
+            { .fd = sigfd, .events = POLLIN },
         };
 
         if (poll(fds, 2, -1) < 0 && errno != EINTR)

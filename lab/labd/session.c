@@ -43,7 +43,7 @@ struct session {
     pid_t pid;
     int pidfd;
     int to_stdin, from_stdout, from_stderr; /* -1 once closed */
-    uint8_t in[FRAME_BYTES];        /* standard input not yet taken: [in_at, in_len) */
+    uint8_t in[FRAME_BYTES];                /* standard input not yet taken: [in_at, in_len) */
     size_t in_at, in_len;
 };
 
@@ -127,7 +127,7 @@ static void session_detach(struct session *s, const struct command *cmd)
         session_refuse(s, log, errno);
         return;
     }
-    pid = command_start(cmd, (int[]){in, out, out});
+    pid = command_start(cmd, (int[]){ in, out, out });
     if (pid < 0)
         session_refuse(s, cmd->argv[0], -pid);
     else if (frame_send_u32(s->sock, 'p', (uint32_t)pid) == 0)
@@ -141,7 +141,7 @@ static int session_start(struct session *s, const struct command *cmd)
 
     if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || pipe2(err, O_CLOEXEC) < 0)
         return -errno;
-    pid = command_start(cmd, (int[]){in[0], out[1], err[1]});
+    pid = command_start(cmd, (int[]){ in[0], out[1], err[1] });
     if (pid < 0)
         return pid;
     close(in[0]);
@@ -152,7 +152,7 @@ static int session_start(struct session *s, const struct command *cmd)
     s->from_stdout = out[0];
     s->from_stderr = err[0];
     for (int i = 0; i < 3; i++)
-        fcntl((int[]){in[1], out[0], err[0]}[i], F_SETFL, O_NONBLOCK);
+        fcntl((int[]){ in[1], out[0], err[0] }[i], F_SETFL, O_NONBLOCK);
     s->pidfd = pidfd_open(pid, 0);
     return s->pidfd < 0 ? -errno : 0;
 }
@@ -221,11 +221,11 @@ static int session_pump(struct session *s)
     for (;;) {
         bool held = s->in_at < s->in_len;
         struct pollfd fds[] = {
-            {.fd = s->sock, .events = held ? POLLRDHUP : POLLIN},
-            {.fd = held ? s->to_stdin : -1, .events = POLLOUT},
-            {.fd = s->from_stdout, .events = POLLIN},
-            {.fd = s->from_stderr, .events = POLLIN},
-            {.fd = s->pidfd, .events = POLLIN},
+            { .fd = s->sock, .events = held ? POLLRDHUP : POLLIN },
+            { .fd = held ? s->to_stdin : -1, .events = POLLOUT },
+            { .fd = s->from_stdout, .events = POLLIN },
+            { .fd = s->from_stderr, .events = POLLIN },
+            { .fd = s->pidfd, .events = POLLIN },
         };
         int r = 0;
 
@@ -265,7 +265,7 @@ static void session_finish(struct session *s)
 
 static void session_abandon(struct session *s)
 {
-    struct pollfd fd = {.fd = s->pidfd, .events = POLLIN};
+    struct pollfd fd = { .fd = s->pidfd, .events = POLLIN };
 
     kill(-s->pid, SIGTERM);
     poll(&fd, 1, GRACE_MS);

@@ -124,11 +124,11 @@ static void put(FILE *out, const struct figure *f, const json_t *value, const ch
     const char *key[2] = { f->fixed ? f->fixed : f->label, f->fixed ? f->label : NULL };
     const char *text[2] = { f->fixed ? f->as : label, label };
     if (f->unit == SECONDS)
-        exposition_seconds(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], NULL);
+        exposition_seconds(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], LABELS_END);
     else if (f->unit == PERMILLE)
-        exposition_ratio(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], NULL);
+        exposition_ratio(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], LABELS_END);
     else
-        exposition_count(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], NULL);
+        exposition_count(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], LABELS_END);
 }
 
 static void put_figure(FILE *out, const struct figure *f, const json_t *subject)
@@ -173,7 +173,8 @@ static void put_state_set(FILE *out, const char *name, const char *label, const 
         const char *is = json_string_value(at_path(vm, path));
         for (size_t i = 0; is && i < count; i++)
             exposition_count(out, name, strcmp(is, all[i]) == 0, "vm",
-                             json_string_value(json_object_get(vm, "name")), label, all[i], NULL);
+                             json_string_value(json_object_get(vm, "name")), label, all[i],
+                             LABELS_END);
     }
 }
 
@@ -271,7 +272,7 @@ static void put_bills(FILE *out, const json_t *bills)
         exposition_count(out, "godwit_last_move_info", 1, "vm", text_of(bill, "name"), "kind",
                          text_of(bill, "kind"), "side", text_of(bill, "written_by"), "mode",
                          text_of(bill, "mode"), "outcome", text_of(bill, "outcome"), "from",
-                         text_of(bill, "from"), "to", text_of(bill, "to"), NULL);
+                         text_of(bill, "from"), "to", text_of(bill, "to"), LABELS_END);
     }
     put_figures(out, bill_figures, ARRAY_LEN(bill_figures), last);
     json_decref(last);
@@ -301,12 +302,12 @@ static void put_histogram(FILE *out, const char *name, const char *help, const j
             (void)snprintf(bound, sizeof(bound), "+Inf");
             if (c < BILLS_BOUNDS)
                 (void)snprintf(bound, sizeof(bound), "%g", (double)bounds[c] / 1e9);
-            exposition_count(out, part, count, MOVES(entry), "le", bound, NULL);
+            exposition_count(out, part, count, MOVES(entry), "le", bound, LABELS_END);
         }
         (void)snprintf(part, sizeof(part), "%s_sum", name);
-        exposition_seconds(out, part, number_of(entry, sum), MOVES(entry), NULL);
+        exposition_seconds(out, part, number_of(entry, sum), MOVES(entry), LABELS_END);
         (void)snprintf(part, sizeof(part), "%s_count", name);
-        exposition_count(out, part, count, MOVES(entry), NULL);
+        exposition_count(out, part, count, MOVES(entry), LABELS_END);
     }
 }
 
@@ -318,7 +319,8 @@ static void put_totals(FILE *out, const json_t *totals)
                       "Moves, checkpoints and restores that ended on this host, by outcome.");
     for (size_t i = 0; i < json_array_size(totals); i++) {
         const json_t *entry = json_array_get(totals, i);
-        exposition_count(out, "godwit_moves_total", number_of(entry, "count"), MOVES(entry), NULL);
+        exposition_count(out, "godwit_moves_total", number_of(entry, "count"), MOVES(entry),
+                         LABELS_END);
     }
     exposition_family(out, "godwit_moves_sent_bytes_total", "counter",
                       "Bytes of their streams by what was in them.");
@@ -328,7 +330,7 @@ static void put_totals(FILE *out, const json_t *totals)
             if (strcmp(key, "total") != 0)
                 exposition_count(out, "godwit_moves_sent_bytes_total",
                                  number_of(json_object_get(entry, "bytes"), key), MOVES(entry),
-                                 "content", key, NULL);
+                                 "content", key, LABELS_END);
     }
     put_histogram(out, "godwit_move_duration_seconds",
                   "Total time of moves, checkpoints and restores.", totals, "by_duration",
@@ -357,7 +359,7 @@ static int metrics(struct cmd_args *args)
     }
     exposition_family(stdout, "godwit_build_info", "gauge",
                       "The version of godwit that wrote this: always 1.");
-    exposition_count(stdout, "godwit_build_info", 1, "version", GODWIT_VERSION, NULL);
+    exposition_count(stdout, "godwit_build_info", 1, "version", GODWIT_VERSION, LABELS_END);
     put_vms(stdout, vms);
     put_bills(stdout, bills);
     put_totals(stdout, totals);
