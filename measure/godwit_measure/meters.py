@@ -10,8 +10,10 @@ STOP_S = 15
 class Meter:
     def __init__(self, host, program, pid, stream):
         self.host, self.stream, self.said = host, stream, bytearray()
-        self.running = host.start([program, "--pid", str(pid), "--interval", host.meter_interval, *(["--interfaces", ",".join(host.interfaces)] if host.interfaces else [])],
-                                  stream.write, self.said.extend)
+        argv = [program, "--pid", str(pid), "--interval", host.meter_interval]
+        if host.interfaces:
+            argv += ["--interfaces", ",".join(host.interfaces)]
+        self.running = host.start(argv, stream.write, self.said.extend)
 
     def _said(self):
         return self.said.decode(errors="replace").strip().split("\n")[-1]

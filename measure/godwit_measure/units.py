@@ -11,7 +11,7 @@ BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def _number(text, pattern, what):
-    match = re.fullmatch(pattern, text) if isinstance(text, str) else None
+    match = re.fullmatch(pattern, text, re.ASCII) if isinstance(text, str) else None
     if not match:
         raise Wrong(f"{text!r}: want {what}")
     return float(match[1]), match[2]
