@@ -109,6 +109,26 @@ def test_three_downtimes():
           (-3 * MS, 10 * MS, 13 * MS), "differences")
     equal(run["guest"]["before_ns"], MS, "the guest's largest gap before")
     equal(run["client"]["probe"], "http", "probe")
+    equal((run["client"]["at_pause"], run["client"]["at_pause_ns"], run["guest"]["at_pause"], run["guest"]["at_pause_ns"]),
+          (True, 60 * MS, True, 47 * MS), "at the pause")
+
+
+def test_a_gap_that_is_not_the_pause():
+    """Starved for 300 ms while pages travel: the largest gap is there, and the pause's own is told beside it."""
+    def fill(folder, plan):
+        starved = (plan.move_from + S, plan.move_from + S + 300 * MS)
+
+        def latency(due):
+            for low, high in (starved, plan.paused):
+                if low - 2 * MS < due < high:
+                    return high + 3 * MS - due
+            return 2 * MS
+        synthetic.write_probe(folder, "http", "http", requests(plan, latency))
+    found = analysed(fill)
+    client = found["runs"][0]["downtime"]["client"]
+    # Due 1031.000 to .290 come at .303, what was due at .300 at .302; the one before, due 1030.990, came at .992.
+    equal((client["ns"], client["at_pause"], client["at_pause_ns"]), (310 * MS, False, 60 * MS), "gaps")
+    check(any("In 1 of 1 move the clients' largest gap" in note for note in found["notes"]), str(found["notes"]))
 
 
 def test_delay_added():

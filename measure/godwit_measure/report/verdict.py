@@ -47,7 +47,8 @@ def cost(group, took=True):
     if took and middle(group, "move.total") is not None:
         found.append(words.duration(middle(group, "move.total")))
     if cpu(group) is not None:
-        found.append(f"{cpu(group) / 1e9:.2f} extra CPU seconds")
+        spent = round(cpu(group) / 1e9, 2)
+        found.append(f"{spent:.2f} extra CPU seconds" if spent > 0 else "no more CPU than without it")
     network = middle(group, "net.bytes")
     network = middle(group, "move.bytes") if network is None else network
     if network is not None:
@@ -143,8 +144,8 @@ def many_loads(summary, groups):
     of = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     spans = range_of([(away(group), group["load"]) for group in chosen], words.duration)
     first = (f"With {mode} the guests were away for {spans} "
-             f"{'as their clients saw it' if clients else 'as their monitors saw it'} (medians of {of} for each of "
-             f"{words.plural(len(chosen), 'load')})")
+             f"{'as their clients saw it' if clients else 'as their monitors saw it'} ({'one move' if of == '1' else f'medians of {of}'} for "
+             f"each of {words.plural(len(chosen), 'load')})")
     said = troubles(summary, chosen)
     parts = []
     took = range_of([(middle(group, "move.total"), group["load"]) for group in chosen], words.duration)
