@@ -11,7 +11,7 @@ from report_tap import check, equal, near, run_tests
 
 import synthetic
 from synthetic import MIB, MS, S, Plan, Rates
-from godwit_measure.report import metrics, stats, summary
+from godwit_measure.report import metrics, stats, summary, verdict
 
 # A move of 2 s from the 1030th second on, its pause of 50 ms from 1.85 s into it.
 PLAN = {"stages": {"pre-migration": 20 * MS, "reservation": 30 * MS, "pre-copy": 1800 * MS, "stop-and-copy": 40 * MS,
@@ -173,6 +173,7 @@ def test_a_guest_that_never_answers_again():
     # The last answer: due 1031.840, done .841. Asked until 1041.990.
     equal((client["ns"], client["open_ns"]), (None, 10_149 * MS), "open end")
     equal(found["cells"][0]["metrics"]["downtime.client"]["median"], math.inf, "never")
+    check("got no answer any more" in verdict.sentences(found)[0], verdict.sentences(found)[0])
 
 
 def test_arrivals():

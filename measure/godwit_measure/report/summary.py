@@ -91,7 +91,7 @@ def notes_of(raw, runs, place):
                      "resources may be off by that much, latencies are not.")
     unsteady = sum(get(run, "probes", run["service_probe"], "return", "steady") is False for run in runs)
     if unsteady:
-        notes.append(f"In {unsteady} of {len(runs)} repetitions the load alone varied by more than a tenth before the "
+        notes.append(f"In {unsteady} of {words.plural(len(runs), 'repetition')} the load alone varied by more than a tenth before the "
                      "move: when it was back at its level says little there.")
     for who, what, why in (("client", "clients' largest gap between answers", "the service was slow or starved then, not "
                             "stopped"), ("guest", "largest gap in the guest's clock loop", "the guest waited for a processor "
