@@ -11,7 +11,7 @@ from report_tap import check, equal, near, run_tests
 
 import synthetic
 from synthetic import MIB, MS, S, Plan, Rates
-from godwit_measure.report import metrics, stats, summary
+from godwit_measure.report import metrics, stats, summary, verdict
 
 # A move of 2 s from the 1030th second on, its pause of 50 ms from 1.85 s into it.
 PLAN = {"stages": {"pre-migration": 20 * MS, "reservation": 30 * MS, "pre-copy": 1800 * MS, "stop-and-copy": 40 * MS,
@@ -109,6 +109,26 @@ def test_three_downtimes():
           (-3 * MS, 10 * MS, 13 * MS), "differences")
     equal(run["guest"]["before_ns"], MS, "the guest's largest gap before")
     equal(run["client"]["probe"], "http", "probe")
+    equal((run["client"]["at_pause"], run["client"]["at_pause_ns"], run["guest"]["at_pause"], run["guest"]["at_pause_ns"]),
+          (True, 60 * MS, True, 47 * MS), "at the pause")
+
+
+def test_a_gap_that_is_not_the_pause():
+    """Starved for 300 ms while pages travel: the largest gap is there, and the pause's own is told beside it."""
+    def fill(folder, plan):
+        starved = (plan.move_from + S, plan.move_from + S + 300 * MS)
+
+        def latency(due):
+            for low, high in (starved, plan.paused):
+                if low - 2 * MS < due < high:
+                    return high + 3 * MS - due
+            return 2 * MS
+        synthetic.write_probe(folder, "http", "http", requests(plan, latency))
+    found = analysed(fill)
+    client = found["runs"][0]["downtime"]["client"]
+    # Due 1031.000 to .290 come at .303, what was due at .300 at .302; the one before, due 1030.990, came at .992.
+    equal((client["ns"], client["at_pause"], client["at_pause_ns"]), (310 * MS, False, 60 * MS), "gaps")
+    check(any("In 1 of 1 move the clients' largest gap" in note for note in found["notes"]), str(found["notes"]))
 
 
 def test_delay_added():
@@ -153,6 +173,7 @@ def test_a_guest_that_never_answers_again():
     # The last answer: due 1031.840, done .841. Asked until 1041.990.
     equal((client["ns"], client["open_ns"]), (None, 10_149 * MS), "open end")
     equal(found["cells"][0]["metrics"]["downtime.client"]["median"], math.inf, "never")
+    check("got no answer any more" in verdict.sentences(found)[0], verdict.sentences(found)[0])
 
 
 def test_arrivals():

@@ -6,6 +6,7 @@ from . import resources, service
 from .raw import HOSTS, NONE, get, number, objects, text
 
 GUEST_SLACK_NS = 5 * 10**8  # the guest's clock is mapped roughly while it stands still: look a little further
+PAUSE_SLACK_NS = 10**8      # between the guest's rows
 STAGES = ("pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation", "pulling")
 
 
@@ -29,8 +30,9 @@ def windows_of(cell):
     return {**cell.windows(), **{"stage:" + name: (start, end) for name, start, end in stages_of(cell.move)}}
 
 
-def guest_gap(cell, windows):
-    """The downtime as the guest saw it: the largest gap between two looks at its clock, less their period."""
+def guest_gap(cell, windows, pause):
+    """The downtime as the guest saw it: the largest gap between two looks at its clock, less their period; and the
+    largest of those that the pause falls into, as far as clocks can tell."""
     table = cell.guest_clock()
     if table is None or "move" not in windows:
         return None
@@ -49,7 +51,11 @@ def guest_gap(cell, windows):
         calm = (at >= windows["before"][0]) & (at < min(windows["before"][1], windows["move"][0] - slack))
     if not near.any():
         return None
-    return {"ns": max(0, int(gap[near].max()) - period),
+    paused = near & (at >= pause[0] - PAUSE_SLACK_NS - offset[1]) & (at - gap <= pause[1] + PAUSE_SLACK_NS + offset[1]) \
+        if pause else np.zeros(len(at), bool)
+    most = int(gap[near].max())
+    return {"ns": max(0, most - period), "at_pause": bool(gap[paused].max() == most) if paused.any() else None,
+            "at_pause_ns": max(0, int(gap[paused].max()) - period) if paused.any() else None,
             "before_ns": max(0, int(gap[calm].max()) - period) if calm.any() else None, "period_ns": period}
 
 
@@ -73,11 +79,11 @@ def guest_speed(cell, windows):
     return {"windows": found, "slowdown": slower}
 
 
-def client_downtime(probes, names, windows):
-    """Of the probe that would see it best: the one whose answers were closest together before. Else nothing."""
+def client_downtime(probes, windows, pause, error):
+    """Of the probe that would see it best: the one whose answers were closest together before. Else nothing. `error` is
+    how well the pause is known by the client's clock."""
     best = None
-    for name in names:
-        probe = probes[name]
+    for name, probe in probes.items():
         gap = service.largest_gap(probe, windows["move"])
         calm = service.largest_gap(probe, windows["before"]) if "before" in windows else None
         if gap is None:
@@ -86,7 +92,9 @@ def client_downtime(probes, names, windows):
         spacing = 1e9 / usual["answers_per_s"] if usual and usual.get("answers_per_s") else None
         if probe.kind == "arrival" and usual and usual.get("p50_ns"):
             spacing = usual["p50_ns"]
+        paused = service.largest_gap(probe, (pause[0] - error, pause[1] + error)) if pause else None
         entry = {"ns": gap[0], "from_ns": gap[1], "probe": name, "usual_ns": spacing,
+                 "at_pause": paused[0] == gap[0] if paused else None, "at_pause_ns": paused[0] if paused else None,
                  "before_ns": calm[0] if calm else None, "open_ns": service.never_again(probe)}
         # A stream is seen in tenths of a second only.
         order = (probe.kind == "stream", spacing if spacing is not None else float("inf"))
@@ -162,8 +170,9 @@ def downtimes(cell, probes, windows):
     monitor = number(move.get("downtime_ns"))
     if monitor is None and pause:
         monitor = pause[1] - pause[0]
-    guest = guest_gap(cell, windows)
-    client = client_downtime(probes, probes, windows) if "move" in windows else None
+    guest = guest_gap(cell, windows, pause)
+    known = cell.offset("source")
+    client = client_downtime(probes, windows, pause, known[1] if known else 0) if "move" in windows else None
     values = {"monitor": monitor, "guest": guest["ns"] if guest else None, "client": client["ns"] if client else None}
 
     def apart(one, other):

@@ -106,8 +106,8 @@ def timeline(load, course):
     lost = f" {len(failed)} that failed are crosses at the top." if len(failed) else " None failed."
     return Figure(
         slug("latency", load), "Every request's latency",
-        f"Each of {int(near.sum()) + len(failed)} requests around the move ({label(course.run)}, the repetition whose downtime is the median) is a "
-        "point at the time it was due, as high as its answer took from then on; logarithmic. Bands are the stages of the "
+        f"Each of {int(near.sum()) + len(failed)} requests around the move ({label(course.run)}, the repetition whose "
+        "downtime is the median) is a point at the time it was due, as high as its answer took from then on; logarithmic. Bands are the stages of the "
         f"move.{lost}",
         inner, WIDTH, height, ["due_s", "latency_ms"],
         lambda: [(f"{at / 1e9:.6f}", f"{each / 1e6:.4f}") for at, each in zip(course.due.tolist(),
@@ -122,8 +122,10 @@ def throughput(load, course):
     if probe is None:
         return None
     at, answers, amount = course.throughput(probe)
-    values, show, what = (amount, lambda value: svg.short_size(value) + "/s" if value else "0", "bytes a second") \
-        if streams else (answers, lambda value: f"{value:g}", "answers a second")
+    if streams:
+        values, show, what = amount, lambda value: svg.short_size(value) + "/s" if value else "0", "bytes a second"
+    else:
+        values, show, what = answers, lambda value: f"{value:g}", "answers a second"
     if not len(at):
         return None
     height, top = 200, 26
@@ -158,8 +160,8 @@ def arrivals(load, course):
                       side_colour(course.run["side"]) + " fine")
     return Figure(
         slug("arrivals", load), "Packets from the server: time since the one before",
-        f"Each of {int(near.sum())} packets to all players around the move ({label(course.run)}): when it came, and how long after the one before "
-        "it to the same player.",
+        f"Each of {int(near.sum())} packets to all players around the move ({label(course.run)}): when it came, and how "
+        "long after the one before it to the same player.",
         inner, WIDTH, height, ["at_s", "since_last_ms"],
         lambda: [(f"{when / 1e9:.6f}", f"{each / 1e6:.4f}") for when, each in zip(at.tolist(), gap.tolist())], None, load)
 

@@ -104,6 +104,8 @@ METRICS = {
     "downtime.monitor": ("downtime, monitor", "ns", -1, at("downtime", "monitor_ns")),
     "downtime.guest": ("downtime, guest", "ns", -1, at("downtime", "guest_ns")),
     "downtime.client": ("downtime, client", "ns", -1, client),
+    "downtime.guest_at_pause": ("guest's gap at the pause", "ns", -1, at("downtime", "guest", "at_pause_ns")),
+    "downtime.client_at_pause": ("clients' gap at the pause", "ns", -1, at("downtime", "client", "at_pause_ns")),
     "downtime.client_less_monitor": ("client less monitor", "ns", 0, at("downtime", "client_less_monitor_ns")),
     "downtime.guest_less_monitor": ("guest less monitor", "ns", 0, at("downtime", "guest_less_monitor_ns")),
     "move.total": ("the whole move", "ns", -1, at("move", "total_ns")),

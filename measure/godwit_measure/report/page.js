@@ -85,6 +85,7 @@
       ctx.save();
       ctx.font = 11 * devicePixelRatio + "px system-ui, sans-serif";
       ctx.fillStyle = colour("muted");
+      ctx.textAlign = "left";
       for (const [name, low, high] of cell.stages) {
         const from = Math.max(u.valToPos(low, "x", true), left), to = Math.min(u.valToPos(high, "x", true), left + width);
         const room = ctx.measureText(name).width;

@@ -11,6 +11,7 @@ from .figures import label
 from .raw import HOSTS, get
 from .text import EXTRA, clean
 
+NO_SCRIPT = "'none'"
 ROWS_SHOWN = 40  # of a figure's table within the page; longer ones are for --csv
 OVERVIEW = (("downtime.monitor", "away:<br>monitor"), ("downtime.guest", "away:<br>guest"),
             ("downtime.client", "away:<br>client"), ("latency.move.max", "slowest<br>request"),
@@ -73,8 +74,10 @@ def overview(groups, caption):
         top = ' class="top"' if last not in (None, group["mode"]) else ""
         last = group["mode"]
         rows.append(f'<tr{top}><th scope="row">{key(group["side"])}{esc(group["mode"])}, {esc(group["side"])}{told}</th>'
-                    f'<td>{len(group["counted"])}</td>' + "".join(cell(group, name, name == "downtime.client") for name, _ in names) + "</tr>")
-    return (f'<div class="wide"><table class="tight"><caption>{caption}</caption><thead><tr><th scope="col" class="l">mode, side</th>'
+                    f'<td>{len(group["counted"])}</td>'
+                    + "".join(cell(group, name, name == "downtime.client") for name, _ in names) + "</tr>")
+    return (f'<div class="wide"><table class="tight"><caption>{caption}</caption><thead><tr>'
+            f'<th scope="col" class="l">mode, side</th>'
             f'<th scope="col">moves</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
 
 
@@ -241,8 +244,9 @@ def matrix_table(summary, name):
             cells = [of.get((load, mode, side)) for mode in modes]
             known = [value for each in cells if (value := get(each, "metrics", name, "median")) is not None]
             best = min(known) if known else None
-            row = "".join(f'<td{" class=best" if (value := get(each, "metrics", name, "median")) is not None and value == best else ""}>'
-                          f'{esc(show(name, value)) if value is not None else "–"}</td>' for each in cells)
+            values = [get(each, "metrics", name, "median") for each in cells]
+            row = "".join(f'<td{" class=best" if value is not None and value == best else ""}>'
+                          f'{esc(show(name, value)) if value is not None else "–"}</td>' for value in values)
             rows.append(f'<tr{" class=top" if not index else ""}><th scope="row">{esc(load) if not index else ""}</th>'
                         f'<td class="l">{key(side)}{esc(side)}</td>{row}</tr>')
     head = "".join(f'<th scope="col">{esc(mode)}</th>' for mode in modes)
@@ -261,7 +265,8 @@ def paper(summary):
         ours = "<br>".join(f"{esc(words.show(one['median'], one['unit']))} <small>{esc(one['load'])}, {esc(label(one))}, median "
                            f"of {one['n']}</small>" for one in each["ours"]) or "–"
         rows.append(f'<tr><th scope="row">{esc(each["what"])}</th><td>{theirs}</td><td class="l">{ours}</td></tr>')
-    table = ('<div class="wide"><table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th><th scope="col">'
+    table = ('<div class="wide"><table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th>'
+             '<th scope="col">'
              f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
              if rows else "")
     differs = "".join(f"<li>{esc(line)}</li>" for line in found["differs"])
@@ -285,7 +290,8 @@ def settings(summary):
     told = "".join(f"<li>cell {run['number']}: {esc(run['load'])}, {esc(label(run))}: {esc(run['outcome'])}: "
                    f"{esc(run['error'] or run['move']['failure'] or 'no reason given')}</li>" for run in failures[:50])
     missing = "".join(f"<li>{esc(problem)}</li>" for problem in summary["problems"][:100])
-    found = f'<section id="machine"><h2>Machine and settings</h2><div class="wide"><table><caption>Measured on</caption><tbody>{table}</tbody></table></div>'
+    found = ('<section id="machine"><h2>Machine and settings</h2><div class="wide"><table><caption>Measured on</caption>'
+             f"<tbody>{table}</tbody></table></div>")
     found += (f"<details><summary>The experiment, as it was carried out</summary><pre>"
               f"{esc_lines(json.dumps(experiment, indent=1, ensure_ascii=False))}</pre></details>")
     found += f"<h3>Repetitions that did not succeed</h3><ul class=plain>{told}</ul>" if told else ""
@@ -355,9 +361,11 @@ def render(summary, parts, matrix, live):
         if scripts else ""
     code = f'<script type="application/json" id="data">{script_text({"loads": live})}</script>' + "".join(
         f"<script>{each}</script>" for each in scripts) if scripts else ""
+    without_zoom = f" Without zoom: {esc(missing)}." if missing else ""
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed or NO_SCRIPT}; base-uri 'none'; form-action 'none'"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; script-src {allowed or "'none'"}; base-uri 'none'; form-action 'none'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <meta name="generator" content="godwit report">
 <title>{esc(summary["title"] or summary["name"])} – godwit report</title>
@@ -371,7 +379,7 @@ def render(summary, parts, matrix, live):
 {f'<div class="warn" role="note">{warned}{short}</div>' if warned or short else ""}
 <nav aria-label="Sections">{"".join(f'<a href="#{target}">{esc(name)}</a>' for target, name in links)}</nav></header>
 <main>{main}</main>
-<footer><p>Made by <code>godwit report</code> from the raw data beside this page.{" Without zoom: " + esc(missing) + "." if missing else ""}</p></footer>
+<footer><p>Made by <code>godwit report</code> from the raw data beside this page.{without_zoom}</p></footer>
 {licence}{code}
 </body></html>
 """, missing

@@ -87,7 +87,8 @@ def largest_gap(probe, bounds):
     best = None
     for done in groups:
         gaps = np.diff(done)
-        touching = (done[1:] > bounds[0]) & (done[:-1] < bounds[1])
+        # At least a nanosecond is touched, also by a pause of none.
+        touching = (done[1:] > bounds[0]) & (done[:-1] < max(bounds[1], bounds[0] + 1))
         if touching.any():
             at = int(np.argmax(np.where(touching, gaps, -1)))
             if best is None or gaps[at] > best[0]:

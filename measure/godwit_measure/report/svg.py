@@ -63,7 +63,11 @@ def ticks_linear(low, high, most=7):
 
 
 def ticks_log(low, high):
-    return [10.0 ** power for power in range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)]
+    """Powers of ten; where those are few, twice and five times them too."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1,) if math.log10(high / low) > 2 else (1, 2, 5)
+    return [step * 10.0 ** power for power in range(first, last + 1) for step in steps
+            if low * 0.999999 <= step * 10.0 ** power <= high * 1.000001]
 
 
 class Scale:

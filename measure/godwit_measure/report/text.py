@@ -94,7 +94,8 @@ def blocks(groups, size):
 EXTRA = ("cpu.all", "cpu.monitors", "cpu.mover", "cpu.vcpu", "cpu.loop", "cpu.other", "cpu.irq", "cpu.beyond", "cpu.guest",
          "net.bytes", "net.packets", "net.retransmitted", "net.lanes", "disk.read", "disk.written", "memory.peak",
          "memory.monitor", "memory.integral", "switches", "tlp.baseline", "tlp.source", "tlp.target", "guest.slowdown",
-         "quality.before", "quality.move", "quality.move.least", "move.rounds", "faults.count", "faults.wait_p99")
+         "downtime.client_at_pause", "downtime.guest_at_pause", "quality.before", "quality.move", "quality.move.least",
+         "move.rounds", "faults.count", "faults.wait_p99")
 
 
 def extras(groups):

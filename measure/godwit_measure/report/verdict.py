@@ -1,5 +1,7 @@
 """The two sentences that come first: how long clients missed the guest, and what the move cost."""
 
+import math
+
 from . import words
 from .raw import get
 from .summary import MODES
@@ -47,7 +49,8 @@ def cost(group, took=True):
     if took and middle(group, "move.total") is not None:
         found.append(words.duration(middle(group, "move.total")))
     if cpu(group) is not None:
-        found.append(f"{cpu(group) / 1e9:.2f} extra CPU seconds")
+        spent = round(cpu(group) / 1e9, 2)
+        found.append(f"{spent:.2f} extra CPU seconds" if spent > 0 else "no more CPU than without it")
     network = middle(group, "net.bytes")
     network = middle(group, "move.bytes") if network is None else network
     if network is not None:
@@ -117,6 +120,8 @@ def one_load(summary, groups):
     times = f"median of {count}" if count > 1 else "one move"
     first = (f"With {mode} the guest was away for {words.duration(away(chosen))} {observer(chosen)} "
              f"({'; '.join([times, ', '.join(others)] if others else [times])})")
+    if away(chosen) == math.inf:
+        first = f"With {mode} the guest's clients got no answer any more ({times})"
     said = troubles(summary, [chosen])
     costs = cost(chosen, took=False)
     total = middle(chosen, "move.total")
@@ -142,8 +147,9 @@ def many_loads(summary, groups):
     counts = sorted({samples(group) for group in chosen})
     of = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     spans = range_of([(away(group), group["load"]) for group in chosen], words.duration)
+    times = "one move" if of == "1" else f"medians of {of}"
     first = (f"With {mode} the guests were away for {spans} "
-             f"{'as their clients saw it' if clients else 'as their monitors saw it'} (medians of {of} for each of "
+             f"{'as their clients saw it' if clients else 'as their monitors saw it'} ({times} for each of "
              f"{words.plural(len(chosen), 'load')})")
     said = troubles(summary, chosen)
     parts = []

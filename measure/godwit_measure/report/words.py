@@ -68,7 +68,7 @@ def show(value, unit):
     if unit == "B/s":
         return size(value) + "/s" if value else "0"
     if unit == "Bs":
-        return size(value) + " s" if value else "0"
+        return size(value) + "s" if value else "0"
     if unit == "share":
         return f"{value * 100:.1f} %"
     if unit == "/s":
