@@ -173,7 +173,7 @@ def render(summary, full=True):
         mine = [group for group in groups if group["load"] == load and group["counted"]]
         if not mine:
             continue
-        lines += ["", name_load(load, mine)] + overview(mine)
+        lines += [""] + wrap(name_load(load, mine)) + overview(mine)
         if full:
             if any(get(group, "metrics", "latency.before.p50") for group in mine):
                 lines += [""] + latencies(mine)
