@@ -82,7 +82,8 @@ struct command {
 /* One file each. */
 extern const struct command cmd_run, cmd_ps, cmd_info, cmd_console, cmd_pause, cmd_resume, cmd_stop,
     cmd_kill, cmd_balloon, cmd_migrate, cmd_receive, cmd_checkpoint, cmd_restore, cmd_resolve,
-    cmd_bill, cmd_agent, cmd_wws, cmd_measure, cmd_report, cmd_dump, cmd_check, cmd_trust, cmd_completion, cmd_man, cmd_vmm;
+    cmd_bill, cmd_agent, cmd_wws, cmd_measure, cmd_report, cmd_dump, cmd_check, cmd_trust,
+    cmd_completion, cmd_man, cmd_vmm;
 
 /* All of them, in the order of the help (table.c); NULL ends the list. */
 extern const struct command *const cmd_table[];

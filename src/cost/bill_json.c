@@ -214,8 +214,8 @@ static json_t *downtime_json(const struct bill *bill)
                       "own_ns", integer(own), "other_ns", integer(other));
         (void)json_array_append_new(parts, part);
     }
-    return json_pack("{s:o, s:o, s:b, s:o}", "at_ns", since_start(bill, bill->down_since_ns), "total_ns",
-                     integer(bill_downtime_ns(bill)), "cut", cut, "parts", parts);
+    return json_pack("{s:o, s:o, s:b, s:o}", "at_ns", since_start(bill, bill->down_since_ns),
+                     "total_ns", integer(bill_downtime_ns(bill)), "cut", cut, "parts", parts);
 }
 
 static json_t *rounds_json(const struct bill *bill)
@@ -223,14 +223,15 @@ static json_t *rounds_json(const struct bill *bill)
     json_t *list = json_array();
     for (unsigned i = 0; i < bill->round_count; i++) {
         const struct bill_round *r = &bill->round[i];
-        json_t *round = json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}",
-                                  "first", integer(r->first), "last", integer(r->last), "at_ns",
-                                  since_start(bill, r->began_ns), "paused", r->paused, "pages_data", integer(r->pages_data), "pages_zero",
-                                  integer(r->pages_zero), "pages_free", integer(r->pages_free),
-                                  "pages_dirtied", integer(r->pages_dirtied), "bytes",
-                                  integer(r->bytes), "duration_ns", integer(r->duration_ns),
-                                  "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
-                                  "bytes_per_s", per_second(r->bytes, r->duration_ns));
+        json_t *round =
+            json_pack("{s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "first",
+                      integer(r->first), "last", integer(r->last), "at_ns",
+                      since_start(bill, r->began_ns), "paused", r->paused, "pages_data",
+                      integer(r->pages_data), "pages_zero", integer(r->pages_zero), "pages_free",
+                      integer(r->pages_free), "pages_dirtied", integer(r->pages_dirtied), "bytes",
+                      integer(r->bytes), "duration_ns", integer(r->duration_ns),
+                      "dirty_pages_per_s", per_second(r->pages_dirtied, r->duration_ns),
+                      "bytes_per_s", per_second(r->bytes, r->duration_ns));
         (void)json_array_append_new(list, round);
     }
     return json_pack("{s:o, s:o}", "count", integer(bill->rounds), "list", list);
