@@ -59,7 +59,7 @@ class Qemu(Side):
     def _boot(self, side, load, incoming=()):
         host, guest = getattr(self, side), self.experiment["guest"]
         qmp = self._path(host, side, "qmp")
-        argv = [*program(host), "-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", str(units.size(guest["memory"]) >> 20),
+        argv = [*program(host), "-name", f"measure{self.number},debug-threads=on", "-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", str(units.size(guest["memory"]) >> 20),
                 "-smp", str(guest["cpus"]), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-global", "virtio-mmio.force-legacy=false", "-serial", "stdio", "-qmp", f"unix:{qmp},server=on,wait=off",
                 "-pidfile", self._path(host, side, "pid"),
