@@ -7,6 +7,7 @@ A place is made by open() and cleared away by close(), whatever became of open()
     files(name)             where the guest image's file is, on a host
     client_argv(argv)       the command as the outside client on the guest's network
     client_socket()         a TCP socket of the client's
+    forget_guest()          a new guest has the address: its predecessor's hardware address is not asked any more
     shape(rate, delay)      limits the link between the hosts: bytes a second, ns; None: as it is
     notes()                 what limits figures taken here, in sentences
     rate, download_rate     a load that it bears without suffering from it: requests and bytes a second
@@ -227,6 +228,9 @@ class Lab:
     def client_socket(self):
         return net.socket_in(self.lab.netns)
 
+    def forget_guest(self):
+        subprocess.run(self.client_argv(["ip", "neigh", "flush", "to", self.guest_address]), check=False, capture_output=True)
+
     def shape(self, rate, delay):
         for host in "a", "b":
             self.lab.shape(host, rate=f"{rate * 8}bit" if rate else None, delay=f"{delay // 1000}us" if delay else None)
@@ -393,6 +397,9 @@ class Namespaces:
     def client_socket(self):
         return net.socket_in(self.middle)
 
+    def forget_guest(self):
+        subprocess.run(self.client_argv(["ip", "neigh", "flush", "to", self.guest_address]), check=False, capture_output=True)
+
     def shape(self, rate, delay):
         """What leaves a host is delayed and limited at its own end, what comes to it is limited at the other."""
         limit = ["rate", f"{rate * 8}bit"] if rate else []
@@ -447,6 +454,9 @@ class Local:
 
     def client_socket(self):
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+    def forget_guest(self):
+        pass
 
     def shape(self, rate, delay):
         if rate or delay:

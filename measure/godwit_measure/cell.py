@@ -83,6 +83,7 @@ class Repetition:
         state, mode = self.state, self.cell.mode
         self._begin("boot")
         self.side.start(self.load)
+        self.place.forget_guest()
         self.side.await_ready(self._tick_boot)
         self._compare_clocks()
         if wws:
@@ -180,7 +181,7 @@ class Repetition:
             except Broken as error:
                 self.state.errors.append(str(error))
                 found = None
-            if "guest" in offsets:
+            if offsets.get("guest"):
                 self.state.guest_later = found
             else:
                 offsets["guest"] = found

@@ -59,7 +59,7 @@ class Qemu(Side):
     def _boot(self, side, load, incoming=()):
         host, guest = getattr(self, side), self.experiment["guest"]
         qmp = self._path(host, side, "qmp")
-        argv = [*program(host), "-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", str(units.size(guest["memory"]) >> 20),
+        argv = [*program(host), "-name", f"measure{self.number},debug-threads=on", "-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", str(units.size(guest["memory"]) >> 20),
                 "-smp", str(guest["cpus"]), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
                 "-global", "virtio-mmio.force-legacy=false", "-serial", "stdio", "-qmp", f"unix:{qmp},server=on,wait=off",
                 "-pidfile", self._path(host, side, "pid"),
@@ -210,7 +210,8 @@ class Qemu(Side):
         if pause:
             stages = [("pre-copy", moved.from_ns, stopped), ("stop-and-copy", stopped, resumed)]
             stages.append(("pulling" if ram.get("postcopy-bytes") else "activation", resumed, moved.to_ns))
-        milliseconds = {key: facts[name] * 10**6 if name in facts else None
+        # After post-copy QEMU says 0 for what it did not measure.
+        milliseconds = {key: facts[name] * 10**6 if facts.get(name) else None
                         for key, name in (("total_ns", "total-time"), ("downtime_ns", "downtime"))}
         if pause and self.mode == "stop-copy":     # QEMU does not count a stop that it was told
             milliseconds["downtime_ns"] = pause["to_ns"] - pause["from_ns"]
