@@ -37,10 +37,11 @@ struct page_maker {
     struct packer packer;
     uint64_t link_rate; /* for the packer: bytes a second; 0 = not known */
     mem_zero_fn *is_zero;
-    uint16_t instance;       /* of the sections: the round's number, in a live move */
-    uint32_t data_max;       /* pages of data a section, 1 to PAGES_DATA_MAX */
-    uint8_t *section;        /* head and body under construction; owned */
-    struct page_count count; /* since page_maker_begin() */
+    uint16_t instance;          /* of the sections: the round's number, in a live move */
+    uint32_t data_max;          /* pages of data a section, 1 to PAGES_DATA_MAX */
+    uint8_t *section;           /* head and body under construction; owned */
+    struct page_count count;    /* since page_maker_begin() */
+    uint64_t same_ns, delta_ns; /* of the batch under way, by the clock on the wall */
 };
 
 /* `memo` may be NULL; `forms`: what the reader understands beyond plain pages (packing.h). */
