@@ -47,9 +47,10 @@ static bool is_argument(const struct cmd_args *args, const struct cmd_option *op
 
 int python_run(struct cmd_args *args)
 {
-    /* python3 FOLDER --godwit SELF COMMAND -- and the rest, at most all values and the end */
+    /* python3 FOLDER --godwit SELF COMMAND -- and the rest, at most all values and the end. The interpreter takes its
+     * home from argv[0]: by a bare name it would be that of the first python3 in PATH. */
     char self[PATH_MAX], folder[PATH_MAX],
-        program[] = "python3", name[] = "--godwit", dashes[] = "--",
+        program[] = PYTHON, name[] = "--godwit", dashes[] = "--",
         *command = strdupa(args->command->name),
         *argv[6 + CMD_VALUES_MAX + 1] = { program, folder, name, self, command };
     ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);

@@ -14,7 +14,8 @@ const struct command cmd_report = {
         (const struct cmd_option[]){
             { .name = "REPORT",
               .kind = CMD_DIR,
-              .help = "the folder that 'godwit measure' wrote to, report if not given; or the word diff" },
+              .help =
+                  "the folder that 'godwit measure' wrote to, report if not given; or the word diff" },
             { .name = "BEFORE", .kind = CMD_DIR, .help = "with diff: the report to compare with" },
             { .name = "AFTER", .kind = CMD_DIR, .help = "with diff: the report to compare" },
             { 0 } },

@@ -329,6 +329,7 @@ def test_whole_run():
     with tempfile.TemporaryDirectory() as folder, Measuring(folder, modes=["pre-copy", "stop-copy", "none"]) as run:
         status, said = run.end()
         check(status == 0, f"exit {status}: {said}")
+        check(os.path.exists(os.path.join(run.out, "index.html")), f"no report: {said}")
         check("3 repetitions, about " in said and "(seed 3)" in said and "3/3" in said, said)
         with open(os.path.join(run.out, "raw", "experiment.json"), encoding="utf-8") as file:
             kept = json.load(file)
