@@ -90,15 +90,34 @@ static void measure(struct migration *m)
 
 /* ------------------------------------------------------------------------------------ actions: sending */
 
+/* A target that refuses what it is told at first says why and closes. To whoever is still sending that looks like a
+ * lost connection, but what came before its end can still be read: then *err says it. */
+static void hear_last_words(struct migration *m, int rc, struct err *err)
+{
+    struct section section;
+    struct err none;
+    if (m->engine.state != SOURCE_NEGOTIATING || (rc != -EPIPE && rc != -ECONNRESET))
+        return;
+    if (wire_recv_head(&m->wire, &section, &none) || section.type != MESSAGE_ABORT ||
+        wire_recv_message(&m->wire, &section, &m->incoming, &none))
+        return;
+    const struct message_abort *abort = &m->incoming.abort;
+    (void)err_set(err, ERR_PEER, abort->reason == REASON_VERSION ? EPROTONOSUPPORT : ECONNABORTED,
+                  "target: %s: %s", move_reason_name(abort->reason), abort->text);
+    err->reason = move_reason_name(abort->reason);
+}
+
 void migrate_send_bytes(struct migration *m, const void *bytes, size_t len,
                         enum bill_bytes_kind kind)
 {
     struct err err;
     int rc = wire_send(&m->wire, bytes, len, &err);
-    if (rc)
-        migrate_connection_failed(m, rc, &err);
-    else
+    if (!rc) {
         bill_bytes(m->bill, kind, len);
+        return;
+    }
+    hear_last_words(m, rc, &err);
+    migrate_connection_failed(m, rc, &err);
 }
 
 static void send_message(struct migration *m, uint32_t conn, const struct message *message)
@@ -109,8 +128,10 @@ static void send_message(struct migration *m, uint32_t conn, const struct messag
     uint64_t before = m->wire.link.sent_bytes;
     int rc = wire_send_message(&m->wire, message, &err);
     bill_bytes(m->bill, BILL_BYTES_PROTOCOL, m->wire.link.sent_bytes - before);
-    if (rc)
-        migrate_connection_failed(m, rc, &err);
+    if (!rc)
+        return;
+    hear_last_words(m, rc, &err);
+    migrate_connection_failed(m, rc, &err);
 }
 
 static void send_description(struct migration *m)
