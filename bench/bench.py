@@ -56,14 +56,16 @@ def measure(side, cell):
     ended = "did not end" if move.total_ms is None else \
         f"total {move.total_ms:.0f} ms, downtime {move.downtime_ms:.2f} ms"
     waited = f", {waits.count} waits of {waits.p50_us:.1f} us" if waits else ""
-    tell(f"  {cell.name}: {side.name}: {ended}, {move.bytes / MIB:.0f} MiB, {move.cpu_s:.2f} CPU s{waited}")
+    spent = f"{move.bytes / MIB:.0f} MiB, {move.cpu_s:.2f} CPU s"
+    tell(f"  {cell.name}: {side.name}: {ended}, {spent}{waited}")
     return Run(start, move, waits)
 
 
 def sides_of(args, cell):
     guest = os.path.join(args.guests, cell.guest + ".elf")
     if args.only != "peer" and not cell.godwit_as:
-        yield "godwit", functools.partial(Godwit, args.godwit, guest, cell.cmdline, cell.memory, cell.options, cell.encrypted)
+        yield "godwit", functools.partial(Godwit, args.godwit, guest, cell.cmdline, cell.memory, cell.options,
+                                          cell.encrypted)
     if args.only != "godwit" and cell.peer:
         yield "peer", functools.partial(Qemu, guest, cell.cmdline, cell.memory, cell.peer)
 
