@@ -286,25 +286,16 @@ static void connect_to(struct migration *m, uint32_t conn)
 
 static void emit(struct migration *m, const struct move_action *action)
 {
-    static const enum bill_stage stages[STAGE_MAX] = {
-        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION,
-        [STAGE_RESERVATION] = BILL_RESERVATION,
-        [STAGE_PRE_COPY] = BILL_PRE_COPY,
-        [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
-        [STAGE_COMMITMENT] = BILL_COMMITMENT,
-        [STAGE_ACTIVATION] = BILL_ACTIVATION,
-        [STAGE_PULLING] = BILL_PULLING,
-    };
     enum source_state to = (enum source_state)action->emit.to;
     if (action->emit.stage != STAGE_NONE)
-        bill_stage(m->bill, stages[action->emit.stage], clock_now_ns());
+        bill_stage(m->bill, move_bill_stage(action->emit.stage), clock_now_ns());
     if (to == SOURCE_UNCERTAIN || to == SOURCE_WITHDRAWING)
         m->env->hooks.state(m->env->hooks.ctx, source_state_name(to), action->emit.text);
     else if (to == SOURCE_SERVING)
         m->env->hooks.state(m->env->hooks.ctx, action->emit.reason ? "stranded" : "serving",
                             action->emit.text);
     if (!m->paused && action->emit.stage != STAGE_NONE)
-        move_progress_report(m->env, &m->progress, stages[action->emit.stage]);
+        move_progress_report(m->env, &m->progress, move_bill_stage(action->emit.stage));
     log_event(LOG_INFO, "move.source", "%s -> %s%s%s",
               source_state_name((enum source_state)action->emit.from), source_state_name(to),
               action->emit.text[0] ? ": " : "", action->emit.text);

@@ -29,3 +29,18 @@ void move_progress_report(const struct move_env *env, struct move_progress *prog
                                (json_int_t)progress->limit_bytes_per_s, "elapsed_ns",
                                (json_int_t)(now - progress->began_ns)));
 }
+
+enum bill_stage move_bill_stage(enum move_stage stage)
+{
+    static const enum bill_stage stages[STAGE_MAX] = {
+        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION,
+        [STAGE_RESERVATION] = BILL_RESERVATION,
+        [STAGE_PRE_COPY] = BILL_PRE_COPY,
+        [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
+        [STAGE_COMMITMENT] = BILL_COMMITMENT,
+        [STAGE_ACTIVATION] = BILL_ACTIVATION,
+        [STAGE_PULLING] = BILL_PULLING,
+    };
+    ASSERT(stage > STAGE_NONE && stage < STAGE_MAX);
+    return stages[stage];
+}

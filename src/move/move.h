@@ -83,3 +83,6 @@ struct move_progress {
 };
 void move_progress_report(const struct move_env *env, struct move_progress *progress,
                           enum bill_stage stage);
+
+/* The stage of the bill that an engine's stage is; not of STAGE_NONE. */
+enum bill_stage move_bill_stage(enum move_stage stage);

@@ -20,20 +20,11 @@ static void begin(struct receiving *r)
 
 void receive_bill_stage(struct receiving *r, enum move_stage stage)
 {
-    static const enum bill_stage stages[STAGE_MAX] = {
-        [STAGE_PRE_MIGRATION] = BILL_PRE_MIGRATION,
-        [STAGE_RESERVATION] = BILL_RESERVATION,
-        [STAGE_PRE_COPY] = BILL_PRE_COPY,
-        [STAGE_STOP_AND_COPY] = BILL_STOP_AND_COPY,
-        [STAGE_COMMITMENT] = BILL_COMMITMENT,
-        [STAGE_ACTIVATION] = BILL_ACTIVATION,
-        [STAGE_PULLING] = BILL_PULLING,
-    };
     if (stage == STAGE_NONE)
         return;
     if (!r->has_bill)
         begin(r);
-    bill_stage(&r->bill, stages[stage], clock_now_ns());
+    bill_stage(&r->bill, move_bill_stage(stage), clock_now_ns());
     if (r->arrival && r->arrival->have_config) {
         const struct machine_config *config = &r->arrival->config;
         (void)snprintf(r->bill.name, sizeof(r->bill.name), "%s", config->name);
