@@ -192,6 +192,8 @@ static void put_main_page(FILE *out)
                 ".Pa console.sock ,\n"
                 "the owner record\n"
                 ".Pa owner.json ,\n"
+                "what its guest was promised of the host's memory\n"
+                ".Pa promise ,\n"
                 "the monitor's\n"
                 ".Pa lock\n"
                 "and\n"

@@ -3,7 +3,7 @@
  *
  * Two locks, both of the open-file-description kind, so that they end with the process and can be
  * tested without being taken. BASE/.lock is held for the moments in which directories appear,
- * change their name or vanish. BASE/NAME/lock is held by the monitor for its life; holding it is
+ * change their name or vanish, and in which memory is promised (ctl/promise.h). BASE/NAME/lock is held by the monitor for its life; holding it is
  * what owning the name means. A reader (ps, rundir_open) takes neither, and so never makes a claim
  * fail.
  */
@@ -119,6 +119,12 @@ static int base_lock(const char *base, int *ret, int *ret_lock, struct err *err)
     *ret = TAKE_FD(fd);
     *ret_lock = TAKE_FD(lock);
     return 0;
+}
+
+int rundir_lock_base(const struct rundir *dir, int *ret_fd, struct err *err)
+{
+    CLEANUP_FD int base_fd = -1;
+    return base_lock(dir->base, &base_fd, ret_fd, err);
 }
 
 /* ---------------------------------------------------------------------------------- directory */

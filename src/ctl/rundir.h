@@ -4,6 +4,7 @@
  *     lock           locked by the monitor for as long as it lives; holds its process number
  *     control.sock   JSON-RPC: ctl/rpc.h          console.sock   the console: ctl/console.h
  *     owner.json     the owner record: who may run this guest, durable   log   the monitor's log
+ *     promise        the memory its guest may have: ctl/promise.h
  *     console.log    what a guest that ended in failure wrote last
  *
  * BASE is /run/godwit for root and $XDG_RUNTIME_DIR/godwit for others. A name belongs to whoever
@@ -81,6 +82,9 @@ struct rundir_entry {
  * free(). */
 int rundir_list(const char *base, struct rundir_entry **ret, size_t *ret_count,
                 struct err *err) MUST_CHECK;
+
+/* Locks BASE against claims, renames and releases, and against others that call this; closing *ret_fd unlocks. */
+int rundir_lock_base(const struct rundir *dir, int *ret_fd, struct err *err) MUST_CHECK;
 
 /* The path of a file in the directory, for messages and open(2). -ENAMETOOLONG. */
 int rundir_path(const struct rundir *dir, const char *file, char *ret, size_t size) MUST_CHECK;

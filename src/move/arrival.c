@@ -11,6 +11,13 @@ struct arrival *arrival_new(const struct arrival_host *host)
     return arrival;
 }
 
+static void give_memory_back(struct arrival *arrival)
+{
+    if (arrival->holds_memory)
+        arrival->host.memory_made(arrival->host.ctx, NULL);
+    arrival->holds_memory = false;
+}
+
 static void free_machine(void *arg)
 {
     machine_free(arg);
@@ -25,6 +32,7 @@ void arrival_free(struct arrival *arrival)
         arrival->host.on_loop(arrival->host.ctx, free_machine, arrival->machine);
     if (arrival->holds_fds)
         machine_close_fds(&arrival->fds);
+    give_memory_back(arrival);
     free(arrival);
 }
 
@@ -96,18 +104,37 @@ int arrival_section(struct arrival *arrival, struct link *link, const struct sec
     return machine_load(arrival->machine, section, body, &arrival->seen, err);
 }
 
-int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *err)
+static int look_for_memory(struct arrival *arrival, bool hold, struct host_memory *ret,
+                           struct err *err)
+{
+    uint64_t bytes = arrival->config.memory_bytes;
+    if (!arrival->host.memory) {
+        *ret = (struct host_memory){ .available_bytes = host_memory_available() };
+        return 0;
+    }
+    int rc = arrival->host.memory(arrival->host.ctx, bytes, hold, ret, err);
+    arrival->holds_memory = !rc && hold;
+    return rc;
+}
+
+int arrival_fit(struct arrival *arrival, bool hold, struct fit_report *report, struct err *err)
 {
     if (!arrival->have_config || !arrival->have_cpuid)
         return err_set(err, ERR_PEER, EBADMSG, "the stream does not say what machine it carries");
     CLEANUP_FREE struct host_config *host = calloc(1, sizeof(*host));
     if (!host)
         return err_errno(err, ERR_HOST, ENOMEM, "cannot look for the machine's devices");
+    struct host_memory memory;
     int rc = arrival->host.place(arrival->host.ctx, &arrival->config, host, err);
+    if (!rc)
+        rc = look_for_memory(arrival, hold, &memory, err);
     if (rc)
         return rc;
-    fit_check(&arrival->config, &arrival->cpuid, host, arrival->host.fake, report, &arrival->fds);
+    fit_check(&arrival->config, &arrival->cpuid, host, &memory, arrival->host.fake, report,
+              &arrival->fds);
     arrival->holds_fds = report->count == 0;
+    if (report->count)
+        give_memory_back(arrival);
     return 0;
 }
 
@@ -133,6 +160,8 @@ int arrival_create(struct arrival *arrival, struct err *err)
     arrival->host.on_loop(arrival->host.ctx, create_machine, &creating);
     if (creating.rc)
         return creating.rc;
+    if (arrival->holds_memory)
+        arrival->host.memory_made(arrival->host.ctx, &arrival->machine->mem);
     int rc = page_sink_init(&arrival->sink, &arrival->machine->mem, arrival->host.meter);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot receive memory") : 0;
 }
@@ -149,5 +178,6 @@ int arrival_complete(struct arrival *arrival, struct err *err)
 
 struct machine *arrival_take(struct arrival *arrival)
 {
+    arrival->holds_memory = false;
     return TAKE_PTR(arrival->machine);
 }

@@ -24,6 +24,11 @@ struct arrival_host {
     /* Where this host keeps each device: fills `host` for `config`. */
     int (*place)(void *ctx, const struct machine_config *config, struct host_config *host,
                  struct err *err);
+    /* What this host has for a guest of so many bytes; if they fit and are to be held, nobody else is promised them.
+     * NULL: nothing is promised here, what is available counts. */
+    int (*memory)(void *ctx, uint64_t bytes, bool hold, struct host_memory *ret, struct err *err);
+    /* Of what is held: it has been made, as `mem`; NULL: it is not needed any more. With memory(). */
+    void (*memory_made)(void *ctx, const struct mem *mem);
     void *ctx;
 };
 
@@ -33,7 +38,7 @@ struct arrival {
     struct machine_config config;
     struct hv_cpuid cpuid;
     struct machine_fds fds;
-    bool holds_fds;
+    bool holds_fds, holds_memory;
     struct machine *machine; /* arrival's until arrival_take() */
     struct page_sink sink;
     struct machine_seen seen;
@@ -55,8 +60,10 @@ int arrival_section(struct arrival *arrival, struct link *link, const struct sec
 int arrival_facts(struct arrival *arrival, const struct section *section, const void *body,
                   struct err *err) MUST_CHECK;
 
-/* Whether this host can run what MACHINE and CPUID described; on an empty report its needs are held. */
-int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *err) MUST_CHECK;
+/* Whether this host can run what MACHINE and CPUID described; on an empty report its needs are held, of memory only
+ * with `hold`: without, nobody else is refused what was only asked for. */
+int arrival_fit(struct arrival *arrival, bool hold, struct fit_report *report,
+                struct err *err) MUST_CHECK;
 
 /* Creates the machine, paused. After an arrival_fit() with an empty report. */
 int arrival_create(struct arrival *arrival, struct err *err) MUST_CHECK;
@@ -64,5 +71,5 @@ int arrival_create(struct arrival *arrival, struct err *err) MUST_CHECK;
 /* Waits until all pages are in memory, and checks that every part of the state has come. */
 int arrival_complete(struct arrival *arrival, struct err *err) MUST_CHECK;
 
-/* The machine, the caller's from here on. */
+/* The machine, the caller's from here on, and so is the memory that was promised to it. */
 struct machine *arrival_take(struct arrival *arrival);

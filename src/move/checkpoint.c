@@ -245,7 +245,7 @@ static int create_when_known(struct arrival *arrival, const char *name, struct b
                              struct err *err)
 {
     struct fit_report report;
-    int rc = arrival_fit(arrival, &report, err);
+    int rc = arrival_fit(arrival, true, &report, err);
     if (!rc)
         rc = fit_err(&report, err);
     if (rc)

@@ -62,7 +62,7 @@ static void look(const struct move_env *env, struct arrival *arrival, enum move_
 {
     struct err err = { 0 };
     const char *name = arrival->config.name;
-    if (arrival_fit(arrival, report, &err))
+    if (arrival_fit(arrival, false, report, &err))
         fit_add(report, "device", "%s", err.text);
     if (mode == MOVE_POST_COPY && uffd_check(&err))
         fit_add(report, "host", "post-copy: %s", err.text);

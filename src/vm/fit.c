@@ -1,5 +1,4 @@
 #include "vm/fit.h"
-#include "base/fd.h"
 #include "vm/cpuid.h"
 #include "vm/cpuid_features.h"
 
@@ -48,20 +47,23 @@ static void cpu_lacks(void *arg, const char *what)
     fit_add(arg, "cpu", "this host's CPU lacks %s", what);
 }
 
-static void check_memory(const struct machine_config *config, struct fit_report *report)
+static void check_memory(const struct machine_config *config, const struct host_memory *memory,
+                         struct fit_report *report)
 {
-    CLEANUP_FREE char *text = NULL;
-    size_t len;
-    if (fd_read_file("/proc/meminfo", 1 << 16, &text, &len) < 0)
-        return; /* an unknown is no reason to refuse; running out later fails the move cleanly */
-    const char *line = strstr(text, "MemAvailable:");
-    uint64_t available =
-        line ? strtoull(line + strlen("MemAvailable:"), NULL, 10) << 10 : UINT64_MAX;
-    (available < config->memory_bytes
-         ? fit_add
-         : fit_good)(report, "memory", "the guest has %llu MiB and this host has %llu MiB to spare",
-                     (unsigned long long)(config->memory_bytes >> 20),
-                     (unsigned long long)(available >> 20));
+    /* An unknown is no reason to refuse; running out later fails the move cleanly. */
+    if (memory->available_bytes != UINT64_MAX) {
+        char promised[96] = "";
+        if (memory->promised_bytes)
+            (void)snprintf(promised, sizeof(promised),
+                           ", of which %llu MiB are promised to guests that are here",
+                           (unsigned long long)(memory->promised_bytes >> 20));
+        (host_memory_fits(memory, config->memory_bytes)
+             ? fit_good
+             : fit_add)(report, "memory",
+                        "the guest has %llu MiB and this host has %llu MiB to spare%s",
+                        (unsigned long long)(config->memory_bytes >> 20),
+                        (unsigned long long)(memory->available_bytes >> 20), promised);
+    }
     fit_good(report, "huge-pages", "the guest's memory is in ordinary pages, and needs no others");
 }
 
@@ -196,14 +198,14 @@ static void list_devices(const struct machine_config *config, const struct host_
 }
 
 void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid,
-               const struct host_config *host, bool fake, struct fit_report *report,
-               struct machine_fds *ret_fds)
+               const struct host_config *host, const struct host_memory *memory, bool fake,
+               struct fit_report *report, struct machine_fds *ret_fds)
 {
     struct err err = { 0 };
     struct machine_fds fds;
     *report = (struct fit_report){ 0 };
 
-    check_memory(config, report);
+    check_memory(config, memory, report);
     if (machine_open_fds(config, host, fake, &fds, &err)) {
         check_one_by_one(config, cpuid, host, fake, &err, report);
         return;

@@ -5,6 +5,7 @@
  * held: a tap attached here can be attached nowhere else, a disk opened here stays open.
  */
 #pragma once
+#include "mem/host_memory.h"
 #include "vm/machine.h"
 
 #define FIT_REASONS_MAX 16
@@ -33,10 +34,10 @@ void fit_good(struct fit_report *report, const char *fact, const char *fmt, ...)
 void fit_add(struct fit_report *report, const char *fact, const char *fmt, ...) PRINTF(3, 4);
 
 /* Checks CPU, memory, taps and disks for a machine that comes with `config` and `cpuid`. When it fits,
- * *ret_fds is what machine_create() needs; otherwise nothing is held. */
+ * *ret_fds is what machine_create() needs; otherwise nothing is held. To hold the memory is the caller's. */
 void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid,
-               const struct host_config *host, bool fake, struct fit_report *report,
-               struct machine_fds *ret_fds);
+               const struct host_config *host, const struct host_memory *memory, bool fake,
+               struct fit_report *report, struct machine_fds *ret_fds);
 
 /* All reasons in one error; 0 when there is none. */
 int fit_err(const struct fit_report *report, struct err *err) MUST_CHECK;

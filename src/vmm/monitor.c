@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "ctl/promise.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
 #include "vmm/recording.h"
@@ -226,6 +227,21 @@ static int set_up(struct monitor *monitor, struct err *err)
 
 /* --------------------------------------------------------------------------------------- three starts */
 
+/* A host may be overcommitted by whoever starts guests on it; it is told, and no other host is promised the same. */
+static int promise_memory(struct monitor *monitor, uint64_t bytes, struct err *err)
+{
+    struct host_memory memory;
+    int rc = promise_make(&monitor->dir, bytes, PROMISE_ANYWAY, &memory, err);
+    if (!rc && !host_memory_fits(&memory, bytes))
+        log_event(
+            LOG_WARN, "vm.memory",
+            "the guest may take %llu MiB, and of the %llu MiB that are available %llu MiB are "
+            "promised to other guests",
+            (unsigned long long)(bytes >> 20), (unsigned long long)(memory.available_bytes >> 20),
+            (unsigned long long)(memory.promised_bytes >> 20));
+    return rc;
+}
+
 static int start_new(struct monitor *monitor, struct err *err)
 {
     const struct vmm_options *options = monitor->options;
@@ -245,12 +261,16 @@ static int start_new(struct monitor *monitor, struct err *err)
     rc = machine_disk_facts(&fds, config, err);
     if (!rc)
         rc = machine_host_cpuid(&fds, cpuid, err);
+    if (!rc)
+        rc = promise_memory(monitor, config->memory_bytes, err);
     if (rc) {
         machine_close_fds(&fds);
         return rc;
     }
     rc = machine_create(config, cpuid, &fds, &monitor->loop, &monitor->meter, &monitor->hooks,
                         &monitor->machine, err);
+    if (!rc)
+        rc = promise_kept_in(&monitor->dir, config->memory_bytes, monitor->machine->mem.memfd, err);
     if (!rc)
         rc = machine_lock_disks(monitor->machine, DISK_ALONE, err);
     if (!rc && !options->fake)

@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "ctl/bills.h"
+#include "ctl/promise.h"
 #include "ctl/ready.h"
 #include "ctl/reason.h"
 #include "move/checkpoint.h"
@@ -255,6 +256,8 @@ static bool note_later(struct mover *mover, const char *state, const char *why)
             continue;
         if (mover->request.kind == MOVER_RECEIVE)
             atomic_store(&mover->monitor->incomplete, true);
+        else /* it runs elsewhere: what it has here only shrinks */
+            promise_withdraw(&mover->monitor->dir);
         (void)pthread_mutex_lock(&mover->lock);
         mover->noted = table[i].state;
         (void)snprintf(mover->noted_why, sizeof(mover->noted_why), "%s", why);
@@ -330,6 +333,29 @@ static int hook_place(void *ctx, const struct machine_config *config, struct hos
     }
     mover_of(ctx)->monitor->host = *host;
     return 0;
+}
+
+/* Who restores a guest may overcommit this host, as who runs one may; a target promises to another host. */
+static int hook_memory(void *ctx, uint64_t bytes, bool hold, struct host_memory *ret,
+                       struct err *err)
+{
+    struct mover *mover = ctx;
+    bool restores = mover->request.kind == MOVER_RESTORE;
+    enum promise_how how = !hold ? PROMISE_LOOK : restores ? PROMISE_ANYWAY : PROMISE_IF_FREE;
+    int rc = promise_make(&mover->monitor->dir, bytes, how, ret, err);
+    if (!rc && restores)
+        ret->promised_bytes = 0;
+    return rc;
+}
+
+static void hook_memory_made(void *ctx, const struct mem *mem)
+{
+    const struct rundir *dir = &mover_of(ctx)->monitor->dir;
+    struct err err = { 0 };
+    if (!mem)
+        promise_withdraw(dir);
+    else if (promise_kept_in(dir, mem->bytes, mem->memfd, &err)) /* all of it counts as to come */
+        log_event(LOG_WARN, "vm.memory", "%s", err.text);
 }
 
 /* For what goes over a network. Only then: a host that moves nothing needs no key. */
@@ -608,6 +634,8 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                          .loop = &monitor->loop,
                                          .on_loop = on_loop,
                                          .place = hook_place,
+                                         .memory = hook_memory,
+                                         .memory_made = hook_memory_made,
                                          .ctx = mover };
     if (mover->cancel_fd >= 0 && mover->nudge_fd >= 0 && mover->wake_fd >= 0)
         return mover;

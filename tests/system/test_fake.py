@@ -6,6 +6,8 @@ each vCPU's memory is a function of it.
 """
 import json
 import os
+import re
+import signal
 import socket
 
 from harness import Control, Host, check, check_bill, run_tests, wait_for
@@ -229,6 +231,44 @@ def rude_clients():
         progress(host)
 
 
+def promised_memory():
+    """A host promises its memory once, however many ask at the same time, and until the guest has gone again. Who starts
+    guests on a host may promise more than it has."""
+    with open("/proc/meminfo", encoding="ascii") as f:
+        spare = int(re.search(r"MemAvailable:\s+(\d+) kB", f.read())[1]) // 1024
+    memory = f"{spare * 11 // 20 // 2 * 2}M"
+    names = "one", "two", "three"
+    with Host() as a, Host() as b:
+        for name in names:
+            a.vm("run", "--name", name, "--kernel", "/none", "--memory", memory, "--fake")
+        log = open(os.path.join(a.base, "three", "log"), encoding="utf-8").read()
+        check("promised to other guests" in log, f"overcommitting was not told: {log}")
+
+        to = {name: receive(b, once=False) for name in names}
+        report = json.loads(a.run("migrate", "one", to["one"].address, "--check", "--json").stdout)
+        check(report["ok"], f"the first one: {report['facts']}")
+        moves = {name: a.start("migrate", name, to[name].address, "--json") for name in names}
+        bills = {name: check_bill(json.loads(move.communicate(timeout=60)[0])) for name, move in moves.items()}
+        moved = [name for name in names if bills[name]["owner"] == "target"]
+        check(len(moved) == 1, f"{len(moved)} of them were told that they fit")
+        for name in names:
+            failure = bills[name]["failure"]
+            check(name in moved or failure["reason"] == "memory" and "promised" in failure["text"], str(failure))
+
+        rest = [name for name in names if name not in moved]
+        done = a.run("migrate", rest[0], to[rest[0]].address, "--check", "--json", check=False)
+        told = [f for f in json.loads(done.stdout)["facts"] if f["fact"] == "memory"]
+        check(done.returncode == 1 and not told[0]["ok"] and "promised" in told[0]["text"], str(told))
+        file = os.path.join(a.base, ".file")
+        a.json("checkpoint", rest[0], file)
+        b.vm("restore", file, "--fake", "--name", "too-much")
+        b.run("kill", "too-much")
+        os.kill(b.pid(moved[0]), signal.SIGKILL)
+        wait_for("the dead to be noticed", lambda: b.json("ps")[0]["state"] != "running")
+        bill = a.migrate(rest[0], to[rest[0]].address)
+        check(bill["owner"] == "target", "what was promised to the dead stayed promised")
+
+
 def events():
     """Every change of state and the end of a move are told to who asked for events."""
     with Host() as a, Host() as b:
@@ -305,6 +345,7 @@ if __name__ == "__main__":
         ("restores", restores),
         ("checks", checks),
         ("reasons", reasons),
+        ("promised memory", promised_memory),
         ("a machine of another kind", a_machine_of_another_kind),
         ("bad requests", bad_requests),
         ("rude clients", rude_clients),
