@@ -12,25 +12,26 @@ void migrate_send_absent(struct migration *m)
 {
     CLEANUP_BUF struct buf out = { 0 };
     struct err err;
-    uint64_t pages, untouched, left, began = clock_now_ns();
+    struct serve_listed listed;
+    uint64_t left, began = clock_now_ns();
     bill_downtime(m->bill, BILL_LAST_PAGES, began);
     int rc = m->tracking ? dirty_fetch(&m->dirty, &left) : 0;
     if (!rc)
-        rc = serve_list(m->serve, m->tracking ? &m->dirty : NULL, m->visited, &out, &pages,
-                        &untouched);
+        rc = serve_list(m->serve, m->tracking ? &m->dirty : NULL, m->visited, &out, &listed);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot list what the target lacks");
         migrate_host_failed(m, &err);
         return;
     }
     unsigned queued = m->queue_count;
-    bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, untouched);
+    bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, listed.untouched - listed.untouched_free);
+    bill_pages(m->bill, BILL_PAGES_FREE, listed.untouched_free);
     migrate_send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
-    m->progress.pages_left = pages;
+    m->progress.pages_left = listed.pages;
     if (m->queue_count != queued || m->wire.link.mid_section)
         return;
     struct migrate_queued *q = migrate_enqueue(m, SOURCE_ROUND_SENT);
-    q->event.round.pages = pages;
+    q->event.round.pages = listed.pages;
     q->event.round.bytes = out.len;
 }
 

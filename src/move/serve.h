@@ -60,11 +60,17 @@ void serve_fini(struct serve *serve);
 /* What is to be sent from now on, in place of what was. The guest must be paused. */
 void serve_set(struct serve *serve, const uint64_t *set);
 
-/* Makes the list, and appends it to `out` as ABSENT sections; *ret_pages: how many. Of a paused guest: what is
- * pending in `dirty` (NULL: everything), but pages from `visited` on, which no round ever came to, only where they
- * were touched: the others, *ret_untouched, are zero at both sides. */
+struct serve_listed {
+    uint64_t pages; /* named */
+    uint64_t
+        untouched; /* of those that no round came to, left out as never touched: zero at both sides */
+    uint64_t untouched_free; /* of these: given back by the guest */
+};
+
+/* Makes the list, and appends it to `out` as ABSENT sections. Of a paused guest: what is pending in `dirty` (NULL:
+ * everything), but pages from `visited` on, which no round ever came to, only where they were touched. */
 int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
-               uint64_t *ret_pages, uint64_t *ret_untouched) MUST_CHECK;
+               struct serve_listed *ret) MUST_CHECK;
 
 /* Receives an ABSENT section of the target's own list; the first after serve_told_again() begins a new one. */
 int serve_told(struct serve *serve, struct link *link, const struct section *section,

@@ -1,4 +1,5 @@
 /* What is to be sent: as the source finds it when it hands the guest over, and as the target says later. */
+#include "mem/discard.h"
 #include "move/serve.h"
 #include "state/absent.h"
 
@@ -22,7 +23,7 @@ static int add_touched(struct serve *serve, uint64_t from, uint64_t *set)
 }
 
 int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
-               uint64_t *ret_pages, uint64_t *ret_untouched)
+               struct serve_listed *ret)
 {
     CLEANUP_FREE uint64_t *set = calloc(serve->words, sizeof(*set));
     if (!set)
@@ -30,17 +31,21 @@ int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
     int rc = add_touched(serve, visited, set);
     if (rc)
         return rc;
-    *ret_untouched = serve->mem->pages - visited;
-    for (uint64_t w = 0; w < serve->words; w++)
-        *ret_untouched -= (unsigned)__builtin_popcountll(set[w]);
-    for (uint64_t w = 0; dirty && w < serve->words; w++) {
+    *ret = (struct serve_listed){ 0 };
+    for (uint64_t w = 0; w < serve->words; w++) {
         uint64_t came_to = visited >= (w + 1) * 64 ? UINT64_MAX
                            : visited <= w * 64     ? 0
                                                    : (UINT64_C(1) << (visited % 64)) - 1;
+        uint64_t untouched = ~(set[w] | came_to);
+        ret->untouched += (unsigned)__builtin_popcountll(untouched);
+        ret->untouched_free +=
+            (unsigned)__builtin_popcountll(mem_freed_among(serve->mem, w * 64, untouched));
+        if (!dirty)
+            continue;
         set[w] = dirty->pending[w] & (set[w] | came_to);
         serve->again[w] = came_to;
     }
-    *ret_pages = absent_put(out, set, serve->mem->pages);
+    ret->pages = absent_put(out, set, serve->mem->pages);
     serve_set(serve, set);
     return buf_status(out);
 }
