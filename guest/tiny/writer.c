@@ -9,8 +9,9 @@
  * old generation before writing the new one.
  *
  * Parameters: dense, hot, zero (1M); rate = most hot pages a second; verify = pages verified after
- * each slice of stamping (16; 0: only on `check` and `stop`); idle=1: nothing after filling, the
- * processor sleeps.
+ * each slice of stamping (16; 0: only on `check` and `stop`); repeat = words after which a page's
+ * contents repeat, so that they do compress (0: never); idle=1: nothing after filling, the processor
+ * sleeps.
  */
 #include "tiny.h"
 
@@ -23,11 +24,14 @@ struct writer {
     uint64_t verify_next, verify_slice;
     uint64_t ok_due_tsc; /* passes over little memory are quick: not each is worth a line */
     uint64_t rate, rate_from_tsc, rate_pages;
+    unsigned repeat;
     bool idle;
 };
 
-static uint64_t word_of(uint64_t page, unsigned i)
+static uint64_t word_of(const struct writer *w, uint64_t page, unsigned i)
 {
+    if (w->repeat)
+        i %= w->repeat;
     return tiny_mix(page * 0x9e3779b97f4a7c15 + (i + 1) * 0xd1342543de82ef95);
 }
 
@@ -66,7 +70,7 @@ static void page_verify(const struct writer *w, uint64_t page)
     uint64_t generation = page >= w->hot ? 0 : w->generation + (page < w->hot_next);
     stamp_check(page, at, generation);
     for (unsigned i = 1; i < TINY_PAGE_WORDS - 1; i++)
-        word_check(page, i, at[i], word_of(page, i));
+        word_check(page, i, at[i], word_of(w, page, i));
 }
 
 static void verify(struct writer *w, uint64_t pages)
@@ -96,7 +100,7 @@ static void fill(const struct writer *w)
     for (uint64_t page = 0; page < w->dense; page++) {
         uint64_t *at = tiny_page(page);
         for (unsigned i = 1; i < TINY_PAGE_WORDS - 1; i++)
-            at[i] = word_of(page, i);
+            at[i] = word_of(w, page, i);
         stamp_write(page, at, 0);
     }
     /* Firmware may have used some of the rest. A page that is zero must not be written. */
@@ -151,6 +155,7 @@ void guest_main(void)
         .hot = pages_arg("hot", 0, all),
         .rate = tiny_arg("rate", 0),
         .verify_slice = tiny_arg("verify", 16),
+        .repeat = (unsigned)tiny_arg("repeat", 0),
         .idle = tiny_arg("idle", 0),
         .rate_from_tsc = tiny_tsc(),
     };
