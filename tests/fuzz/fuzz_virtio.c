@@ -1,24 +1,32 @@
 /*
  * A virtio device at the mercy of its guest: registers, rings and requests of any kind, frames from the network, a move
- * at any moment, and states that come from elsewhere. Compiled once a device: FUZZ_NET, FUZZ_BLK or FUZZ_RNG.
+ * at any moment, and states that come from elsewhere. Compiled once a device: FUZZ_NET, FUZZ_BLK, FUZZ_RNG, FUZZ_BALLOON or
+ * FUZZ_VSOCK, the last one with host programs that come, talk and go as the input says.
  *
  * The input is a list of operations. Besides raw accesses there are whole ones (set the driver up, offer a chain), so
  * that the search is not kept busy finding what every driver does first.
  */
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "dev/virtio_balloon.h"
 #include "dev/virtio_blk.h"
 #include "dev/virtio_net.h"
 #include "dev/virtio_rng.h"
+#include "dev/vsock_impl.h"
 #include "fuzz.h"
 
+#include <errno.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define RING(q) (0x10000u + (q)*0x10000u)
 #define DISK_BYTES (64u << 10)
 #define OPS_MAX 400
+#define CLIENTS 4
+#define CID 3
 
 struct rig {
     struct mem mem;
@@ -28,7 +36,35 @@ struct rig {
     uint16_t queue_size, offered[VIRTIO_QUEUES_MAX], next_desc[VIRTIO_QUEUES_MAX];
     int wire; /* the network's end */
     int disk;
+    int client[CLIENTS]; /* host programs, and services the guest has reached */
+    unsigned next_client;
 };
+
+#if defined(FUZZ_VSOCK)
+/* Takes the descriptor; another one may have to go for it. */
+static void new_client(struct rig *rig, int fd)
+{
+    int *slot = &rig->client[rig->next_client++ % CLIENTS];
+    fd_close(slot);
+    *slot = fd;
+}
+
+static void on_service(void *ctx, int fd, uint32_t guest_port)
+{
+    (void)guest_port;
+    new_client(ctx, fd);
+}
+
+/* The kernel chooses an abstract address: nothing is left in any directory. */
+static int new_listener(void)
+{
+    const struct sockaddr_un any = { .sun_family = AF_UNIX };
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    FUZZ_CHECK(fd >= 0 && bind(fd, (const struct sockaddr *)&any, sizeof(sa_family_t)) == 0 &&
+               listen(fd, 16) == 0);
+    return fd;
+}
+#endif
 
 static struct dev *make(struct rig *rig)
 {
@@ -46,6 +82,16 @@ static struct dev *make(struct rig *rig)
 #elif defined(FUZZ_BLK)
     const struct virtio_blk_options options = { .serial = "fuzz" };
     rc = virtio_blk_create(&dev, 1, &rig->mem, &rig->loop, dup(rig->disk), &options, &err);
+#elif defined(FUZZ_BALLOON)
+    rc = virtio_balloon_create(&dev, 1, &rig->mem, &rig->loop, NULL, NULL, &err);
+#elif defined(FUZZ_VSOCK)
+    rc = virtio_vsock_create(&dev, 1, &rig->mem, &rig->loop, CID, &err);
+    const struct vsock_host host = {
+        .listen_fd = new_listener(),
+        .dir_fd = -1,
+        .service = { .port = 1021, .accept = on_service, .ctx = rig },
+    };
+    FUZZ_CHECK(rc == 0 && virtio_vsock_attach(dev, &host) == 0);
 #else
     rc = virtio_rng_create(&dev, 1, &rig->mem, &rig->loop, &err);
 #endif
@@ -198,7 +244,9 @@ static void poke_memory(struct rig *rig, struct cursor *in)
         memcpy(rig->mem.host + gpa, bytes, (size_t)(in->at - bytes));
 }
 
-static void frame(struct rig *rig, struct cursor *in)
+/* What comes from the host's side of the device. */
+#if defined(FUZZ_NET)
+static void from_outside(struct rig *rig, struct cursor *in)
 {
     uint8_t head[12] = { 0 };
     static uint8_t bytes[4096];
@@ -210,6 +258,73 @@ static void frame(struct rig *rig, struct cursor *in)
     if (rig->wire >= 0)
         (void)!send(rig->wire, bytes, sizeof(head) + len, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
+#elif defined(FUZZ_BALLOON)
+static void from_outside(struct rig *rig, struct cursor *in)
+{
+    struct virtio_balloon_info before, after;
+    uint64_t bytes = (uint64_t)cursor_u16(in) << 16;
+    virtio_balloon_info(rig->dev, &before);
+    int rc = virtio_balloon_set(rig->dev, bytes);
+    virtio_balloon_info(rig->dev, &after);
+    FUZZ_CHECK(before.target_bytes <= rig->mem.bytes);
+    FUZZ_CHECK((rc == -EINVAL) == (bytes > rig->mem.bytes));
+    FUZZ_CHECK(rc == -EINVAL || (rc == -EBUSY) == !rig->running);
+    FUZZ_CHECK(after.target_bytes == (rc ? before.target_bytes : bytes));
+    FUZZ_CHECK(after.inflated_bytes == before.inflated_bytes);
+    FUZZ_CHECK(after.stats >> VIRTIO_BALLOON_TAGS == 0);
+}
+#elif defined(FUZZ_VSOCK)
+static void connect_client(struct rig *rig)
+{
+    struct vsock *vsock = CONTAINER_OF(virtio_dev_of(rig->dev), struct vsock, vd);
+    struct sockaddr_un address;
+    socklen_t len = sizeof(address);
+    FUZZ_CHECK(getsockname(vsock->host.listen_fd, (struct sockaddr *)&address, &len) == 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    FUZZ_CHECK(fd >= 0);
+    (void)!connect(fd, (struct sockaddr *)&address, len);
+    new_client(rig, fd);
+}
+
+static void from_outside(struct rig *rig, struct cursor *in)
+{
+    uint8_t what = cursor_u8(in);
+    int *client = &rig->client[what >> 4 & (CLIENTS - 1)], fd;
+    static uint8_t bytes[4096];
+    switch (what % 6) {
+    case 0:
+        connect_client(rig);
+        break;
+    case 1: {
+        const uint8_t *from = cursor_take(in, MIN((size_t)cursor_u8(in), in->left));
+        if (from && *client >= 0)
+            (void)!send(*client, from, (size_t)(in->at - from), MSG_DONTWAIT | MSG_NOSIGNAL);
+        break;
+    }
+    case 2:
+        if (*client >= 0)
+            (void)!recv(*client, bytes, sizeof(bytes), MSG_DONTWAIT);
+        break;
+    case 3:
+        fd_close(client);
+        break;
+    case 4:
+        if (virtio_vsock_connect(rig->dev, cursor_u16(in), &fd) == 0)
+            new_client(rig, fd);
+        break;
+    default:
+        if (*client >= 0)
+            (void)shutdown(*client, what & 0x80 ? SHUT_RD : SHUT_WR);
+        break;
+    }
+}
+#else
+static void from_outside(struct rig *rig, struct cursor *in)
+{
+    (void)rig;
+    (void)cursor_u8(in);
+}
+#endif
 
 static void act(struct rig *rig, struct cursor *in)
 {
@@ -239,7 +354,7 @@ static void act(struct rig *rig, struct cursor *in)
         turn(rig);
         break;
     case 7:
-        frame(rig, in);
+        from_outside(rig, in);
         break;
     case 8:
         if (op & 0x80)
@@ -255,7 +370,7 @@ static void act(struct rig *rig, struct cursor *in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct rig rig = { .wire = -1, .disk = -1 };
+    struct rig rig = { .wire = -1, .disk = -1, .client = { -1, -1, -1, -1 } };
     struct cursor in = cursor_of(data, size);
     log_setup(LOG_ERROR, "fuzz");
     FUZZ_CHECK(mem_init(&rig.mem, MEM_MIN_BYTES, NULL) == 0 && loop_init(&rig.loop) == 0);
@@ -271,10 +386,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     turn(&rig);
     set_running(&rig, false); /* quiescent, whatever the guest has done */
     rig.dev->ops->free(rig.dev);
-    if (rig.wire >= 0)
-        (void)close(rig.wire);
-    if (rig.disk >= 0)
-        (void)close(rig.disk);
+    fd_close(&rig.wire);
+    fd_close(&rig.disk);
+    for (unsigned i = 0; i < CLIENTS; i++)
+        fd_close(&rig.client[i]);
     loop_fini(&rig.loop);
     mem_fini(&rig.mem);
     return 0;

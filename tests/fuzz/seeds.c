@@ -3,8 +3,12 @@
 #include "../unit/kernel_images.h"
 #include "../wire/wire.h"
 #include "base/fd.h"
+#include "base/loop.h"
+#include "dev/virtio_balloon.h"
+#include "dev/virtio_vsock.h"
 #include "fuzz.h"
 #include "move/message.h"
+#include "move/packing.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -104,7 +108,9 @@ static void put_devices(void)
     static const struct {
         const char *name;
         uint8_t queue, first[16];
-    } device[] = { { "net", 1, { 0 } }, { "blk", 0, { 0 } }, { "rng", 0, { 0 } } };
+    } device[] = {
+        { "net", 1, { 0 } }, { "blk", 0, { 0 } }, { "rng", 0, { 0 } }, { "balloon", 0, { 0, 2 } }
+    };
     for (size_t d = 0; d < ARRAY_LEN(device); d++) {
         CLEANUP_BUF struct buf ops = { 0 };
         buf_put_u8(&ops, 2);
@@ -260,6 +266,212 @@ static void put_answers(void)
     }
 }
 
+/* A packet of the guest to the host, offered as one readable segment: operation of fuzz_virtio.c. */
+static void put_packet(struct buf *ops, uint16_t op, uint32_t src, uint32_t dst)
+{
+    buf_put_u8(ops, 3);
+    buf_put_u8(ops, 1); /* TX */
+    buf_put_u8(ops, 0); /* one segment */
+    buf_put_u8(ops, 0);
+    buf_put_u8(ops, 11 << 1); /* 44 bytes follow */
+    buf_put_u16(ops, 44);
+    buf_put_u64(ops, 3);
+    buf_put_u64(ops, 2);
+    buf_put_u32(ops, src);
+    buf_put_u32(ops, dst);
+    buf_put_u32(ops, 0);
+    buf_put_u16(ops, 1); /* stream */
+    buf_put_u16(ops, op);
+    buf_put_u32(ops, 0);
+    buf_put_u32(ops, 65536);
+    buf_put_u32(ops, 0);
+    buf_put_u8(ops, 6);
+}
+
+/* A guest that reaches a service, and a host program that reaches the guest. */
+static void put_vsock(void)
+{
+    static const char knock[] = "CONNECT 5000\n";
+    CLEANUP_BUF struct buf ops = { 0 };
+    buf_put_u8(&ops, 2);
+    buf_put_u64(&ops, UINT64_MAX);
+    buf_put_u8(&ops, 6);
+    for (unsigned i = 0; i < 4; i++) {
+        buf_put(&ops, "\3\0\0\x20\1", 5); /* RX: a buffer to write to */
+        buf_put_u16(&ops, 4140);
+        if (i < 2)
+            put_packet(&ops, i ? 6 : 1, 700, 1021); /* REQUEST, CREDIT_UPDATE */
+    }
+    buf_put(&ops, "\7\0\7\1", 4); /* a client, which speaks */
+    buf_put_u8(&ops, sizeof(knock) - 1);
+    buf_put(&ops, knock, sizeof(knock) - 1);
+    buf_put(&ops, "\6\6\10\7\2\7\3\6", 8);
+    put_packet(&ops, 4, 700, 1021); /* SHUTDOWN */
+    put("virtio_vsock", "requests", ops.data, ops.len);
+}
+
+static void put_state(const char *name, const struct schema *schema, const void *state)
+{
+    CLEANUP_BUF struct buf encoded = { 0 };
+    CLEANUP_BUF struct buf ops = { 0 };
+    schema_encode(schema, schema->version, state, &encoded);
+    buf_put_u8(&ops, 9);
+    buf_put_u16(&ops, (uint16_t)encoded.len);
+    buf_put(&ops, encoded.data, encoded.len);
+    buf_put(&ops, "\7\1\0", 3); /* something from outside */
+    put(name, "foreign", ops.data, ops.len);
+}
+
+/* States of fresh devices, but for one thing each that does not belong to the machine. */
+static void put_states(void)
+{
+    struct mem mem;
+    struct loop loop;
+    struct dev *dev;
+    struct err err;
+    CLEANUP_FREE struct virtio_balloon_state *balloon = calloc(1, sizeof(*balloon));
+    CLEANUP_FREE struct virtio_vsock_state *vsock = calloc(1, sizeof(*vsock));
+    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, &err) == 0 && loop_init(&loop) == 0);
+    FUZZ_CHECK(virtio_balloon_create(&dev, 1, &mem, &loop, NULL, NULL, &err) == 0);
+    dev->ops->save(dev, balloon);
+    balloon->num_pages = UINT32_MAX;
+    put_state("virtio_balloon", dev->ops->schema, balloon);
+    dev->ops->free(dev);
+    FUZZ_CHECK(virtio_vsock_create(&dev, 1, &mem, &loop, 3, &err) == 0);
+    dev->ops->save(dev, vsock);
+    vsock->cid++;
+    put_state("virtio_vsock", dev->ops->schema, vsock);
+    dev->ops->free(dev);
+    loop_fini(&loop);
+    mem_fini(&mem);
+}
+
+/* What guests say to the monitor, in pieces. */
+static void put_lines(void)
+{
+    static const char *const answers[] = { "ok version=1 agent=1.0 page_cache=1 slow=1\n",
+                                           "ok page_cache_bytes=4096 slowed=2\n",
+                                           "ok restored=1\n" };
+    static const char *const asks[] = { "migrate 0123456789abcdef host2:7000\n",
+                                        "status 0123456789abcdef\n" };
+    CLEANUP_BUF struct buf session = { 0 };
+    for (unsigned i = 0; i < ARRAY_LEN(answers); i++) {
+        CLEANUP_BUF struct buf input = { 0 };
+        char name[16];
+        (void)snprintf(name, sizeof(name), "answer%u", i);
+        buf_put_u8(&input, (uint8_t)i);
+        buf_put_u8(&input, 4);
+        buf_put(&input, answers[i], 5);
+        buf_put_u8(&input, 255);
+        buf_put(&input, answers[i] + 5, strlen(answers[i]) - 5);
+        put("agent", name, input.data, input.len);
+    }
+    for (unsigned i = 0; i < 6; i++) {
+        uint8_t conn = (uint8_t)(i % 3 << 6);
+        if (i < 3)
+            buf_put_u8(&session, conn); /* a connection of a privileged program */
+        buf_put_u8(&session, conn | 5);
+        buf_put_u8(&session, (uint8_t)strlen(asks[i / 2 % 2]));
+        buf_put(&session, asks[i / 2 % 2], strlen(asks[i / 2 % 2]));
+        if (i == 3)
+            buf_put_u8(&session, 2); /* the move fails */
+    }
+    put("self_move", "session", session.data, session.len);
+}
+
+static void put_trust(void)
+{
+    static const char print[] = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    CLEANUP_BUF struct buf peers = { 0 };
+    buf_printf(&peers, "\1# peers\nhost2 %s of the rack\n[fe80::1] %s\n* %s\n", print, print,
+               print);
+    put("trusted", "peers", peers.data, peers.len);
+    buf_printf(&peers, "HOST2 %s\n", print);
+    put("trusted", "twice", peers.data, peers.len);
+    put_text("conf", "settings", "# here\nallow-insecure = yes\n kernel-tls=no # slow\n");
+}
+
+static void put_post_copy(void)
+{
+    static const uint64_t set[] = { 1, 0, UINT64_MAX, 0 };
+    CLEANUP_BUF struct buf body = { 0 };
+    CLEANUP_BUF struct buf words = { 0 };
+    CLEANUP_BUF struct buf requests = { 0 };
+    CLEANUP_BUF struct buf replies = { 0 };
+    buf_put_u8(&body, 0);
+    buf_put_u16(&body, 63);
+    for (unsigned i = 0; i < 2; i++) {
+        buf_put_u16(&body, 24);
+        buf_put_u64(&body, i * 128);
+        buf_put_u64(&body, 5 + i);
+        buf_put_u64(&body, UINT64_MAX);
+    }
+    put("absent", "bodies", body.data, body.len);
+    buf_put_u16(&body, 24); /* one word of it is beyond the end */
+    buf_put_u64(&body, UINT64_C(63) * 64);
+    buf_put_u64(&body, 1);
+    buf_put_u64(&body, 1);
+    put("absent", "beyond", body.data, body.len);
+    buf_put_u8(&words, 1);
+    for (unsigned i = 0; i < 3; i++) {
+        buf_put_u16(&words, (uint16_t)(i * 100));
+        buf_put_u64(&words, 0xf00f + i);
+    }
+    put("absent", "set", words.data, words.len);
+    for (unsigned i = 0; i < ARRAY_LEN(set); i++) {
+        buf_put_u64(&requests, set[i]);
+        buf_put_u64(&replies, set[i]);
+    }
+    buf_put(&requests, "\0\0\0\200\0\200\0\1\0\201", 10);
+    buf_put(&replies, "\0\0\1\200\4\201\0\200\2\202\7\0", 12);
+    put("urgent_serve", "requests", requests.data, requests.len);
+    put("urgent_pull", "replies", replies.data, replies.len);
+}
+
+static void put_packed(void)
+{
+    static const uint8_t plain[3 * 4096] = { 1, 2, 3 };
+    static const char *const names[] = { "none", "lz4", "zstd" };
+    CLEANUP_BUF struct buf pack = { 0 };
+    buf_put_u8(&pack, 1);
+    buf_put_u8(&pack, 1);
+    buf_put(&pack, plain, sizeof(plain));
+    put("packing", "pack", pack.data, pack.len);
+    for (enum pages_packing how = PACKING_NONE; how < PACKING_MAX; how++) {
+        static const struct pages_run run = { .first = 7, .count = 3, .kind = PAGES_DATA };
+        uint8_t table[64];
+        struct packer packer;
+        enum pages_packing used;
+        char name[16];
+        CLEANUP_BUF struct buf raw = { 0 };
+        CLEANUP_BUF struct buf body = { 0 };
+        packer_init(&packer, how == PACKING_ZSTD ? PACKING_MODE_ZSTD : PACKING_MODE_LZ4,
+                    PAGE_FORMS_ALL);
+        size_t len = packer_pack(&packer, plain, sizeof(plain), 0, &used);
+        const uint8_t *bytes = how ? packer.out + PACKER_FRONT_BYTES : plain;
+        size_t bytes_len = how ? len : sizeof(plain);
+        uint16_t version = how ? PAGES_VERSION : PAGES_PLAIN_VERSION;
+        FUZZ_CHECK(len);
+        buf_put_u8(&raw, 0);
+        buf_put_u8(&raw, (uint8_t)how);
+        buf_put_u32(&raw, sizeof(plain));
+        buf_put(&raw, bytes, bytes_len);
+        buf_put_u8(&body, 2);
+        buf_put_u8(&body, (uint8_t)version);
+        size_t table_len = pages_table_encode(&run, 1, version, how, sizeof(plain), table);
+        buf_put(&body, table, table_len);
+        buf_put(&body, bytes, bytes_len);
+        (void)snprintf(name, sizeof(name), "unpack-%s", names[how]);
+        put("packing", name, raw.data, raw.len);
+        raw.data[2]++; /* one byte more is announced */
+        (void)snprintf(name, sizeof(name), "short-%s", names[how]);
+        put("packing", name, raw.data, raw.len);
+        (void)snprintf(name, sizeof(name), "body-%s", names[how]);
+        put("packing", name, body.data, body.len);
+        packer_fini(&packer);
+    }
+}
+
 /* Events of a move that goes well at the source, as make_source_event() reads them. */
 static void put_engines(void)
 {
@@ -280,6 +492,12 @@ int main(int argc, char **argv)
     put_streams();
     put_kernels();
     put_devices();
+    put_vsock();
+    put_states();
+    put_lines();
+    put_trust();
+    put_post_copy();
+    put_packed();
     put_texts();
     put_answers();
     put_engines();
