@@ -341,16 +341,20 @@ SECTION_BYTES = 24
 MESSAGES = ["hello", "verdict", "reserve", "reserved", "round", "round-done", "round-ack", "state-done", "prepared",
             "commit", "committed", "activated", "abort", "resolve", "status", "settled", "facts", "probe",
             "lane", "pull", "pulled"]  # from type 64 on
-PAGES = 4
+NAMES = {4: "pages", 32: "absent"}
+LANE_KIND_AT, LANES = 16, {1: "bulk-lane", 2: "urgent-lane"}  # in the body of "lane", behind the move's token
 
 
 class Relay:
     """The network between two hosts: passes the stream on, section by section, and does what a test asks.
 
     `at(direction, name, count)` is called before each section is passed on: direction is "there" (source to
-    target) or "back", name that of a message, "pages" or the type's number, count how many of that name came
+    target) or "back", name that of a message, "pages", "absent" or the type's number, count how many of that name came
     before on this connection. What it returns decides: None, pass it on; "cut", lose it and the connection;
     "flip", damage its last byte; "half", pass half of it and cut. It may also take its time.
+
+    The first message of a lane is "urgent-lane" or "bulk-lane". What follows on the urgent one has no sections: each
+    request (back) or reply (there) is "request" or "reply".
     """
 
     def __init__(self, to, at):
@@ -403,15 +407,30 @@ class Relay:
             data += part
         return data
 
+    def take_section(self, a):
+        """Its name, and all of it."""
+        head = self.take(a, SECTION_BYTES)
+        kind, length = struct.unpack_from("<H6xI", head)
+        section = head + self.take(a, length)
+        name = NAMES.get(kind) or (MESSAGES[kind - 64] if 64 <= kind < 64 + len(MESSAGES) else str(kind))
+        if name == "lane":
+            name = LANES[struct.unpack_from("<I", section, SECTION_BYTES + LANE_KIND_AT)[0]]
+        return name, section
+
+    def take_urgent(self, a, direction):
+        """The same on the urgent lane: docs/stream.md."""
+        if direction == "back":
+            return "request", self.take(a, 8)
+        head = self.take(a, 16)
+        return "reply", head + self.take(a, 0 if head[7] & 0x80 else 4096)
+
     def pump(self, a, b, direction):
-        seen = {}
+        seen, urgent = {}, False
         try:
             b.sendall(self.take(a, HEADER_BYTES))
             while True:
-                head = self.take(a, SECTION_BYTES)
-                kind, length = struct.unpack_from("<H6xI", head)
-                section = head + self.take(a, length)
-                name = "pages" if kind == PAGES else MESSAGES[kind - 64] if 64 <= kind < 64 + len(MESSAGES) else str(kind)
+                name, section = self.take_urgent(a, direction) if urgent else self.take_section(a)
+                urgent |= name == "urgent-lane"
                 order = self.at(direction, name, seen.get(name, 0))
                 seen[name] = seen.get(name, 0) + 1
                 if order == "flip":
