@@ -106,6 +106,7 @@ int arrival_fit(struct arrival *arrival, struct fit_report *report, struct err *
     int rc = arrival->host.place(arrival->host.ctx, &arrival->config, host, err);
     if (rc)
         return rc;
+    host->small_pages |= arrival->in_parts;
     fit_check(&arrival->config, &arrival->cpuid, host, arrival->host.fake, report, &arrival->fds);
     arrival->holds_fds = report->count == 0;
     return 0;

@@ -48,7 +48,8 @@ static void cpu_lacks(void *arg, const char *what)
     fit_add(arg, "cpu", "this host's CPU lacks %s", what);
 }
 
-static void check_memory(const struct machine_config *config, struct fit_report *report)
+static void check_memory(const struct machine_config *config, const struct host_config *host,
+                         struct fit_report *report)
 {
     CLEANUP_FREE char *text = NULL;
     size_t len;
@@ -62,7 +63,11 @@ static void check_memory(const struct machine_config *config, struct fit_report 
          : fit_good)(report, "memory", "the guest has %llu MiB and this host has %llu MiB to spare",
                      (unsigned long long)(config->memory_bytes >> 20),
                      (unsigned long long)(available >> 20));
-    fit_good(report, "huge-pages", "the guest's memory is in ordinary pages, and needs no others");
+    fit_good(
+        report, "huge-pages", "%s",
+        host->small_pages
+            ? "the guest's memory will be in small pages"
+            : "the guest's memory will be in large pages where this host has them, and needs none");
 }
 
 static void check_disks(const struct machine_config *need, const struct machine_fds *fds,
@@ -203,7 +208,7 @@ void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid
     struct machine_fds fds;
     *report = (struct fit_report){ 0 };
 
-    check_memory(config, report);
+    check_memory(config, host, report);
     if (machine_open_fds(config, host, fake, &fds, &err)) {
         check_one_by_one(config, cpuid, host, fake, &err, report);
         return;

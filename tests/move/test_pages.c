@@ -110,8 +110,8 @@ static void running_guest_arrives_whole(void **unused)
     pthread_t receiving, running;
     uint64_t pending;
 
-    assert_int_equal(mem_init(&from, 128 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 128 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 128 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 128 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     connect_pair(&out, &receiver.link);
@@ -183,8 +183,8 @@ static void untouched_memory_is_not_looked_at(void **unused)
     pthread_t receiving;
     uint64_t pending;
 
-    assert_int_equal(mem_init(&from, 4096 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 4096 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 4096 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 4096 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     for (unsigned i = 0; i < from.region_count; i++)
         assert_int_equal(hv->ops->slot_set(hv, i, gpa_of(from.region[i].gpa),
@@ -272,8 +272,8 @@ static void freed_pages_do_not_travel(void **unused)
     pthread_t receiving, running, giving;
     uint64_t pending, freed = 0;
 
-    assert_int_equal(mem_init(&from, 128 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 128 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 128 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 128 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     connect_pair(&out, &receiver.link);
@@ -363,8 +363,8 @@ static void damaged_page_is_refused(void **unused)
     size_t len;
     struct err err;
 
-    assert_int_equal(mem_init(&from, 64 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 64 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     memset(from.host, 0x5a, 3 * PAGE_BYTES);
