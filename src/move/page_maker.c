@@ -129,10 +129,19 @@ static bool add_again(struct page_maker *maker, struct making *making, uint64_t 
     return true;
 }
 
+/* By the C library's vector loop. What compilers put in place of a copy of known size, `rep movs`, fetches memory that
+ * is in no cache at half the speed. */
+static void copy_page(uint8_t *to, const uint8_t *from)
+{
+    size_t size = PAGE_BYTES;
+    __asm__("" : "+r"(size)); /* not known */
+    memcpy(to, from, size);
+}
+
 static void add_data(struct page_maker *maker, struct making *making, uint64_t page)
 {
     uint8_t *copy = making->data + making->data_bytes;
-    memcpy(copy, mem_page(maker->source->mem, page), PAGE_BYTES);
+    copy_page(copy, mem_page(maker->source->mem, page));
     if (maker->memo && maker->memo->hash && add_again(maker, making, page, copy))
         return;
     add_to_run(maker, making, page, PAGES_DATA);
