@@ -43,6 +43,7 @@ void page_maker_fini(struct page_maker *maker)
 void page_maker_begin(struct page_maker *maker, uint16_t instance)
 {
     maker->instance = instance;
+    maker->stripe.words = 0;
     maker->count = (struct page_count){ 0 };
 }
 
@@ -261,8 +262,8 @@ int page_maker_fill(struct page_maker *maker, const uint8_t **ret, size_t *ret_l
         for (unsigned batches = 0; batches < BATCHES_MAX && making.runs + 64 <= PAGES_RUNS_MAX &&
                                    making.data_pages < maker->data_max;
              batches++) {
-            int rc = page_source_take(maker->source, maker->data_max - making.data_pages,
-                                      making.runs == 0, &batch);
+            int rc = page_source_take(maker->source, &maker->stripe,
+                                      maker->data_max - making.data_pages, &batch);
             if (rc)
                 return rc;
             if (batch.pages == 0)

@@ -62,9 +62,11 @@ void serve_set(struct serve *serve, const uint64_t *set);
 
 /* Makes the list, and appends it to `out` as ABSENT sections; *ret_pages: how many. Of a paused guest: what is
  * pending in `dirty` (NULL: everything), but pages from `visited` on, which no round ever came to, only where they
- * were touched: the others, *ret_untouched, are zero at both sides. */
-int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
-               uint64_t *ret_pages, uint64_t *ret_untouched) MUST_CHECK;
+ * were touched: the others, *ret_untouched, are zero at both sides. `unsent`: pages below `visited` that never went,
+ * one bit a page index; NULL: none. */
+int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
+               const uint64_t *unsent, struct buf *out, uint64_t *ret_pages,
+               uint64_t *ret_untouched) MUST_CHECK;
 
 /* Receives an ABSENT section of the target's own list; the first after serve_told_again() begins a new one. */
 int serve_told(struct serve *serve, struct link *link, const struct section *section,

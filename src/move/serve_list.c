@@ -21,8 +21,9 @@ static int add_touched(struct serve *serve, uint64_t from, uint64_t *set)
     return 0;
 }
 
-int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
-               uint64_t *ret_pages, uint64_t *ret_untouched)
+int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
+               const uint64_t *unsent, struct buf *out, uint64_t *ret_pages,
+               uint64_t *ret_untouched)
 {
     CLEANUP_FREE uint64_t *set = calloc(serve->words, sizeof(*set));
     if (!set)
@@ -38,7 +39,7 @@ int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
                            : visited <= w * 64     ? 0
                                                    : (UINT64_C(1) << (visited % 64)) - 1;
         set[w] = dirty->pending[w] & (set[w] | came_to);
-        serve->again[w] = came_to;
+        serve->again[w] = unsent ? came_to & ~unsent[w] : came_to;
     }
     *ret_pages = absent_put(out, set, serve->mem->pages);
     serve_set(serve, set);
