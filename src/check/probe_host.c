@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "check/probe.h"
+#include "mem/mem.h"
 
 #include <cpuid.h>
 #include <errno.h>
@@ -92,16 +93,22 @@ void probe_memory(struct probe_result *ret)
 
 void probe_hugepages(struct probe_result *ret)
 {
-    char shmem[128], reserved[32];
-    read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", shmem, sizeof(shmem));
-    read_line("/proc/sys/vm/nr_hugepages", reserved, sizeof(reserved));
-    const char *open = strchr(shmem, '[');
-    char mode[32] = "not built in";
-    if (open)
-        (void)snprintf(mode, sizeof(mode), "%.*s", (int)strcspn(open + 1, "]"), open + 1);
-    long count = strtol(reserved, NULL, 10);
-    probe_yes(ret, json_pack("{s:s,s:I}", "shmem", mode, "reserved_pages", (json_int_t)count),
-              "transparent ones for shared memory: %s; %ld reserved by hand", mode, count);
+    struct mem mem;
+    struct err err = { 0 };
+    if (mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_LARGE, &err)) {
+        probe_no(ret, "%s", err.text);
+        return;
+    }
+    mem.host[0] = 1;
+    uint64_t pages = mem_resident_pages(&mem), large = MEM_LARGE_BYTES / PAGE_BYTES;
+    if (pages == large)
+        probe_yes(ret, NULL, "the first touch of guest memory brought 2 MiB at once");
+    else if (mem.page_size == MEM_PAGES_LARGE)
+        probe_no(ret, "the kernel had no 2 MiB in one piece: the first touch brought %llu KiB",
+                 (unsigned long long)(pages * PAGE_BYTES >> 10));
+    else
+        probe_no(ret, "this process cannot have a tmpfs with large pages of its own");
+    mem_fini(&mem);
 }
 
 /* TSC ticks a millisecond against CLOCK_MONOTONIC_RAW over some 20 ms. */

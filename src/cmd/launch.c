@@ -32,9 +32,10 @@ json_t *launch_options(const struct cmd_args *args, const char *start, const cha
     /* Without one the VM runs, and says what is missing when it is to move. */
     if (confdir_path(args->config_dir, config_dir, NULL))
         config_dir[0] = '\0';
-    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:I}", "start", start, "runtime_dir", args->base,
-                     "config_dir", config_dir, "name", name ? name : "", "fake",
-                     cmd_flag(args, "fake"), "begun_ns", (json_int_t)clock_now_ns());
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:I}", "start", start, "runtime_dir",
+                     args->base, "config_dir", config_dir, "name", name ? name : "", "small_pages",
+                     cmd_flag(args, "small-pages"), "fake", cmd_flag(args, "fake"), "begun_ns",
+                     (json_int_t)clock_now_ns());
 }
 
 int launch_self_migrate(const struct cmd_args *args, json_t *options, struct err *err)
@@ -354,15 +355,16 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
     json_error_t where;
     const char *start, *base, *config_dir, *name, *file = "";
     json_t *config = NULL, *places = NULL, *self_migrate = NULL;
-    int paused = 0, once = 0, fake = 0, insecure = 0;
+    int paused = 0, once = 0, fake = 0, insecure = 0, small_pages = 0;
     json_int_t begun_ns = 0;
 
-    if (json_unpack_ex(json, &where, JSON_STRICT,
-                       "{s:s, s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:b, s?:o, s?:o, s?:b, s?:I}",
-                       "start", &start, "runtime_dir", &base, "config_dir", &config_dir, "name",
-                       &name, "config", &config, "file", &file, "paused", &paused, "once", &once,
-                       "insecure", &insecure, "places", &places, "self_migrate", &self_migrate,
-                       "fake", &fake, "begun_ns", &begun_ns))
+    if (json_unpack_ex(
+            json, &where, JSON_STRICT,
+            "{s:s, s:s, s:s, s:s, s?:o, s?:s, s?:b, s?:b, s?:b, s?:o, s?:o, s?:b, s?:b, s?:I}",
+            "start", &start, "runtime_dir", &base, "config_dir", &config_dir, "name", &name,
+            "config", &config, "file", &file, "paused", &paused, "once", &once, "insecure",
+            &insecure, "places", &places, "self_migrate", &self_migrate, "small_pages",
+            &small_pages, "fake", &fake, "begun_ns", &begun_ns))
         return err_set(err, ERR_CALLER, EINVAL, "options: %s", where.text);
     for (unsigned i = 1; i < VMM_START_MAX; i++)
         if (strcmp(start, starts[i]) == 0)
@@ -388,6 +390,7 @@ static int read_object(json_t *json, struct vmm_options *options, struct err *er
         rc = read_self_migrate(self_migrate, options, err);
     if (!rc && options->start == VMM_BOOT)
         rc = config_from_json(config, &options->machine, &options->host, err);
+    options->host.small_pages |= small_pages != 0;
     return rc;
 }
 

@@ -11,6 +11,7 @@
  *      "config": {...},                                config_to_json(), to boot
  *      "self_migrate": [HOST:PORT or "any"],
  *      "file": PATH, "paused": BOOL, "once": BOOL, "insecure": BOOL,
+ *      "small_pages": BOOL,
  *      "places": [{"id": ID, "where": PATH or TAP}],
  *      "fake": BOOL, "begun_ns": NS}
  */
@@ -38,6 +39,9 @@ struct launch {
       .help = "the control character that detaches from the console, or none" },                   \
     { .name = "self-migrate", .kind = CMD_TEXT, .flags = CMD_REPEATED, .value = "HOST[:PORT]",      \
       .help = "allow the guest to move itself there by its agent, or anywhere with any" },         \
+    { .name = "small-pages", .kind = CMD_FLAG,                                                     \
+      .help = "keep the guest's memory in pages of 4 KiB, never of 2 MiB: slower, and less of it "   \
+              "where a guest uses little here and there" },                                          \
     { .name = "fake", .kind = CMD_FLAG, .flags = CMD_HIDDEN, .help = "no guest, for tests" }
 
 /* --disk and --net of a machine that arrives. */

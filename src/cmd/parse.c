@@ -169,7 +169,7 @@ int parse_address(const char *text, char ret_host[PARSE_HOST_MAX], uint16_t *ret
 
 int parse_target(const char *text, char ret[PARSE_TARGET_MAX], struct err *err)
 {
-    char whole[PARSE_TARGET_MAX], host[PARSE_HOST_MAX];
+    char whole[PARSE_TARGET_MAX], host[PARSE_HOST_MAX] = "";
     size_t len = strlen(text);
     bool bare = len > 0 && (text[len - 1] == ']' || !strchr(text, ':'));
     uint16_t port;

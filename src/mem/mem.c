@@ -1,4 +1,5 @@
 #include "mem/mem.h"
+#include "base/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -6,12 +7,57 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define GRANULE (UINT64_C(2) << 20)
+#define GRANULE MEM_LARGE_BYTES
 
-int mem_init(struct mem *mem, uint64_t bytes, struct err *err)
+/* A file on a tmpfs that is mounted nowhere and lives as long as the file. Its pages are as this mount says; those of a
+ * memfd are as a setting of the whole host says, which is "small" nearly everywhere. -errno: an old kernel (before
+ * 5.2), one without large pages, or no right to mount. */
+static int open_tmpfs(const char *huge)
+{
+    CLEANUP_FD int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+    if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "huge", huge, 0) < 0 ||
+        fsconfig(fs, FSCONFIG_SET_STRING, "size", "0", 0) < 0 || /* no limit of its own */
+        fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return -errno;
+    CLEANUP_FD int root = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+    int fd = root < 0 ? -1 : openat(root, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    return fd < 0 ? -errno : fd;
+}
+
+static int open_file(struct mem *mem, enum mem_pages pages)
+{
+    mem->page_size = pages;
+    mem->memfd = open_tmpfs(pages == MEM_PAGES_LARGE ? "within_size" : "never");
+    if (mem->memfd >= 0)
+        return 0;
+    mem->page_size = MEM_PAGES_SMALL;
+    mem->memfd = memfd_create("guest-ram", MFD_CLOEXEC);
+    return mem->memfd < 0 ? -errno : 0;
+}
+
+/* Where a large page of the file can be one of the mapping: aligned. */
+static void *map_file(int fd, uint64_t bytes)
+{
+    uint8_t *room =
+        mmap(NULL, bytes + GRANULE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return MAP_FAILED;
+    size_t before = -(uintptr_t)room % GRANULE;
+    if (before)
+        (void)munmap(room, before);
+    (void)munmap(room + before + bytes, GRANULE - before);
+    void *host = mmap(room + before, bytes, PROT_READ | PROT_WRITE,
+                      MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0);
+    if (host == MAP_FAILED)
+        (void)munmap(room + before, bytes);
+    return host;
+}
+
+int mem_init(struct mem *mem, uint64_t bytes, enum mem_pages pages, struct err *err)
 {
     *mem = (struct mem){ .memfd = -1 };
     if (bytes < MEM_MIN_BYTES || bytes > MEM_MAX_BYTES || bytes % GRANULE)
@@ -21,18 +67,17 @@ int mem_init(struct mem *mem, uint64_t bytes, struct err *err)
 
     (void)pthread_mutex_init(&mem->discard_lock, NULL); /* cannot fail with default attributes */
     mem->freed = calloc(bytes / PAGE_BYTES / 64, sizeof(*mem->freed));
-    mem->memfd = memfd_create("guest-ram", MFD_CLOEXEC);
-    if (!mem->freed || mem->memfd < 0 || ftruncate(mem->memfd, (off_t)bytes) < 0) {
-        int rc =
-            err_errno(err, ERR_HOST, mem->freed ? errno : ENOMEM, "cannot create guest memory");
+    int rc = mem->freed ? open_file(mem, pages) : -ENOMEM;
+    if (!rc && ftruncate(mem->memfd, (off_t)bytes) < 0)
+        rc = -errno;
+    if (rc) {
         mem_fini(mem);
-        return rc;
+        return err_errno(err, ERR_HOST, -rc, "cannot create guest memory");
     }
-    void *host =
-        mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mem->memfd, 0);
+    void *host = map_file(mem->memfd, bytes);
     if (host == MAP_FAILED) {
-        int rc = err_errno(err, ERR_HOST, errno, "cannot map %llu MiB of guest memory",
-                           (unsigned long long)(bytes >> 20));
+        rc = err_errno(err, ERR_HOST, errno, "cannot map %llu MiB of guest memory",
+                       (unsigned long long)(bytes >> 20));
         mem_fini(mem);
         return rc;
     }

@@ -1,10 +1,15 @@
 /*
- * Guest memory: one open layer, a memfd mapped shared and seen by the guest at up to two places.
+ * Guest memory: one open layer, a memory file mapped shared and seen by the guest at up to two places.
  *
  *   guest physical   0 ........ MEM_LOW_MAX   [hole: MMIO, APICs]   4 GiB .........
- *   memfd offset     0 ........ low_bytes ............................. bytes
+ *   file offset      0 ........ low_bytes ............................. bytes
  *
- * A *page index* counts pages in memfd order: the unit of dirty bitmaps and of the stream.
+ * A *page index* counts pages of 4 KiB in file order: the unit of dirty bitmaps and of the stream.
+ *
+ * The file is made of large pages (2 MiB) where the host lets us, which saves the guest's page walks and a mover's
+ * page faults, or of small ones. Large pages make the holes of the file coarser, nothing else: a page that was never
+ * touched may share a large page with one that was, and reads as zeroes. Whoever needs to know what is missing, page
+ * by page (post-copy's target, uffd.h), wants small ones.
  *
  * Threads: the layout never changes after mem_init(); mem_get() and mem_mark() may be called from any
  * thread. What the bytes hold is the guest's business and changes under the reader at any time: read
@@ -31,9 +36,14 @@ struct mem_region {
     uint64_t page_index; /* of its first page */
 };
 
+#define MEM_LARGE_BYTES (UINT64_C(2) << 20) /* of a large page; the mapping is aligned to it */
+
+enum mem_pages { MEM_PAGES_SMALL = 1, MEM_PAGES_LARGE };
+
 struct mem {
-    int memfd;
-    uint8_t *host; /* the whole memfd, mapped shared */
+    int memfd; /* of a tmpfs, in any case */
+    enum mem_pages page_size;
+    uint8_t *host; /* the whole file, mapped shared */
     uint64_t bytes, pages;
     struct mem_region region[2];
     unsigned region_count;
@@ -48,8 +58,9 @@ struct mem {
     pthread_mutex_t discard_lock;
 };
 
-/* `bytes`: a multiple of 2 MiB within MEM_MIN_BYTES..MEM_MAX_BYTES (ERR_CALLER otherwise). */
-int mem_init(struct mem *mem, uint64_t bytes, struct err *err) MUST_CHECK;
+/* `bytes`: a multiple of 2 MiB within MEM_MIN_BYTES..MEM_MAX_BYTES (ERR_CALLER otherwise). `pages`: what is wanted;
+ * mem->page_size is what it became, small where the host has no large ones or no right to make a tmpfs. */
+int mem_init(struct mem *mem, uint64_t bytes, enum mem_pages pages, struct err *err) MUST_CHECK;
 void mem_fini(struct mem *mem);
 
 /* Host address of guest bytes [gpa, gpa+len), or NULL unless all of it is RAM of one region.

@@ -130,6 +130,7 @@ int arrival_fit(struct arrival *arrival, bool hold, struct fit_report *report, s
         rc = look_for_memory(arrival, hold, &memory, err);
     if (rc)
         return rc;
+    host->small_pages |= arrival->in_parts;
     fit_check(&arrival->config, &arrival->cpuid, host, &memory, arrival->host.fake, report,
               &arrival->fds);
     arrival->holds_fds = report->count == 0;

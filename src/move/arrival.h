@@ -35,6 +35,8 @@ struct arrival_host {
 struct arrival {
     struct arrival_host host;
     bool have_config, have_cpuid;
+    bool
+        in_parts; /* its guest may run before all of its memory is here: pages must be told apart */
     struct machine_config config;
     struct hv_cpuid cpuid;
     struct machine_fds fds;

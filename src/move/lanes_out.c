@@ -91,7 +91,8 @@ static int send_round(struct lane_out *lane, struct err *err)
     if (!rc && set->pushing)
         link_keep_short(&lane->wire.link);
 
-    while (!rc && lane->index < set->awake) {
+    /* One that goes to sleep sends first what it has taken: nobody else has it in this round. */
+    while (!rc && (lane->index < set->awake || !page_stripe_done(&lane->maker.stripe))) {
         rc = wait_turn(lane, err);
         if (rc)
             break;

@@ -17,7 +17,8 @@ void migrate_send_absent(struct migration *m)
     bill_downtime(m->bill, BILL_LAST_PAGES, began);
     int rc = m->tracking ? dirty_fetch(&m->dirty, &left) : 0;
     if (!rc)
-        rc = serve_list(m->serve, m->tracking ? &m->dirty : NULL, m->visited, &out, &listed);
+        rc = serve_list(m->serve, m->tracking ? &m->dirty : NULL, m->visited,
+                        m->tracking ? m->pages.unsent : NULL, &out, &listed);
     if (rc) {
         (void)err_errno(&err, ERR_HOST, -rc, "cannot list what the target lacks");
         migrate_host_failed(m, &err);

@@ -34,6 +34,7 @@ struct page_count {
 struct page_maker {
     struct page_source *source;
     struct page_memo *memo; /* borrowed; NULL = none */
+    struct page_stripe stripe;
     struct packer packer;
     uint64_t link_rate; /* for the packer: bytes a second; 0 = not known */
     mem_zero_fn *is_zero;

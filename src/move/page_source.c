@@ -4,7 +4,9 @@
 #include "move/serve.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
+#define STRIPE_WORDS (MEM_LARGE_BYTES / PAGE_BYTES / 64)
 #define HOLE_WORDS 1024 /* passed over at a time where memory was never touched: 64 Ki pages */
 
 void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty)
@@ -23,6 +25,7 @@ void page_source_fini(struct page_source *source)
 {
     if (source->mem)
         (void)pthread_mutex_destroy(&source->lock);
+    free(source->unsent);
     *source = (struct page_source){ 0 };
 }
 
@@ -33,7 +36,6 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
     source->touched_first = source->touched_end = 0;
     source->set = set;
     source->rest = 0;
-    source->in_part = false;
     source->stopped = false;
     source->untouched = set ? set->untouched : 0;
     source->untouched_free = set ? set->untouched_free : 0;
@@ -56,7 +58,7 @@ uint64_t page_source_visited(const struct page_source *source)
 {
     if (source->set) /* all of it was taken, or looked at, as the round began */
         return source->mem->pages;
-    return MIN(source->next + (source->in_part ? 64 : 0), source->mem->pages);
+    return MIN(source->next, source->mem->pages);
 }
 
 /* Finds the touched run that ends behind `page`; afterwards page < touched_end. */
@@ -144,61 +146,119 @@ static int drop_untouched(struct page_source *source, uint64_t first, uint64_t *
     return 0;
 }
 
-/* How many words from `next` on have no more than `room` pages together. */
-static unsigned words_for(const struct page_source *source, unsigned room)
+/* How many words from `next` on make a stripe: whole large pages' worth of memory, or what is left of the first one. */
+static unsigned words_for(const struct page_source *source)
 {
-    uint64_t most = (region_end(source->mem, source->next) - source->next) / 64;
+    const uint64_t *pending = source->dirty->pending + source->next / 64;
+    uint64_t most = MIN((region_end(source->mem, source->next) - source->next) / 64,
+                        (uint64_t)PAGE_BATCH_WORDS);
     unsigned words = 0, pages = 0;
-    if (source->skip_untouched)
-        most = 1;
-    for (; words < MIN(most, (uint64_t)PAGE_BATCH_WORDS); words++) {
-        pages += (unsigned)__builtin_popcountll(source->dirty->pending[source->next / 64 + words]);
-        if (pages > room)
+    for (unsigned end = STRIPE_WORDS - source->next / 64 % STRIPE_WORDS; words < most;
+         end += STRIPE_WORDS) {
+        unsigned more = 0;
+        for (unsigned w = words; w < MIN(end, most); w++)
+            more += (unsigned)__builtin_popcountll(pending[w]);
+        if (words && pages + more > STRIPE_WORDS * 64)
             break;
+        pages += more;
+        words = (unsigned)MIN(end, most);
     }
     return words;
 }
 
-/* Gives back what is too much of one word just taken: the log knows it as sent, so it must stay pending. */
-static void give_back(struct page_source *source, struct page_batch *batch, unsigned room)
-{
-    uint64_t kept = 0, left = batch->bits[0];
-    for (unsigned i = 0; i < room && left; i++, left &= left - 1)
-        kept |= left & -left;
-    if (!left)
-        return;
-    source->dirty->pending[batch->first / 64] |= left;
-    batch->bits[0] = kept;
-    source->next = batch->first;
-    source->in_part = true;
-}
-
 /* What the guest gave back before its log was cleared, and did not touch since, is known to be zero. */
-static void find_free(struct page_source *source, struct page_batch *batch)
+static uint64_t find_free(struct page_source *source, uint64_t first, uint64_t bits)
 {
-    for (unsigned w = 0; w < batch->words; w++)
-        batch->free[w] =
-            mem_freed_holes(source->mem, batch->first + w * UINT64_C(64), batch->bits[w]);
+    return mem_freed_holes(source->mem, first, bits);
 }
 
-static int take_words(struct page_source *source, unsigned room, struct page_batch *batch)
+/* With the log of one word cleared: leaves out what the first round has not to send, and finds what is free. */
+static int sort_word(struct page_source *source, struct page_stripe *stripe, unsigned w)
 {
-    source->in_part = false;
-    int rc = dirty_take(source->dirty, batch->first, batch->words, batch->bits);
-    if (!rc && batch->words == 1)
-        give_back(source, batch, room);
-    if (!rc && source->skip_untouched) {
-        uint64_t taken = batch->bits[0];
-        rc = drop_untouched(source, batch->first, &batch->bits[0]);
-        pass_untouched(source, batch->first, taken & ~batch->bits[0]);
-        batch->free[0] = 0; /* its holes count as never touched */
-    } else if (!rc) {
-        find_free(source, batch);
+    uint64_t first = stripe->first + w * UINT64_C(64), taken = stripe->bits[w];
+    if (!source->skip_untouched) {
+        stripe->free[w] = find_free(source, first, taken);
+        return 0;
     }
-    for (unsigned w = 0; w < batch->words; w++)
-        batch->pages += (unsigned)__builtin_popcountll(batch->bits[w]);
-    atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
+    int rc = drop_untouched(source, first, &stripe->bits[w]);
+    pass_untouched(source, first, taken & ~stripe->bits[w]);
+    stripe->free[w] = 0; /* its holes count as never touched */
     return rc;
+}
+
+/* Takes the next stripe; words 0: nothing is left in this round. */
+static int take_stripe(struct page_source *source, struct page_stripe *stripe)
+{
+    stripe->words = stripe->at = 0;
+    for (;;) {
+        source->next = dirty_next(source->dirty, source->next);
+        if (source->next >= source->mem->pages)
+            return 0;
+        unsigned words = 0;
+        int rc = source->skip_untouched ? pass_hole(source, &words) : 0;
+        if (rc)
+            return rc;
+        source->next += words * UINT64_C(64);
+        if (words == 0)
+            break;
+    }
+    stripe->first = source->next;
+    stripe->words = words_for(source);
+    source->next += stripe->words * UINT64_C(64);
+    int rc = dirty_take(source->dirty, stripe->first, stripe->words, stripe->bits);
+    for (unsigned w = 0; w < stripe->words && !rc; w++)
+        rc = sort_word(source, stripe, w);
+    return rc;
+}
+
+bool page_stripe_done(const struct page_stripe *stripe)
+{
+    for (unsigned w = stripe->at; w < stripe->words; w++)
+        if (stripe->bits[w])
+            return false;
+    return true;
+}
+
+/* The lowest `count` bits that are set. */
+static uint64_t lowest(uint64_t bits, unsigned count)
+{
+    uint64_t kept = 0;
+    for (; count > 0 && bits; count--, bits &= bits - 1)
+        kept |= bits & -bits;
+    return kept;
+}
+
+/* Moves up to `room` pages from the stripe to the batch. */
+static void hand_out(struct page_stripe *stripe, unsigned room, struct page_batch *batch)
+{
+    while (stripe->at < stripe->words && stripe->bits[stripe->at] == 0)
+        stripe->at++;
+    batch->first = stripe->first + stripe->at * UINT64_C(64);
+    batch->words = 0;
+    for (unsigned w = stripe->at; w < stripe->words && batch->pages < room; w++) {
+        uint64_t bits = lowest(stripe->bits[w], room - batch->pages);
+        stripe->bits[w] &= ~bits;
+        batch->bits[batch->words] = bits;
+        batch->free[batch->words++] = stripe->free[w] & bits;
+        batch->pages += (unsigned)__builtin_popcountll(bits);
+    }
+}
+
+/* The round was stopped: what was taken and is unsent stays pending. */
+static int put_back(struct page_source *source, struct page_stripe *stripe)
+{
+    if (!page_stripe_done(stripe) && source->skip_untouched && !source->unsent) {
+        source->unsent = calloc(source->mem->pages / 64, sizeof(*source->unsent));
+        if (!source->unsent)
+            return -ENOMEM;
+    }
+    for (unsigned w = stripe->at; w < stripe->words; w++) {
+        source->dirty->pending[stripe->first / 64 + w] |= stripe->bits[w];
+        if (source->unsent)
+            source->unsent[stripe->first / 64 + w] |= stripe->bits[w];
+    }
+    stripe->words = stripe->at = 0;
+    return 0;
 }
 
 /* One word of the set, or what was left of it: words come in no order. */
@@ -206,58 +266,49 @@ static int take_from_set(struct page_source *source, unsigned room, struct page_
 {
     int rc = source->rest ? 0 : round_set_next(source->set, &source->rest_first, &source->rest);
     *batch = (struct page_batch){ .first = source->rest_first, .words = 1 };
-    for (; !rc && source->rest && batch->pages < room; batch->pages++) {
-        batch->bits[0] |= source->rest & -source->rest;
-        source->rest &= source->rest - 1;
-    }
+    batch->bits[0] = lowest(source->rest, room);
+    batch->pages = (unsigned)__builtin_popcountll(batch->bits[0]);
+    source->rest &= ~batch->bits[0];
     if (!rc)
-        find_free(source, batch);
+        batch->free[0] = find_free(source, batch->first, batch->bits[0]);
+    return rc;
+}
+
+static int take_from_serve(struct page_source *source, unsigned room, struct page_batch *batch)
+{
+    serve_take(source->serve, room, batch);
+    for (unsigned w = 0; w < batch->words; w++)
+        batch->free[w] = find_free(source, batch->first + w * UINT64_C(64), batch->bits[w]);
+    return 0;
+}
+
+static int take(struct page_source *source, struct page_stripe *stripe, unsigned room,
+                struct page_batch *batch)
+{
+    batch->words = batch->pages = 0;
+    if (source->serve)
+        return source->stopped ? 0 : take_from_serve(source, room, batch);
+    if (source->stopped)
+        return source->set ? 0 : put_back(source, stripe);
+    int rc = 0;
+    if (source->set)
+        rc = take_from_set(source, room, batch);
+    while (!rc && !source->set && batch->pages == 0) {
+        if (page_stripe_done(stripe))
+            rc = take_stripe(source, stripe);
+        if (rc || stripe->words == 0)
+            return rc;
+        hand_out(stripe, room, batch);
+    }
     atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
     return rc;
 }
 
-static int take(struct page_source *source, unsigned room, bool some, struct page_batch *batch)
-{
-    batch->pages = 0;
-    if (source->stopped)
-        return 0;
-    if (source->serve) {
-        serve_take(source->serve, room, batch);
-        find_free(source, batch);
-        return 0;
-    }
-    if (source->set)
-        return take_from_set(source, room, batch);
-    while (batch->pages == 0) {
-        source->next = dirty_next(source->dirty, source->next);
-        if (source->next >= source->mem->pages)
-            return 0;
-        if (source->skip_untouched) {
-            unsigned words;
-            int rc = pass_hole(source, &words);
-            if (rc)
-                return rc;
-            source->next += (uint64_t)words * 64;
-            if (words)
-                continue;
-        }
-        batch->first = source->next;
-        batch->words = words_for(source, room);
-        if (batch->words == 0 && !some)
-            return 0;
-        batch->words = MAX(batch->words, 1u); /* part of one, then */
-        source->next += (uint64_t)batch->words * 64;
-        int rc = take_words(source, room, batch);
-        if (rc)
-            return rc;
-    }
-    return 0;
-}
-
-int page_source_take(struct page_source *source, unsigned room, bool some, struct page_batch *ret)
+int page_source_take(struct page_source *source, struct page_stripe *stripe, unsigned room,
+                     struct page_batch *ret)
 {
     (void)pthread_mutex_lock(&source->lock);
-    int rc = take(source, room, some, ret);
+    int rc = take(source, stripe, room, ret);
     (void)pthread_mutex_unlock(&source->lock);
     return rc;
 }

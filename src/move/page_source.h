@@ -1,16 +1,19 @@
 /*
  * Which pages go next: one round's walk over the dirty set of a machine, shared by all who send.
  *
- * One round visits memory once in ascending page order, in batches. A batch is *taken* from the dirty set
- * (clearing its log) and only then read: see mem/dirty.h. Never-touched memory, holes of the memfd, is passed
- * over in the first round without being looked at; what the guest gave back (mem/discard.h) is a hole again, and
- * the batch says so.
+ * One round visits memory once in ascending page order, in stripes: pieces of memory as large as a large page, as many
+ * in one as together have about a large page's worth of pages to send. A stripe is *taken* from the dirty set (clearing
+ * its log, with one call) and belongs to one sender, who gets it handed out in batches and only then reads it: see
+ * mem/dirty.h. Two senders never work on one large page.
+ *
+ * Never-touched memory, holes of the memory file, is passed over in the first round without being looked at; what the
+ * guest gave back (mem/discard.h) is a hole again, and the batch says so.
  *
  * Post-copy's push is handed out the same way, but what goes next is what `serve` says (serve.h): the guest is paused,
  * and no dirty set is needed.
  *
- * Threads: page_source_take() may be called by several threads at once; it holds the lock for no more than the
- * taking. Everything else belongs to the one thread that begins and ends rounds.
+ * Threads: page_source_take() may be called by several threads at once, each with a stripe of its own; it holds the
+ * lock for no more than the taking. Everything else belongs to the one thread that begins and ends rounds.
  */
 #pragma once
 #include "base/err.h"
@@ -33,6 +36,13 @@ struct page_batch {
         free[PAGE_BATCH_WORDS]; /* of those: zeroes, and to be sent as such without being read */
 };
 
+/* What one sender has taken and not yet been handed: bits as of a batch. All zero: nothing. */
+struct page_stripe {
+    uint64_t first;
+    unsigned words, at; /* words from `at` on may have bits left */
+    uint64_t bits[PAGE_BATCH_WORDS], free[PAGE_BATCH_WORDS];
+};
+
 struct serve;
 
 struct page_source {
@@ -41,15 +51,17 @@ struct page_source {
     struct dirty *dirty;
     pthread_mutex_t lock;
     bool skip_untouched;                 /* this round still meets never-touched memory */
-    uint64_t next;                       /* page index, multiple of 64 */
+    uint64_t next;                       /* no stripe was taken from here on; multiple of 64 */
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
     uint64_t untouched;                  /* pages passed over in this round */
     uint64_t untouched_free;             /* of those: given back by the guest */
-    bool in_part;                        /* of the word at `next` some pages were taken */
     atomic_bool stopped;                 /* nothing more is handed out in this round */
     _Atomic(uint64_t) passed;            /* pages taken or passed over in this round */
     struct round_set *set; /* NULL = in ascending order, straight from the dirty set; borrowed */
     uint64_t rest_first, rest; /* of the set's last word, not taken yet */
+    /* Pages of the first round that were taken, and given back unsent when it was stopped, one bit a page index;
+     * owned; NULL = none. */
+    uint64_t *unsent;
 };
 
 void page_source_init(struct page_source *source, struct mem *mem, struct dirty *dirty);
@@ -68,7 +80,10 @@ void page_source_stop(struct page_source *source);
 /* Pages from this one on were never taken nor passed over in the round. Nobody takes meanwhile. */
 uint64_t page_source_visited(const struct page_source *source);
 
-/* Takes the next pages, at most `room` (1 or more) of them. ret->pages == 0: nothing is left in this round or,
- * unless `some` is set, the next ones come in a lump that needs more room (never more than 64). */
-int page_source_take(struct page_source *source, unsigned room, bool some,
+/* Takes the next pages, at most `room` (1 or more) of them; ret->pages == 0: nothing is left in this round. Whoever
+ * stops asking before that loses what `stripe` still holds. */
+int page_source_take(struct page_source *source, struct page_stripe *stripe, unsigned room,
                      struct page_batch *ret) MUST_CHECK;
+
+/* Whether all that was taken was handed out. */
+bool page_stripe_done(const struct page_stripe *stripe);

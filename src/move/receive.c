@@ -84,6 +84,7 @@ static void check(struct receiving *r)
 {
     struct fit_report report = { 0 };
     struct err err = { 0 };
+    r->arrival->in_parts = r->engine.hello.mode == MOVE_POST_COPY;
     if (arrival_fit(r->arrival, true, &report, &err))
         fit_add(&report, "device", "%s", err.text);
     if (r->engine.hello.mode == MOVE_POST_COPY && uffd_check(&err))

@@ -15,10 +15,10 @@
     (CLOCK_MSEC / 5) /* how long the next question is looked for before it is waited for */
 
 /* While the guest keeps asking, where processors are few: */
-#define QUIET_NS CLOCK_MSEC    /* as long without a question: the guest has what it needs */
-#define GIVE_WAY_NS CLOCK_MSEC /* the longest that the push waits for that, */
-#define LOOK_NS 200000         /* looking so often, */
-#define FEW_PAGES 64u          /* and how much it sends then */
+#define QUIET_NS UINT64_C(200000)    /* so long without a question: the guest has what it needs */
+#define GIVE_WAY_NS UINT64_C(400000) /* the longest that the push waits for that, */
+#define LOOK_NS 100000               /* looking so often, */
+#define FEW_PAGES 64u                /* and how much it sends then */
 #define FEW_PROCESSORS 4
 
 /* True for exactly one caller a page. */

@@ -62,15 +62,16 @@ void serve_set(struct serve *serve, const uint64_t *set);
 
 struct serve_listed {
     uint64_t pages; /* named */
-    uint64_t
-        untouched; /* of those that no round came to, left out as never touched: zero at both sides */
-    uint64_t untouched_free; /* of these: given back by the guest */
+    /* Of those that no round came to: left out as never touched, zero at both sides; and of these, how many the
+     * guest had given back. */
+    uint64_t untouched, untouched_free;
 };
 
 /* Makes the list, and appends it to `out` as ABSENT sections. Of a paused guest: what is pending in `dirty` (NULL:
- * everything), but pages from `visited` on, which no round ever came to, only where they were touched. */
-int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
-               struct serve_listed *ret) MUST_CHECK;
+ * everything), but pages from `visited` on, which no round ever came to, only where they were touched. `unsent`: pages
+ * below `visited` that never went, one bit a page index; NULL: none. */
+int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
+               const uint64_t *unsent, struct buf *out, struct serve_listed *ret) MUST_CHECK;
 
 /* Receives an ABSENT section of the target's own list; the first after serve_told_again() begins a new one. */
 int serve_told(struct serve *serve, struct link *link, const struct section *section,

@@ -22,8 +22,8 @@ static int add_touched(struct serve *serve, uint64_t from, uint64_t *set)
     return 0;
 }
 
-int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited, struct buf *out,
-               struct serve_listed *ret)
+int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
+               const uint64_t *unsent, struct buf *out, struct serve_listed *ret)
 {
     CLEANUP_FREE uint64_t *set = calloc(serve->words, sizeof(*set));
     if (!set)
@@ -43,7 +43,7 @@ int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
         if (!dirty)
             continue;
         set[w] = dirty->pending[w] & (set[w] | came_to);
-        serve->again[w] = came_to;
+        serve->again[w] = unsent ? came_to & ~unsent[w] : came_to;
     }
     ret->pages = absent_put(out, set, serve->mem->pages);
     serve_set(serve, set);

@@ -117,7 +117,7 @@ int store_parse(const char *name, const char *text, size_t len, struct store *re
 {
     struct store store = { 0 };
     struct store_entry entry;
-    CLEANUP_FREE char *copy = strndup(text, len);
+    CLEANUP_FREE char *copy = strndup(text ? text : "", len);
     if (!copy)
         return err_errno(err, ERR_HOST, ENOMEM, "%s", name);
     if (strlen(copy) != len)

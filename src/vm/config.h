@@ -59,6 +59,7 @@ struct host_device {
 };
 
 struct host_config {
+    uint8_t small_pages; /* guest memory in pages of 4 KiB, also where the host has larger ones */
     char kernel[4096], initrd[4096]; /* empty when the machine is received or restored */
     struct host_device device[CONFIG_DEVICES_MAX];
 };

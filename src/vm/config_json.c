@@ -63,6 +63,7 @@ static const struct key device_keys[] = {
 static const struct key host_keys[] = {
     KEY(host_config, KEY_TEXT, kernel),
     KEY(host_config, KEY_TEXT, initrd),
+    KEY(host_config, KEY_FLAG, small_pages),
     { .name = "devices", .kind = KEY_NESTED },
 };
 

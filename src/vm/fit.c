@@ -47,8 +47,8 @@ static void cpu_lacks(void *arg, const char *what)
     fit_add(arg, "cpu", "this host's CPU lacks %s", what);
 }
 
-static void check_memory(const struct machine_config *config, const struct host_memory *memory,
-                         struct fit_report *report)
+static void check_memory(const struct machine_config *config, const struct host_config *host,
+                         const struct host_memory *memory, struct fit_report *report)
 {
     /* An unknown is no reason to refuse; running out later fails the move cleanly. */
     if (memory->available_bytes != UINT64_MAX) {
@@ -64,7 +64,11 @@ static void check_memory(const struct machine_config *config, const struct host_
                         (unsigned long long)(config->memory_bytes >> 20),
                         (unsigned long long)(memory->available_bytes >> 20), promised);
     }
-    fit_good(report, "huge-pages", "the guest's memory is in ordinary pages, and needs no others");
+    fit_good(
+        report, "huge-pages", "%s",
+        host->small_pages
+            ? "the guest's memory will be in small pages"
+            : "the guest's memory will be in large pages where this host has them, and needs none");
 }
 
 static void check_disks(const struct machine_config *need, const struct machine_fds *fds,
@@ -205,7 +209,7 @@ void fit_check(const struct machine_config *config, const struct hv_cpuid *cpuid
     struct machine_fds fds;
     *report = (struct fit_report){ 0 };
 
-    check_memory(config, memory, report);
+    check_memory(config, host, memory, report);
     if (machine_open_fds(config, host, fake, &fds, &err)) {
         check_one_by_one(config, cpuid, host, fake, &err, report);
         return;

@@ -43,7 +43,7 @@ static int open_disk(const struct config_device *device, const char *path, int *
 int machine_open_fds(const struct machine_config *config, const struct host_config *host, bool fake,
                      struct machine_fds *ret, struct err *err)
 {
-    struct machine_fds fds = { .kvm = -1 };
+    struct machine_fds fds = { .kvm = -1, .small_pages = host->small_pages };
     for (uint32_t i = 0; i < CONFIG_DEVICES_MAX; i++)
         fds.device[i] = -1;
 
@@ -301,7 +301,8 @@ static int assemble(struct machine *machine, struct err *err)
                                    : hv_fake_open(&machine->hv);
     if (rc)
         return rc;
-    rc = mem_init(&machine->mem, machine->config.memory_bytes, err);
+    rc = mem_init(&machine->mem, machine->config.memory_bytes,
+                  machine->fds.small_pages ? MEM_PAGES_SMALL : MEM_PAGES_LARGE, err);
     if (rc)
         return rc;
     /* Slots before the interrupt controllers: adding one later waits out a grace period. */

@@ -40,6 +40,7 @@ struct machine_hooks {
 struct machine_fds {
     int kvm;                        /* /dev/kvm; -1 = the fake hypervisor */
     int device[CONFIG_DEVICES_MAX]; /* tap or disk of each device; -1 = none */
+    bool small_pages;               /* what the memory is made of (mem.h) */
 };
 
 #define MACHINE_DEVS_MAX (CONFIG_DEVICES_MAX + 2)

@@ -331,6 +331,7 @@ static int hook_place(void *ctx, const struct machine_config *config, struct hos
         if (rc)
             return rc;
     }
+    host->small_pages = options->host.small_pages;
     mover_of(ctx)->monitor->host = *host;
     return 0;
 }

@@ -131,11 +131,12 @@ static void tick(const struct panel *p, bool is_x, double v)
                       p->x, at_y(p, v), p->x + p->w, at_y(p, v), p->x - 6, at_y(p, v) + 4, label);
 }
 
-static void ticks(const struct panel *p, bool is_x, double min, double max, bool log)
+static void ticks(const struct panel *p, bool is_x, double min, double max, bool decades)
 {
-    if (log) {
-        for (double v = min; v <= max * 1.001; v *= 10)
-            tick(p, is_x, v);
+    if (decades) {
+        unsigned count = (unsigned)lround(log10(max / min));
+        for (unsigned i = 0; i <= count; i++)
+            tick(p, is_x, min * pow(10, i));
         return;
     }
     double step = round_step(max);

@@ -25,7 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CLEANUP_FD int fd = memfd_create("kernel", MFD_CLOEXEC);
     FUZZ_CHECK(fd >= 0 && fd_write_full(fd, data, size) == 0);
     (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, NULL) == 0);
+    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, NULL) == 0);
     int rc = kernel_load(&mem, path, &kernel, &err);
     fuzz_check_err(rc, &err);
     if (rc) {

@@ -70,7 +70,7 @@ static struct page_slot slot;
 static void set_up(void)
 {
     struct err err;
-    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, &err) == 0);
+    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err) == 0);
     meter_init(&meter);
     FUZZ_CHECK(page_sink_init(&sink, &mem, &meter) == 0 && page_slot_init(&slot) == 0);
 }

@@ -125,7 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (unsigned w = 0; w < 4; w++) /* the first 256 pages, as take_page() has them */
         m.missing[w] = cursor_u64(&in);
     m.missing[0] |= 1;
-    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, &err) == 0);
+    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err) == 0);
     meter_init(&meter);
     struct pull *pull = pull_new(&mem, &meter, CLOCK_NEVER);
     FUZZ_CHECK(pull);
@@ -173,7 +173,7 @@ static struct bucket bucket;
 static void set_up(void)
 {
     struct err err;
-    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, &err) == 0);
+    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err) == 0);
     meter_init(&meter);
     bucket_init(&bucket);
     for (uint64_t page = 0; page < 256; page++)

@@ -373,7 +373,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct rig rig = { .wire = -1, .disk = -1, .client = { -1, -1, -1, -1 } };
     struct cursor in = cursor_of(data, size);
     log_setup(LOG_ERROR, "fuzz");
-    FUZZ_CHECK(mem_init(&rig.mem, MEM_MIN_BYTES, NULL) == 0 && loop_init(&rig.loop) == 0);
+    FUZZ_CHECK(mem_init(&rig.mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, NULL) == 0 &&
+               loop_init(&rig.loop) == 0);
 #if defined(FUZZ_BLK)
     rig.disk = memfd_create("disk", MFD_CLOEXEC);
     FUZZ_CHECK(rig.disk >= 0 && ftruncate(rig.disk, DISK_BYTES) == 0);

@@ -139,7 +139,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!op)
         return 0;
     rig = (struct rig){ 0 };
-    FUZZ_CHECK(mem_init(&rig.mem, MEM_MIN_BYTES, NULL) == 0);
+    FUZZ_CHECK(mem_init(&rig.mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, NULL) == 0);
     /* Each part of the rest goes to an address of its own. */
     while (in.left && !in.bad) {
         uint16_t at = (uint16_t)(cursor_u16(&in) % ARENA);

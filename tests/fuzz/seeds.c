@@ -331,7 +331,7 @@ static void put_states(void)
     struct err err;
     CLEANUP_FREE struct virtio_balloon_state *balloon = calloc(1, sizeof(*balloon));
     CLEANUP_FREE struct virtio_vsock_state *vsock = calloc(1, sizeof(*vsock));
-    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, &err) == 0 && loop_init(&loop) == 0);
+    FUZZ_CHECK(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err) == 0 && loop_init(&loop) == 0);
     FUZZ_CHECK(virtio_balloon_create(&dev, 1, &mem, &loop, NULL, NULL, &err) == 0);
     dev->ops->save(dev, balloon);
     balloon->num_pages = UINT32_MAX;

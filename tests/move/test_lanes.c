@@ -45,7 +45,7 @@ static void open_lane(struct place *p, unsigned index)
 
 static void place_init(struct place *p)
 {
-    assert_int_equal(mem_init(&p->mem, 64 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&p->mem, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
     meter_init(&p->meter);
     assert_int_equal(page_sink_init(&p->sink, &p->mem, &p->meter), 0);
     assert_int_equal(lanes_in_init(&p->lanes, &p->sink, &p->meter, 2, 300 * CLOCK_MSEC), 0);

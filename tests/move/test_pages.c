@@ -97,9 +97,8 @@ static void *run_guest(void *arg)
     return NULL;
 }
 
-static void running_guest_arrives_whole(void **unused)
+static void running_guest_arrives(enum mem_pages from_pages, enum mem_pages to_pages)
 {
-    (void)unused;
     struct mem from, to;
     struct hv *hv;
     struct dirty dirty;
@@ -110,8 +109,8 @@ static void running_guest_arrives_whole(void **unused)
     pthread_t receiving, running;
     uint64_t pending;
 
-    assert_int_equal(mem_init(&from, 128 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 128 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 128 * MIB, from_pages, NULL), 0);
+    assert_int_equal(mem_init(&to, 128 * MIB, to_pages, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     connect_pair(&out, &receiver.link);
@@ -170,6 +169,71 @@ static void running_guest_arrives_whole(void **unused)
     mem_fini(&to);
 }
 
+static void running_guest_arrives_whole(void **unused)
+{
+    (void)unused;
+    running_guest_arrives(MEM_PAGES_SMALL, MEM_PAGES_SMALL);
+    running_guest_arrives(MEM_PAGES_LARGE, MEM_PAGES_LARGE);
+    running_guest_arrives(MEM_PAGES_LARGE, MEM_PAGES_SMALL);
+}
+
+/* A round stopped within a stripe: each touched page was sent or is pending, and `unsent` has just those that the
+ * round had taken. */
+static void stopped_round_loses_nothing(void **unused)
+{
+    (void)unused;
+    enum { TOUCHED = 1000, SENT = 700 };
+    struct mem mem;
+    struct hv *hv;
+    struct dirty dirty;
+    struct page_source source;
+    struct page_stripe stripe = { 0 };
+    struct page_batch batch;
+    uint64_t pending, sent = 0;
+    CLEANUP_FREE uint8_t *seen = calloc(64 * MIB / PAGE_BYTES, 1);
+
+    assert_int_equal(mem_init(&mem, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(hv_fake_open(&hv), 0);
+    assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), mem.host, mem.bytes, false), 0);
+    memset(mem_page(&mem, 100), 0x5a, TOUCHED * PAGE_BYTES);
+    assert_int_equal(dirty_start(&dirty, &mem, hv), 0);
+    page_source_init(&source, &mem, &dirty);
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    page_source_begin(&source, true, NULL);
+    do {
+        assert_int_equal(page_source_take(&source, &stripe, 7, &batch), 0);
+        assert_true(batch.pages <= 7);
+        for (unsigned w = 0; w < batch.words; w++)
+            for (uint64_t bits = batch.bits[w]; bits; bits &= bits - 1)
+                seen[batch.first + w * 64 + (uint64_t)__builtin_ctzll(bits)]++;
+        sent += batch.pages;
+        if (sent >= SENT)
+            page_source_stop(&source);
+    } while (batch.pages);
+    assert_true(sent >= SENT && sent < SENT + 7);
+    assert_true(page_stripe_done(&stripe));
+
+    assert_int_equal(dirty_fetch(&dirty, &pending), 0);
+    uint64_t visited = page_source_visited(&source), unsent = 0;
+    assert_non_null(source.unsent);
+    for (uint64_t page = 0; page < mem.pages; page++) {
+        bool touched = page >= 100 && page < 100 + TOUCHED;
+        bool left = source.unsent[page / 64] >> page % 64 & 1;
+        bool is_pending = dirty.pending[page / 64] >> page % 64 & 1;
+        assert_true(seen[page] <= 1);
+        if (page < visited)
+            assert_int_equal(is_pending, touched && !seen[page]);
+        assert_int_equal(left, page < visited && touched && !seen[page]);
+        unsent += left;
+    }
+    assert_true(unsent > 0);
+
+    page_source_fini(&source);
+    dirty_stop(&dirty);
+    hv->ops->close(hv);
+    mem_fini(&mem);
+}
+
 static void untouched_memory_is_not_looked_at(void **unused)
 {
     (void)unused;
@@ -183,8 +247,8 @@ static void untouched_memory_is_not_looked_at(void **unused)
     pthread_t receiving;
     uint64_t pending;
 
-    assert_int_equal(mem_init(&from, 4096 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 4096 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 4096 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 4096 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     for (unsigned i = 0; i < from.region_count; i++)
         assert_int_equal(hv->ops->slot_set(hv, i, gpa_of(from.region[i].gpa),
@@ -272,8 +336,8 @@ static void freed_pages_do_not_travel(void **unused)
     pthread_t receiving, running, giving;
     uint64_t pending, freed = 0;
 
-    assert_int_equal(mem_init(&from, 128 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 128 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 128 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 128 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     connect_pair(&out, &receiver.link);
@@ -363,8 +427,8 @@ static void damaged_page_is_refused(void **unused)
     size_t len;
     struct err err;
 
-    assert_int_equal(mem_init(&from, 64 * MIB, NULL), 0);
-    assert_int_equal(mem_init(&to, 64 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&from, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
     memset(from.host, 0x5a, 3 * PAGE_BYTES);
@@ -405,6 +469,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(running_guest_arrives_whole),
+        cmocka_unit_test(stopped_round_loses_nothing),
         cmocka_unit_test(untouched_memory_is_not_looked_at),
         cmocka_unit_test(freed_pages_do_not_travel),
         cmocka_unit_test(damaged_page_is_refused),

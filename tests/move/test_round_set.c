@@ -27,7 +27,7 @@ struct rig {
 static int make(void **state)
 {
     struct rig *rig = calloc(1, sizeof(*rig));
-    if (!rig || mem_init(&rig->mem, BYTES, NULL) || hv_fake_open(&rig->hv) ||
+    if (!rig || mem_init(&rig->mem, BYTES, MEM_PAGES_SMALL, NULL) || hv_fake_open(&rig->hv) ||
         rig->hv->ops->slot_set(rig->hv, 0, gpa_of(0), rig->mem.host, BYTES, false) ||
         dirty_start(&rig->dirty, &rig->mem, rig->hv) ||
         round_set_init(&rig->set, &rig->mem, &rig->dirty))

@@ -84,7 +84,7 @@ static void tables_land_in_memory(void **state)
     struct mem mem;
     struct buf b = { 0 };
     acpi_build(&b, 2, 3);
-    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, NULL), 0);
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(acpi_write(&mem, 2, 3), 0);
     const void *there = mem_get(&mem, gpa_of(ACPI_GPA), b.len);
     assert_non_null(there);

@@ -38,7 +38,7 @@ static struct hv_boot prepare(struct mem *mem, uint64_t bytes, const char *initr
                                     .cmdline = "console=ttyS0 quiet",
                                     .vcpus = 2,
                                     .devices = 3 };
-    assert_int_equal(mem_init(mem, bytes, NULL), 0);
+    assert_int_equal(mem_init(mem, bytes, MEM_PAGES_SMALL, NULL), 0);
     if (boot_prepare(mem, &spec, &boot, &err) != 0)
         fail_msg("%s", err.text);
     return boot;
@@ -176,7 +176,7 @@ static void refused(const struct boot_spec *spec, int rc, const char *why)
     struct mem mem;
     struct hv_boot boot;
     struct err err = { 0 };
-    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, NULL), 0);
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(boot_prepare(&mem, spec, &boot, &err), rc);
     assert_int_equal(err.fault, ERR_CALLER);
     if (!strstr(err.text, why))

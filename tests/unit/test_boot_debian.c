@@ -26,7 +26,7 @@ static void both_ways_in_work(void **state)
     struct mem mem;
     struct err err = { 0 };
 
-    assert_int_equal(mem_init(&mem, UINT64_C(256) << 20, &err), 0);
+    assert_int_equal(mem_init(&mem, UINT64_C(256) << 20, MEM_PAGES_SMALL, &err), 0);
     if (kernel_load(&mem, image_file(kernel_bytes, kernel_len), &pvh, &err) != 0)
         fail_msg("%s", err.text);
     assert_int_equal(pvh.kind, KERNEL_PVH);
@@ -38,7 +38,7 @@ static void both_ways_in_work(void **state)
     uint32_t offset, setup = ((uint8_t)kernel_bytes[0x1f1] + 1u) * 512;
     memcpy(&offset, kernel_bytes + 0x248, 4);
     kernel_bytes[setup + offset] ^= 0x40;
-    assert_int_equal(mem_init(&mem, UINT64_C(256) << 20, &err), 0);
+    assert_int_equal(mem_init(&mem, UINT64_C(256) << 20, MEM_PAGES_SMALL, &err), 0);
     if (kernel_load(&mem, image_file(kernel_bytes, kernel_len), &packed, &err) != 0)
         fail_msg("%s", err.text);
     assert_int_equal(packed.kind, KERNEL_LINUX64);
@@ -60,7 +60,7 @@ static void too_small_a_machine_is_told(void **state)
     memcpy(kernel_bytes + 0x260, &init_size, 4);
     uint32_t no_payload = 0;
     memcpy(kernel_bytes + 0x24c, &no_payload, 4);
-    assert_int_equal(mem_init(&mem, UINT64_C(64) << 20, &err), 0);
+    assert_int_equal(mem_init(&mem, UINT64_C(64) << 20, MEM_PAGES_SMALL, &err), 0);
     assert_int_not_equal(kernel_load(&mem, image_file(kernel_bytes, kernel_len), &kernel, &err), 0);
     assert_non_null(strstr(err.text, "and the machine has 64"));
     assert_int_equal(mem_resident_pages(&mem), 0);

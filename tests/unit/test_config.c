@@ -17,7 +17,7 @@ static const char good[] =
     "                \"sectors\": 2048, \"fingerprint\": \"fedcba9876543210\"},"
     "               {\"kind\": \"net\", \"id\": \"lan\", \"mac\": \"52:54:00:Ab:CD:ef\"},"
     "               {\"kind\": \"rng\", \"id\": \"rng0\"}]},"
-    " \"host\": {\"kernel\": \"/boot/k\", \"initrd\": \"/boot/i\","
+    " \"host\": {\"small_pages\": true, \"kernel\": \"/boot/k\", \"initrd\": \"/boot/i\","
     "  \"devices\": {\"root\": {\"path\": \"/srv/root.raw\"}, \"lan\": {\"tap\": \"tap0\"}}}}";
 
 struct both {
@@ -36,7 +36,7 @@ static int parse(const char *text, struct both *ret, struct err *err)
 
 static struct both *parsed(void)
 {
-    struct both *both = malloc(sizeof(*both));
+    struct both *both = calloc(1, sizeof(*both));
     struct err err = { 0 };
     assert_non_null(both);
     if (parse(good, both, &err) != 0)
@@ -79,13 +79,14 @@ static void json_is_read(void **state)
     assert_string_equal(b->host.device[0].path, "/srv/root.raw");
     assert_string_equal(b->host.device[1].tap, "tap0");
     assert_string_equal(b->host.kernel, "/boot/k");
+    assert_int_equal(b->host.small_pages, 1);
     free(b);
 }
 
 static void json_comes_back(void **state)
 {
     (void)state;
-    struct both *b = parsed(), *again = malloc(sizeof(*again));
+    struct both *b = parsed(), *again = calloc(1, sizeof(*again));
     struct err err = { 0 };
     assert_non_null(again);
     json_t *json = config_to_json(&b->machine, &b->host);

@@ -207,7 +207,7 @@ static void storm(struct dev *(*make)(void))
     struct err err = { 0 };
     int pair[2];
     const uint64_t first_seed = seed;
-    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err), 0);
     assert_int_equal(loop_init(&loop), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, pair), 0);
     wire = pair[0];

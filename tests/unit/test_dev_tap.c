@@ -93,7 +93,7 @@ static int setup(void **state)
     packets = socket(AF_PACKET, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(packets, (struct sockaddr *)(void *)&link, sizeof(link)), 0);
 
-    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, MEM_PAGES_SMALL, &err), 0);
     assert_int_equal(loop_init(&loop), 0);
     if (tap_open("tap0", &fd, &err))
         fail_msg("%s", err.text);

@@ -142,7 +142,7 @@ static int setup(void **state)
 {
     struct err err = { 0 };
     (void)state;
-    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, MEM_PAGES_SMALL, &err), 0);
     assert_int_equal(loop_init(&loop), 0);
     return 0;
 }

@@ -20,7 +20,7 @@ static struct dirty dirty;
 static int setup(void **state)
 {
     (void)state;
-    assert_int_equal(mem_init(&mem, 4096 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&mem, 4096 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     for (unsigned i = 0; i < mem.region_count; i++)
         assert_int_equal(hv->ops->slot_set(hv, i, gpa_of(mem.region[i].gpa),

@@ -400,7 +400,7 @@ static int setup(void **state)
 {
     (void)state;
     image_elf(&elf);
-    return mem_init(&mem, MEM_MIN_BYTES, NULL);
+    return mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, NULL);
 }
 
 static int teardown(void **state)

@@ -18,7 +18,7 @@ static int make(void **state)
 {
     static struct mem mem;
     struct err err = { 0 };
-    if (mem_init(&mem, SIZE, &err))
+    if (mem_init(&mem, SIZE, MEM_PAGES_SMALL, &err))
         return -1;
     *state = &mem;
     return 0;
@@ -28,6 +28,39 @@ static int drop(void **state)
 {
     mem_fini(*state);
     return 0;
+}
+
+/* Large pages are a matter of speed: where the host has them, a touch brings one; elsewhere all is as with small ones. */
+static void large_pages_are_used(void **state)
+{
+    (void)state;
+    struct mem mem;
+    assert_int_equal(mem_init(&mem, 64 * MIB, MEM_PAGES_LARGE, NULL), 0);
+    assert_int_equal((uintptr_t)mem.host % MEM_LARGE_BYTES, 0);
+    uint64_t first, end;
+    assert_int_equal(mem_next_touched(&mem, 0, &first, &end), -ENXIO);
+    mem.host[5 * MIB] = 1;
+    uint64_t pages = mem_resident_pages(&mem);
+    if (mem.page_size == MEM_PAGES_SMALL || pages == 1)
+        print_message("this host has no large page to give\n");
+    else
+        assert_int_equal(pages, MEM_LARGE_BYTES / PAGE_BYTES);
+    assert_int_equal(mem_next_touched(&mem, 0, &first, &end), 0);
+    assert_true(first <= 5 * MIB / PAGE_BYTES && end > 5 * MIB / PAGE_BYTES);
+    assert_true(end - first <= MEM_LARGE_BYTES / PAGE_BYTES);
+    mem_fini(&mem);
+}
+
+/* Whatever the host's setting for memfds is. */
+static void small_pages_stay_small(void **state)
+{
+    (void)state;
+    struct mem mem;
+    assert_int_equal(mem_init(&mem, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem.page_size, MEM_PAGES_SMALL);
+    mem.host[5 * MIB] = 1;
+    assert_int_equal(mem_resident_pages(&mem), 1);
+    mem_fini(&mem);
 }
 
 static void sizes_are_checked(void **state)
@@ -46,7 +79,7 @@ static void sizes_are_checked(void **state)
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         struct mem mem;
         struct err err = { 0 };
-        assert_int_equal(mem_init(&mem, bad[i], &err), -EINVAL);
+        assert_int_equal(mem_init(&mem, bad[i], MEM_PAGES_SMALL, &err), -EINVAL);
         assert_int_equal(err.fault, ERR_CALLER);
         mem_fini(&mem);
     }
@@ -61,7 +94,7 @@ static void sizes_around_the_hole(void **state)
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         struct mem mem;
         uint64_t index;
-        assert_int_equal(mem_init(&mem, sizes[i], NULL), 0);
+        assert_int_equal(mem_init(&mem, sizes[i], MEM_PAGES_SMALL, NULL), 0);
         assert_int_equal(mem.region_count, sizes[i] > MEM_LOW_MAX ? 2 : 1);
         uint64_t sum = 0;
         for (unsigned r = 0; r < mem.region_count; r++) {
@@ -226,7 +259,7 @@ static void next_touched_walks_the_runs(void **state)
     static const uint64_t touched[] = { 0, 1, 2, 700, 16383 };
     struct mem mem;
     uint64_t first, end, at = 0;
-    assert_int_equal(mem_init(&mem, 64 * MIB, NULL), 0);
+    assert_int_equal(mem_init(&mem, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
     assert_int_equal(mem_next_touched(&mem, 0, &first, &end), -ENXIO);
     for (size_t i = 0; i < ARRAY_LEN(touched); i++)
         *mem_page(&mem, touched[i]) = 1;
@@ -251,6 +284,8 @@ static void next_touched_walks_the_runs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(large_pages_are_used),
+        cmocka_unit_test(small_pages_stay_small),
         cmocka_unit_test(sizes_are_checked),
         cmocka_unit_test(sizes_around_the_hole),
         cmocka_unit_test(get_knows_the_edges),

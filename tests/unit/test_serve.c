@@ -30,7 +30,7 @@ static int set_up(void **state)
 {
     struct err err;
     (void)state;
-    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err), 0);
     meter_init(&meter);
     seen = calloc(mem.pages, 1);
     bucket_init(&bucket);
@@ -201,8 +201,9 @@ static void *take_all(void *arg)
 {
     struct taker *taker = arg;
     struct page_batch batch;
+    struct page_stripe stripe = { 0 };
     for (;;) {
-        assert_int_equal(page_source_take(&source, taker->room, true, &batch), 0);
+        assert_int_equal(page_source_take(&source, &stripe, taker->room, &batch), 0);
         if (batch.pages == 0)
             return NULL;
         assert_true(batch.pages <= taker->room);

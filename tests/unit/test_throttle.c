@@ -39,7 +39,8 @@ static int make(void **state)
     struct rig *rig = calloc(1, sizeof(*rig));
     struct vcpu_handlers handlers = { .ctx = rig, .access = on_access, .ended = on_ended };
     struct err err;
-    if (!rig || mem_init(&rig->mem, UINT64_C(64) << 20, &err) || hv_fake_open(&rig->hv) ||
+    if (!rig || mem_init(&rig->mem, UINT64_C(64) << 20, MEM_PAGES_SMALL, &err) ||
+        hv_fake_open(&rig->hv) ||
         rig->hv->ops->slot_set(rig->hv, 0, gpa_of(0), rig->mem.host, rig->mem.bytes, false))
         return -1;
     meter_init(&rig->meter);

@@ -22,7 +22,7 @@ static int set_up(void **state)
 {
     struct err err;
     (void)state;
-    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err), 0);
     return uffd_open(&uffd, &mem, &err);
 }
 

@@ -64,7 +64,7 @@ static int setup(void **state)
     for (size_t i = 0; i < sizeof(image); i++)
         image[i] = pattern(i);
     assert_int_equal(fd_write_full(disk, image, sizeof(image)), 0);
-    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, MEM_PAGES_SMALL, &err), 0);
     assert_int_equal(loop_init(&loop), 0);
     d = (struct driver){ .dev = make(false), .mem = &mem, .loop = &loop };
     d.dev->ops->resume(d.dev);

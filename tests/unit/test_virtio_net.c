@@ -41,7 +41,7 @@ static int setup(void **state)
     struct err err = { 0 };
     int pair[2];
     (void)state;
-    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, MEM_PAGES_SMALL, &err), 0);
     assert_int_equal(loop_init(&loop), 0);
     assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, pair), 0);
     wire = pair[0];

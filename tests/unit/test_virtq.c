@@ -62,7 +62,7 @@ static int setup(void **state)
 {
     struct err err = { 0 };
     (void)state;
-    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, MEM_MIN_BYTES, MEM_PAGES_SMALL, &err), 0);
     virtq_init(&q, &mem, VIRTQ_SIZE_MAX);
     q.size = SIZE;
     q.desc_gpa = gpa_of(DESC);

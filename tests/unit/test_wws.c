@@ -158,7 +158,7 @@ struct guest {
 static int make(void **state)
 {
     struct guest *guest = calloc(1, sizeof(*guest));
-    if (!guest || mem_init(&guest->mem, BYTES, NULL) || hv_fake_open(&guest->hv) ||
+    if (!guest || mem_init(&guest->mem, BYTES, MEM_PAGES_SMALL, NULL) || hv_fake_open(&guest->hv) ||
         guest->hv->ops->slot_set(guest->hv, 0, gpa_of(0), guest->mem.host, BYTES, false) ||
         guest->hv->ops->vcpu_open(guest->hv, 0, NULL, &guest->vcpu))
         return -1;

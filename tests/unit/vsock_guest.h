@@ -109,7 +109,7 @@ static inline int setup(void **state)
     assert_non_null(mkdtemp(dir));
     dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     service_fd = -1;
-    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, &err), 0);
+    assert_int_equal(mem_init(&mem, DRIVER_MEM_BYTES, MEM_PAGES_SMALL, &err), 0);
     assert_int_equal(loop_init(&loop), 0);
     d = (struct driver){ .dev = make(CID, true), .mem = &mem, .loop = &loop };
     d.dev->ops->resume(d.dev);
