@@ -453,6 +453,8 @@ static void receive(struct migration *m)
     struct source_event event = { .kind = SOURCE_MESSAGE,
                                   .conn = m->wire.conn,
                                   .message = &m->incoming };
+    if (m->incoming.type == MESSAGE_ROUND_ACK)
+        event.round.left_pages = migrate_round_left(m);
     deliver(m, &event);
 }
 

@@ -105,6 +105,8 @@ void migrate_send_bytes(struct migration *m, const void *bytes, size_t len,
 /* migrate_round.c */
 /* ACTION_SEND_ROUND; afterwards the loop calls one of the others. */
 void migrate_round_send(struct migration *m, uint32_t number, bool last, uint64_t rate);
+/* Pages dirty by now, between two rounds; 0 when nothing more is known than end of the round told. */
+uint64_t migrate_round_left(struct migration *m);
 /* ACTION_END_ROUND: the round ends with what is being sent. */
 void migrate_round_cut(struct migration *m);
 /* SENDER_PUMP: sends one section of the round under way. */

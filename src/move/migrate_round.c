@@ -210,6 +210,16 @@ static void end_round(struct migration *m, const struct page_count *n)
         slowing_measure(&m->slowing, left);
 }
 
+uint64_t migrate_round_left(struct migration *m)
+{
+    uint64_t left;
+    if (m->engine.state != SOURCE_COPYING || m->sender != SENDER_NONE ||
+        dirty_fetch(&m->dirty, &left))
+        return 0;
+    m->progress.pages_left = left;
+    return left;
+}
+
 static void tell_progress(struct migration *m)
 {
     uint64_t now = clock_now_ns(), lane_bytes = lanes_out_bytes(&m->lanes);

@@ -192,10 +192,11 @@ struct source_event {
     union {
         struct {
             uint64_t pages, bytes;
-            uint64_t left_pages; /* dirty now (last round: 0) */
-            uint64_t send_ns;    /* spent handing over to the connection and waiting for it */
-            uint64_t rtt_ns;     /* of the connection; 0 = not known */
-            uint64_t bandwidth;  /* bytes a second the user allows from now on; 0 = any */
+            /* dirty now (last round: 0); also of a message, where it may have grown since */
+            uint64_t left_pages;
+            uint64_t send_ns;   /* spent handing over to the connection and waiting for it */
+            uint64_t rtt_ns;    /* of the connection; 0 = not known */
+            uint64_t bandwidth; /* bytes a second the user allows from now on; 0 = any */
         } round;
         uint32_t sections;
         bool record_unknown; /* RECORD_FAILED: false = the old record is certainly still in force

@@ -200,6 +200,8 @@ int source_on_round_ack(struct source_call *c)
         return source_protocol_error(c, "not as many pages as were sent");
     s->round_acked = true;
     s->round_facts.duration_ns = c->now - s->round_began_ns;
+    /* A slow link was still busy with what its buffers took, and the guest went on writing. */
+    s->round_facts.left_pages = MAX(s->round_facts.left_pages, c->e->round.left_pages);
     s->round_facts.send_ns = policy_add(s->round_facts.send_ns, c->now - s->round_sent_ns);
     if (s->state == SOURCE_COPYING)
         decide(c);

@@ -445,6 +445,21 @@ static void test_another_store_does_not_count(void **state)
 }
 
 /* A person's word ends the round at hand; its pages stay what they were, and the next one names them. */
+/* What the guest wrote while the link was busy with what was sent counts: it is what a pause would have to send. */
+static void test_written_before_the_ack(void **state)
+{
+    (void)state;
+    reach(SOURCE_COPYING);
+    struct source_event sent_all = event_of(SOURCE_ROUND_SENT, 0);
+    sent_all.round.left_pages = 1;
+    assert_int_equal(step(sent_all), 0);
+    struct source_event ack = event_of(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+    ack.round.left_pages = 50000;
+    assert_int_equal(step(ack), 0);
+    assert_int_equal(source.decision.left_pages, 50000);
+    assert_false(asked(ACTION_PAUSE_GUEST));
+}
+
 static void test_switch_in_a_round(void **state)
 {
     (void)state;
@@ -529,6 +544,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_event_in_every_state),
+        cmocka_unit_test(test_written_before_the_ack),
         cmocka_unit_test(test_switch_in_a_round),
         cmocka_unit_test(test_switch_when_the_goal_is_missed),
         cmocka_unit_test(test_serving_goes_on),
