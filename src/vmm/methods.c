@@ -46,6 +46,23 @@ static json_t *balloon_json(const struct machine *machine)
                      b.reporting, "deflate_on_oom", b.deflate_on_oom, "guest", stats);
 }
 
+/* What each device has counted, by the device's id. */
+static json_t *counts_json(const struct machine *machine)
+{
+    json_t *devices = json_object();
+    for (uint32_t n = 0; n < machine->config.device_count; n++) {
+        struct virtio_dev *vd = machine_virtio(machine, n);
+        const char *const *name = vd->vops->count_name;
+        uint64_t count[VIRTIO_COUNTS_MAX];
+        json_t *counts = json_object();
+        virtio_mmio_counts(vd, count);
+        for (unsigned i = 0; i < VIRTIO_COUNTS_MAX && name[i]; i++)
+            (void)json_object_set_new(counts, name[i], json_integer((json_int_t)count[i]));
+        (void)json_object_set_new(devices, machine->config.device[n].id, counts);
+    }
+    return devices;
+}
+
 static json_t *info_json(struct monitor *monitor)
 {
     json_t *info = json_pack("{s:s, s:s, s:i, s:I}", "name", monitor->dir.name, "state",
@@ -64,6 +81,7 @@ static json_t *info_json(struct monitor *monitor)
         (void)json_object_set_new(info, "balloon", balloon_json(machine));
     if (machine && info) {
         (void)json_object_set_new(info, "config", config_to_json(&machine->config, &monitor->host));
+        (void)json_object_set_new(info, "counts", counts_json(machine));
         (void)json_object_set_new(info, "hypervisor", json_string(machine->hv->ops->name));
         (void)json_object_set_new(info, "resident_bytes",
                                   json_integer((json_int_t)(mem_resident_pages(&machine->mem) *
