@@ -190,6 +190,7 @@ def test_browser_draws_every_figure(base):
                 charts = browser.run(INK)
                 check(charts and all(chart["ink"] > 1000 and chart["colours"] > 3 for chart in charts), f"{name}: {charts}")
                 check(any(chart["points"] > 1000 for chart in charts), f"{name}: every request: {charts}")
+                equal({chart["kind"] for chart in charts}, base.kinds[name], f"{name}: what can be zoomed")
             figures = browser.run(MARKS)
             check(len(figures) >= 8, f"{name}: {len(figures)} figures")
             bad = [figure for figure in figures if not figure["marks"] or not (figure["shown"] or figure["live"])]
@@ -202,6 +203,30 @@ def test_browser_draws_every_figure(base):
             keep(browser, f"{name}-{theme}")
 
 
+def of_kind(kind):
+    """The first chart of that kind, for the page."""
+    return f"(window.godwit.charts.find(each => each.kind === '{kind}') || {{}}).chart"
+
+
+def test_browser_hover(base):
+    """Under the pointer, the legend of each kind of chart has values."""
+    if assets.library()["missing"]:
+        return "built without uPlot: " + assets.library()["missing"]
+    browser = base.browser()
+    browser.media()
+    for report in base.reports:
+        browser.go(f"file://{report}/index.html")
+        check(browser.wait("window.godwit && window.godwit.ready"), "the script is done")
+        for kind in sorted(base.kinds[os.path.basename(report)]):
+            said = browser.run(f"const c = {of_kind(kind)}, r = c.over.getBoundingClientRect();"
+                               "for (let part = 1; part < 40; part++) {"
+                               "  c.setCursor({left: r.width * part / 40, top: r.height / 2});"
+                               "  const all = [...c.root.querySelectorAll('.u-value')].map(v => v.textContent);"
+                               "  if (all.filter(v => /[0-9]/.test(v)).length > 1) return all; } return [];")
+            check(said, f"{os.path.basename(report)}, {kind}: nothing is said under the pointer")
+    return None
+
+
 def test_browser_zoom_and_choice(base):
     if assets.library()["missing"]:
         return "built without uPlot: " + assets.library()["missing"]
@@ -209,14 +234,17 @@ def test_browser_zoom_and_choice(base):
     browser.media()
     browser.go(f"file://{base.reports[0]}/index.html")
     check(browser.wait("window.godwit && window.godwit.ready"), "the script is done")
-    browser.run("window.godwit.charts[0].chart.setScale('x', {min: 0, max: 0.5})")
-    equal(browser.run("const s = window.godwit.charts[0].chart.scales.x; return [s.min, s.max]"), [0, 0.5], "zoom")
+    for kind in sorted(base.kinds["web"]):
+        browser.run(f"{of_kind(kind)}.setScale('x', {{min: 0.1, max: 0.5}})")
+        equal(browser.run(f"const s = {of_kind(kind)}.scales.x; return [s.min, s.max]"), [0.1, 0.5], f"zoom of {kind}")
     count = browser.run("return document.querySelector('.pick select').options.length")
     check(count >= 4, f"{count} cells to choose from")
     browser.run("const s = document.querySelector('.pick select'); s.value = 1; s.dispatchEvent(new Event('change'));"
-                "window.before = window.godwit.charts[0].chart")
-    check(browser.wait("window.godwit.charts.length && window.godwit.charts[0].chart !== window.before"), "drawn anew")
-    check(all(chart["ink"] > 1000 for chart in browser.run(INK)), "and not empty")
+                f"window.before = {of_kind('latency')}")
+    check(browser.wait(f"{of_kind('latency')} && {of_kind('latency')} !== window.before"), "drawn anew")
+    charts = browser.run(INK)
+    equal({chart["kind"] for chart in charts}, base.kinds["web"], "all of them")
+    check(all(chart["ink"] > 1000 for chart in charts), f"and not empty: {charts}")
     quiet(browser, "choosing")
     return None
 
@@ -274,6 +302,7 @@ class Base:
         self.folder, self._browser = folder, None
         self.reports = [made(folder, "web", repeat=3), made(folder, "matrix", loads=("quake", "idle"), repeat=1, modes=(
             "auto", "pre-copy", "stop-copy"))]
+        self.kinds = {"web": {"latency", "throughput", "rounds", "wws"}, "matrix": {"latency", "throughput", "arrivals", "rounds", "wws"}}
         self.hostile = hostile(folder)
 
     def browser(self):

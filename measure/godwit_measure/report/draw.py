@@ -71,7 +71,7 @@ def live_cells(parts, runs, folders):
         cells = []
         for _, course in order:
             cells.append(live_cell(course, f"{label(course.run)}, cell {course.run['number']} (the median repetition)"))
-            spent += len(course.due)
+            spent += points_of(cells[-1])
         found.append((part, cells))
     for part, cells in found:
         for number in part.chosen["counted"] if part.chosen else ():
@@ -79,11 +79,22 @@ def live_cells(parts, runs, folders):
             if number == part.chosen["representative"] or "move" not in run["windows"]:
                 continue
             course = points.Course(folders[os.path.basename(run["folder"])], run)
-            spent += len(course.due)
+            cell = live_cell(course, f"{label(run)}, cell {number}")
+            spent += points_of(cell)
             if spent > BUDGET:
                 break
-            cells.append(live_cell(course, f"{label(run)}, cell {number}"))
-    return [{"load": part.load, "cells": cells} for part, cells in found]
+            cells.append(cell)
+    return [{"load": part.load, "cells": cells, "wws": live_wws(part)} for part, cells in found]
+
+
+def points_of(cell):
+    return sum(packed["n"] for packed in (cell["packed"], cell["arrivals"]) if packed)
+
+
+def live_wws(part):
+    """What the script needs of the recording: it belongs to the load and not to a cell."""
+    figure = next((each for each in part.figures if (each.live or {}).get("kind") == "wws"), None)
+    return figure and {key: figure.live[key] for key in ("unique", "curves")}
 
 
 def live_cell(course, name):
@@ -100,7 +111,10 @@ def live_cell(course, name):
     return {"label": name, "side": course.run["side"], "near": [at / 1e9 for at in course.near],
             "stages": [[stage, low / 1e9, high / 1e9, svg.STAGE.get(stage, "b1")] for stage, low, high in course.stages],
             "pause": [at / 1e9 for at in course.pause] if course.pause else None,
-            "packed": course.packed() if len(course.due) or len(course.failed) else None, "throughput": through}
+            "packed": course.packed() if len(course.due) or len(course.failed) else None, "throughput": through,
+            "arrivals": course.packed_arrivals(),
+            "rounds": [[each[key] for key in ("pages", "paused", "ns", "bytes_per_s", "dirty_bytes")]
+                       for each in course.rounds()]}
 
 
 def write_text(path, text):

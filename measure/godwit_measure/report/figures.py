@@ -163,13 +163,13 @@ def arrivals(load, course):
         f"Each of {int(near.sum())} packets to all players around the move ({label(course.run)}): when it came, and how "
         "long after the one before it to the same player.",
         inner, WIDTH, height, ["at_s", "since_last_ms"],
-        lambda: [(f"{when / 1e9:.6f}", f"{each / 1e6:.4f}") for when, each in zip(at.tolist(), gap.tolist())], None, load)
+        lambda: [(f"{when / 1e9:.6f}", f"{each / 1e6:.4f}") for when, each in zip(at.tolist(), gap.tolist())],
+        {"kind": "arrivals"}, load)
 
 
 def rounds(load, course):
     """What each round sent, and the two rates that decide how many there are."""
-    facts = course.run["move"]["rounds"]
-    known = [each for each in facts if each["pages"] is not None]
+    known = course.rounds()
     if not known:
         return None
     height, top, half = 300, 24, 128
@@ -178,9 +178,6 @@ def rounds(load, course):
     bar = min(step * 0.7, 70)
     pages = svg.Scale(0, max(each["pages"] for each in known) * 1.12 or 1, half, top)
     inner = svg.text(LEFT, top - 8, "pages sent", "t") + svg.axis_y(pages, LEFT, words.count, WIDTH - LEFT - RIGHT, 4)
-    known = [dict(each) for each in known]
-    for each in known:
-        each["dirty_bytes"] = each["dirty_pages_per_s"] * 4096 if each["dirty_pages_per_s"] is not None else None
     rates = [each[key] for each in known for key in ("dirty_bytes", "bytes_per_s") if each[key]] or [1]
     rate = svg.Scale(0, max(rates) * 1.12, height - 34, half + 42, binary=True)
     inner += svg.axis_y(rate, LEFT, lambda value: svg.short_size(value) + "/s" if value else "0", WIDTH - LEFT - RIGHT, 4)
@@ -207,7 +204,7 @@ def rounds(load, course):
         "wrote pages meanwhile. Pre-copy can only end well while the lower line stays below the upper.",
         inner, WIDTH, height, ["round", "paused", "ns", "pages", "bytes", "bytes_per_s", "dirty_pages_per_s"],
         [(index + 1, each["paused"], each["ns"], each["pages"], each["bytes"], each["bytes_per_s"],
-          each["dirty_pages_per_s"]) for index, each in enumerate(known)], None, load)
+          each["dirty_pages_per_s"]) for index, each in enumerate(known)], {"kind": "rounds"}, load)
 
 
 def multiples(load, courses):
@@ -263,6 +260,9 @@ def wws(load, recorded):
         and isinstance(each.get("mode"), str)]
     if not unique:
         return None
+    modes = list(dict.fromkeys(each["mode"] for each in predicted))[:6]
+    curves = [(mode, sorted((each["bytes_per_s"], each["downtime_ns"]) for each in predicted if each["mode"] == mode))
+              for mode in modes]
     height, top, bottom = 270, 30, 228
     middle = WIDTH // 2 - 20 if predicted else WIDTH - RIGHT
     x = svg.Scale(0, max(at for at, _ in unique) / 1e9, LEFT, middle)
@@ -284,10 +284,8 @@ def wws(load, recorded):
         for speed in speeds:
             inner += svg.text(across(speed), bottom + 16, rate_name(speed), "mid m")
         inner += svg.text((start + WIDTH - RIGHT) / 2, bottom + 31, "bandwidth of the link", "mid m")
-        modes = list(dict.fromkeys(each["mode"] for each in predicted))[:6]
         entries = []
-        for index, mode in enumerate(modes):
-            mine = sorted((each["bytes_per_s"], each["downtime_ns"]) for each in predicted if each["mode"] == mode)
+        for index, (mode, mine) in enumerate(curves):
             pairs = [(across(speed), up(down)) for speed, down in mine]
             # Modes with the same downtime lie on one another: dashes let the lower one through.
             inner += svg.polyline(pairs, f"c{index + 1}{' dash' if index > 2 else ''}") + svg.dots(pairs, f"c{index + 1}")
@@ -299,7 +297,8 @@ def wws(load, recorded):
         slug("wws", load), "The writable working set, and what it predicts",
         "Left: how many different pages the guest wrote in windows of each length, the mean over all of them. Right: the "
         "downtime to expect of each mode at several bandwidths, predicted from it (docs/wws.md); both axes logarithmic.",
-        inner, WIDTH, height, ["series", "window_s", "mode", "pages_or_bytes_per_s", "downtime_ns"], rows, None, load)
+        inner, WIDTH, height, ["series", "window_s", "mode", "pages_or_bytes_per_s", "downtime_ns"], rows,
+        {"kind": "wws", "unique": [[0, 0]] + [[at / 1e9, pages * 4096] for at, pages in sorted(unique)], "curves": curves}, load)
 
 
 def rate_name(bytes_per_s):
