@@ -239,13 +239,18 @@ def test_raw():
 # -------------------------------------------------------------------------------------------- whole runs
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers every request."""
+    """Answers every request, or the first `lives` of them."""
     daemon_threads = True
+    asked = lives = 0
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
+            self.server.asked += 1
+            if self.server.lives and self.server.asked > self.server.lives:
+                self.close_connection = True        # a load that died: its port is there, and no answer
+                return
             with contextlib.suppress(OSError):      # a probe that was ended
                 self.send_response(200)
                 self.send_header("Content-Length", "5")
@@ -267,9 +272,10 @@ class Server(http.server.ThreadingHTTPServer):
 class Measuring:
     """A `godwit measure` over the fake hypervisor."""
 
-    def __init__(self, folder, *, probe=None, out=None, words=(), **more):
+    def __init__(self, folder, *, probe=None, out=None, words=(), lives=0, **more):
         self.out = out or os.path.join(folder, "report")
         self.server = Server(("127.0.0.1", 0), Server.Handler)
+        self.server.lives = lives
         self.wanted = small(**{"modes": ["pre-copy", "stop-copy"], "repeat": 1, "guest": {"memory": "64M"}, "move": {"insecure": True},
                                "windows": {"settle": "200ms", "baseline": "700ms", "before": "300ms", "after": "300ms"}, **more})
         self.wanted["loads"][0]["probes"] = [{"name": "ping", "kind": "http", "rate": 50, "path": "/", "port": self.server.server_port,
@@ -295,7 +301,7 @@ class Measuring:
 
     def end(self):
         """Its exit status and what it said. Nothing of it may be left: no process, no file."""
-        _, said = self.process.communicate(timeout=LIMIT_S)
+        self.report, said = self.process.communicate(timeout=LIMIT_S)
         wait_for("its processes to end", lambda: not self.processes(), 10)
         check(os.listdir(self.scratch) == [], f"left behind: {os.listdir(self.scratch)}; {said}")
         return self.process.returncode, said
@@ -330,6 +336,7 @@ def test_whole_run():
         status, said = run.end()
         check(status == 0, f"exit {status}: {said}")
         check(os.path.exists(os.path.join(run.out, "index.html")), f"no report: {said}")
+        check("answer any more" not in run.report, f"the load was well: {run.report}")
         check("3 repetitions, about " in said and "(seed 3)" in said and "3/3" in said, said)
         with open(os.path.join(run.out, "raw", "experiment.json"), encoding="utf-8") as file:
             kept = json.load(file)
@@ -386,6 +393,16 @@ def test_broken_load():
             cell = run.cell(number)
             check(cell["outcome"] == "broken" and "probe ping ended by itself" in cell["error"], f"{cell}")
             check(cell["windows"]["move"] is None, "nothing was moved")
+
+
+def test_dead_load():
+    """The guest lives and moves, and its load answers no more: the verdict says so, and since when."""
+    with tempfile.TemporaryDirectory() as folder, Measuring(folder, modes=["pre-copy"], lives=15) as run:
+        status, said = run.end()
+        check(status == 0 and run.cell(1)["outcome"] == "moved", f"exit {status}: {said}")
+        told = " ".join(run.report.split())
+        check(re.search(r"The load did not answer any more in cell 1 \(one, pre-copy, godwit\): probe ping got no answer "
+                        r"from [0-9.]+ m?s before the move on\.", told), f"the verdict: {told[:600]}")
 
 
 def test_dying_guest():
