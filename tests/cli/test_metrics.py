@@ -124,7 +124,8 @@ def test_vms():
         check(value(families, "godwit_vm_vcpus", vm="a") == 2, "vcpus")
         check(value(families, "godwit_vm_memory_bytes", vm="a") == 64 << 20, "memory")
         check(value(families, "godwit_vm_moving", vm="a") == 0, "moving")
-        check(not families["godwit_vm_move_stage"][1] and not families["godwit_vm_move_round"][1], "no move is under way")
+        check(not families["godwit_vm_move_stage"][1] and not families["godwit_vm_move_round"][1],
+              "no move is under way")
         used = {group: value(families, "godwit_vm_cpu_seconds_total", vm="a", group=group)
                 for group in ("vcpu", "mover", "loop", "other")}
         check(sum(used.values()) > 0, f"CPU: {used}")
@@ -136,7 +137,8 @@ def test_vms():
                 used[group] = now
         os.kill(host.pid("b"), 9)
         wait_for("b to die", lambda: value(metrics(host), "godwit_vm_state", vm="b", state="dead") == 1)
-        check(("godwit_vm_memory_bytes", (("vm", "b"),)) not in metrics(host)["godwit_vm_memory_bytes"][1], "nothing is known of b")
+        check(("godwit_vm_memory_bytes", (("vm", "b"),)) not in metrics(host)["godwit_vm_memory_bytes"][1],
+              "nothing is known of b")
 
 
 class Retold:
@@ -166,7 +168,8 @@ class Retold:
                         answer = json.loads(far.readline())
                         if json.loads(line)["method"] == "vm.info":
                             for device, counts in self.counts.items():
-                                check(counts.keys() == answer["result"]["counts"][device].keys(), f"counters of {device}")
+                                check(counts.keys() == answer["result"]["counts"][device].keys(),
+                                      f"counters of {device}")
                             answer["result"]["counts"] = self.counts
                         near.write(json.dumps(answer).encode() + b"\n")
                         near.flush()
@@ -193,7 +196,8 @@ def test_devices():
         check(info["counts"].keys() == kinds.keys(), "each has counters")
         check(not any(v for counts in info["counts"].values() for v in counts.values()), "nothing was done yet")
         families = metrics(host)
-        check(value(families, "godwit_vm_disk_requests_total", vm="vm", device="root", op="flush") == 0, "known to be none")
+        check(value(families, "godwit_vm_disk_requests_total", vm="vm", device="root", op="flush") == 0,
+              "known to be none")
 
         rng, balloon = (next(device for device, kind in kinds.items() if kind == want) for want in ("rng", "balloon"))
         counts = {"root": {"read_requests": 3, "write_requests": 5, "flush_requests": 7, "discard_requests": 11,
@@ -216,8 +220,10 @@ def test_devices():
                       ("disk_bytes", "root", "read"): 1 << 10, ("disk_bytes", "root", "write"): 1 << 11,
                       ("disk_bytes", "root", "discard"): 1 << 12, ("disk_bytes", "root", "write-zeroes"): 1 << 13,
                       ("random_bytes", rng): 19, ("vsock_bytes", "vsock0", "receive"): 23,
-                      ("vsock_bytes", "vsock0", "send"): 29, ("balloon_taken_back_bytes", balloon): 37}, f"samples: {got}")
-        for word in ("3 reads (1.00 KiB), 5 writes (2.00 KiB), 7 flushes", "17 failed", "19 B given", "23 B received, 29 B sent",
+                      ("vsock_bytes", "vsock0", "send"): 29, ("balloon_taken_back_bytes", balloon): 37},
+              f"samples: {got}")
+        for word in ("3 reads (1.00 KiB), 5 writes (2.00 KiB), 7 flushes", "17 failed", "19 B given",
+                     "23 B received, 29 B sent",
                      "31 B given back, 37 B taken again, 41 B reported free"):
             check(word in words, f"no {word!r} in:\n{words}")
 
@@ -263,26 +269,32 @@ def test_moves():
         check(value(families, "godwit_moves_total", kind="migrate", side="source", outcome="completed") == 1, "a move")
         check(value(families, "godwit_moves_total", kind="migrate", side="source", outcome="failed") == 1, "still")
         close_to(value(families, "godwit_last_move_duration_seconds", vm="web"), bill["total_ns"], "duration")
-        close_to(value(families, "godwit_last_move_downtime_seconds", vm="web"), bill["downtime"]["total_ns"], "downtime")
+        close_to(value(families, "godwit_last_move_downtime_seconds", vm="web"), bill["downtime"]["total_ns"],
+                 "downtime")
         for stage in bill["stages"]:
-            close_to(value(families, "godwit_last_move_stage_seconds", stage=stage["stage"]), stage["ns"], stage["stage"])
+            close_to(value(families, "godwit_last_move_stage_seconds", stage=stage["stage"]), stage["ns"],
+                     stage["stage"])
         for part in bill["downtime"]["parts"]:
-            close_to(value(families, "godwit_last_move_downtime_part_seconds", part=part["part"]), part["ns"], part["part"])
+            close_to(value(families, "godwit_last_move_downtime_part_seconds", part=part["part"]), part["ns"],
+                     part["part"])
         for kind, count in bill["bytes"].items():
             if kind != "total":
                 check(value(families, "godwit_last_move_sent_bytes", content=kind) == count, kind)
-                check(value(families, "godwit_moves_sent_bytes_total", content=kind, outcome="completed") == count, kind)
+                check(value(families, "godwit_moves_sent_bytes_total", content=kind, outcome="completed") == count,
+                      kind)
         check(sum(families["godwit_last_move_sent_bytes"][1].values()) == bill["bytes"]["total"], "kinds are the whole")
         for side in "source", "target":
             for group, ns in bill["monitors"][side]["cpu_ns"].items():
                 if group != "total":
                     close_to(value(families, "godwit_last_move_cpu_seconds", host=side, group=group), ns, group)
-        check(value(families, "godwit_move_downtime_seconds_count", "godwit_move_downtime_seconds") == 1, "one stood still")
+        check(value(families, "godwit_move_downtime_seconds_count", "godwit_move_downtime_seconds") == 1,
+              "one stood still")
         close_to(value(families, "godwit_move_downtime_seconds_sum", "godwit_move_downtime_seconds"),
                  bill["downtime"]["total_ns"], "sum")
         there = metrics(b)
         check(value(there, "godwit_vm_state", vm="web", state="running") == 1, "it runs there")
-        check(value(there, "godwit_moves_total", kind="migrate", side="target", outcome="completed") == 1, "and is counted there")
+        check(value(there, "godwit_moves_total", kind="migrate", side="target", outcome="completed") == 1,
+              "and is counted there")
         stages = [v for (_, pairs), v in there["godwit_last_move_stage_seconds"][1].items()]
         close_to(value(there, "godwit_last_move_duration_seconds", vm="web"), round(sum(stages) * 1e9), "stages there")
         check(sum(families_of(there, "godwit_last_move_cpu_seconds", host="target")) > 0, "what it spent")
@@ -307,7 +319,8 @@ def test_failed_arrival():
         check(value(metrics(b), "godwit_last_move_info", vm="vm", side="target", outcome="failed") == 1, "named")
         a.migrate("vm", target.address)  # the same receiver, once more
         check(value(metrics(b), "godwit_moves_total", kind="migrate", side="target", outcome="completed") == 1, "moved")
-        check(value(metrics(b), "godwit_moves_total", kind="migrate", side="target", outcome="failed") == 1, "still one")
+        check(value(metrics(b), "godwit_moves_total", kind="migrate", side="target", outcome="failed") == 1,
+              "still one")
         target.kill()
 
 
@@ -328,10 +341,12 @@ def test_under_way():
         start(a, "vm")
         target = b.receive("--fake")
         held = threading.Event()
-        with Relay(target.address, lambda direction, name, count: held.wait(30) if name == "round-done" else None) as relay:
+        with Relay(target.address,
+                   lambda direction, name, count: held.wait(30) if name == "round-done" else None) as relay:
             move = a.start("migrate", "vm", relay.address, "--lanes", "0")
             try:
-                families = wait_for("a move in pre-copy", lambda: (f := metrics(a)) and f["godwit_vm_move_round"][1] and f)
+                families = wait_for("a move in pre-copy",
+                                    lambda: (f := metrics(a)) and f["godwit_vm_move_round"][1] and f)
                 check(value(families, "godwit_vm_moving", vm="vm") == 1, "it moves")
                 check(value(families, "godwit_vm_state", vm="vm", state="migrating") == 1, "state")
                 stages = {dict(pairs)["stage"]: v for (_, pairs), v in families["godwit_vm_move_stage"][1].items()}
@@ -362,7 +377,8 @@ def test_bounded():
         host.run("checkpoint", "vm", path)
         kept = [name for name in os.listdir(folder) if name.endswith(".json") and name != "totals.json"]
         check(len(kept) == 64, f"{len(kept)} are kept")
-        check(value(metrics(host), "godwit_moves_total", kind="checkpoint", outcome="completed") == 4, "all are counted")
+        check(value(metrics(host), "godwit_moves_total", kind="checkpoint", outcome="completed") == 4,
+              "all are counted")
         with open(os.path.join(folder, "totals.json"), "w") as file:
             file.write('[{"kind": ')
         check(not metrics(host)["godwit_moves_total"][1], "damaged totals are none")
@@ -401,15 +417,18 @@ def test_dashboard():
         target.kill()
     with open(DASHBOARD, encoding="utf-8") as file:
         dashboard = json.load(file)
-    check(dashboard["id"] is None and dashboard["uid"] and dashboard["title"] and dashboard["schemaVersion"] >= 36, "import")
+    check(dashboard["id"] is None and dashboard["uid"] and dashboard["title"] and dashboard["schemaVersion"] >= 36,
+          "import")
     check([i["pluginId"] for i in dashboard["__inputs"]] == ["prometheus"], "it asks for its data source")
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-    check(len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]), "panels have numbers of their own")
+    check(len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"]),
+          "panels have numbers of their own")
     check(all(panel["datasource"]["uid"] == "${DS_PROMETHEUS}" for panel in panels), "every panel has the data source")
     spots = set()
     for panel in dashboard["panels"]:
         grid = panel["gridPos"]
-        cells = {(x, y) for x in range(grid["x"], grid["x"] + grid["w"]) for y in range(grid["y"], grid["y"] + grid["h"])}
+        cells = {(x, y) for x in range(grid["x"], grid["x"] + grid["w"])
+                 for y in range(grid["y"], grid["y"] + grid["h"])}
         check(grid["x"] + grid["w"] <= 24 and not cells & spots, f"{panel['title']}: where it stands")
         spots |= cells
     asked = set()

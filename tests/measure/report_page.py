@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""The page in a browser without a network: every figure draws, nothing complains, also in the dark, printed, and without
-scripts. Without a browser that part is skipped, and says so. Screenshots stay in GODWIT_SHOTS, where that is set."""
+"""The page in a browser without a network: every figure draws, nothing complains, also in the dark, printed, and
+without scripts. Without a browser that part is skipped, and says so. Screenshots stay in GODWIT_SHOTS, where that is
+set."""
 
 import html.parser
 import os
@@ -62,9 +63,9 @@ def hostile(base):
     """Markup in every text that raw data have."""
     report = os.path.join(base, "hostile")
     loads = [{"name": HOSTILE, "probes": [{"name": "http" + HOSTILE}]}]
-    synthetic.write_report(report, {"name": HOSTILE, "title": HOSTILE, "loads": loads, "scale": HOSTILE, "modes": [HOSTILE],
-                                    "link": {"rate": HOSTILE}, "paper": {"source": HOSTILE, "differs": [HOSTILE], "figures": [
-                                        {"what": HOSTILE, "value": HOSTILE, "unit": HOSTILE}]}},
+    paper = {"source": HOSTILE, "differs": [HOSTILE], "figures": [{"what": HOSTILE, "value": HOSTILE, "unit": HOSTILE}]}
+    synthetic.write_report(report, {"name": HOSTILE, "title": HOSTILE, "loads": loads, "scale": HOSTILE,
+                                    "modes": [HOSTILE], "link": {"rate": HOSTILE}, "paper": paper},
                            {"processor": HOSTILE, "notes": [HOSTILE], "place": HOSTILE, "godwit": HOSTILE})
     for number, outcome in enumerate(("moved", HOSTILE)):
         plan = Plan(number=number, load=HOSTILE, mode=HOSTILE, side=HOSTILE, error=HOSTILE, outcome=outcome,
@@ -90,7 +91,8 @@ def well_formed(report):
         outside = [value for key, value in attrs.items() if key in ("src", "href", "srcset", "action", "xlink:href")]
         check(all(value.startswith("#") for value in outside), f"{tag} {attrs}: nothing is fetched")
     tables = re.findall(r"<table.*?</table>", text, re.S)
-    check(tables and all("<caption>" in table and 'scope="' in table for table in tables), "tables have captions, headers")
+    check(tables and all("<caption>" in table and 'scope="' in table for table in tables),
+          "tables have captions, headers")
     return outline
 
 
@@ -102,7 +104,8 @@ def test_well_formed(base):
 def test_hostile_texts_stay_texts(base):
     outline = well_formed(base.hostile)
     names = {tag for tag, _ in outline.tags}
-    check("img" not in names and not any(key.startswith("on") for _, attrs in outline.tags for key in attrs), str(names))
+    check("img" not in names and not any(key.startswith("on") for _, attrs in outline.tags for key in attrs),
+          str(names))
     scripts = [attrs for tag, attrs in outline.tags if tag == "script"]
     check(len(scripts) in (0, 3), f"{len(scripts)} scripts")
 
@@ -143,7 +146,8 @@ def test_png(base):
     reports.make(report, png=True, page=False)
     folder = os.path.join(report, "figures")
     pictures = [name for name in os.listdir(folder) if name.endswith(".png")]
-    equal(len(pictures), len([name for name in os.listdir(folder) if name.endswith(".csv")]), "a picture for each figure")
+    equal(len(pictures), len([name for name in os.listdir(folder) if name.endswith(".csv")]),
+          "a picture for each figure")
     for name in pictures:
         with open(os.path.join(folder, name), "rb") as file:
             data = file.read()
@@ -158,7 +162,8 @@ MARKS = """return [...document.querySelectorAll('figure')].map(f => {
   return {id: f.id, marks, shown: r.width > 100 && r.height > 50, live: !!f.querySelector('.live.on canvas')};
 });"""
 # Pixels of a canvas that are not transparent, in its plotting area.
-INK = """return window.godwit.charts.map(c => { const k = c.chart.ctx.canvas, d = c.chart.ctx.getImageData(0, 0, k.width, k.height).data;
+INK = """return window.godwit.charts.map(c => {
+  const k = c.chart.ctx.canvas, d = c.chart.ctx.getImageData(0, 0, k.width, k.height).data;
   const seen = new Set(); let ink = 0;
   for (let i = 0; i < d.length; i += 4) if (d[i + 3] > 40) { ink++; seen.add(d[i] + ',' + d[i + 1] + ',' + d[i + 2]); }
   return {kind: c.kind, points: c.points, ink, colours: seen.size}; });"""
@@ -188,7 +193,8 @@ def test_browser_draws_every_figure(base):
                 check(browser.wait("window.godwit && window.godwit.ready"), f"{name}, {theme}: the script is done")
                 equal(browser.run("return window.godwit.problems"), [], f"{name}, {theme}: problems")
                 charts = browser.run(INK)
-                check(charts and all(chart["ink"] > 1000 and chart["colours"] > 3 for chart in charts), f"{name}: {charts}")
+                check(charts and all(chart["ink"] > 1000 and chart["colours"] > 3 for chart in charts),
+                      f"{name}: {charts}")
                 check(any(chart["points"] > 1000 for chart in charts), f"{name}: every request: {charts}")
                 equal({chart["kind"] for chart in charts}, base.kinds[name], f"{name}: what can be zoomed")
             figures = browser.run(MARKS)
@@ -302,7 +308,8 @@ class Base:
         self.folder, self._browser = folder, None
         self.reports = [made(folder, "web", repeat=3), made(folder, "matrix", loads=("quake", "idle"), repeat=1, modes=(
             "auto", "pre-copy", "stop-copy"))]
-        self.kinds = {"web": {"latency", "throughput", "rounds", "wws"}, "matrix": {"latency", "throughput", "arrivals", "rounds", "wws"}}
+        self.kinds = {"web": {"latency", "throughput", "rounds", "wws"},
+                      "matrix": {"latency", "throughput", "arrivals", "rounds", "wws"}}
         self.hostile = hostile(folder)
 
     def browser(self):

@@ -51,7 +51,8 @@ def guest_gap(cell, windows, pause):
         calm = (at >= windows["before"][0]) & (at < min(windows["before"][1], windows["move"][0] - slack))
     if not near.any():
         return None
-    paused = near & (at >= pause[0] - PAUSE_SLACK_NS - offset[1]) & (at - gap <= pause[1] + PAUSE_SLACK_NS + offset[1]) \
+    slack = PAUSE_SLACK_NS + offset[1]
+    paused = near & (at >= pause[0] - slack) & (at - gap <= pause[1] + slack) \
         if pause else np.zeros(len(at), bool)
     most = int(gap[near].max())
     return {"ns": max(0, most - period), "at_pause": bool(gap[paused].max() == most) if paused.any() else None,
@@ -129,9 +130,9 @@ def probe_summary(probe, windows, resumed):
 
 
 def silences(probes, windows):
-    """Probes that got no answer any more up to the end, each with where that began: `when` is `before`, `move` or `after`,
-    `off_ns` the time to the move's beginning, since it, or since its end; without a move `rest`, since the baseline's
-    beginning."""
+    """Probes that got no answer any more up to the end, each with where that began: `when` is `before`, `move` or
+    `after`, `off_ns` the time to the move's beginning, since it, or since its end; without a move `rest`, since the
+    baseline's beginning."""
     if not windows:
         return []
     start, stop = min(low for low, _ in windows.values()), max(high for _, high in windows.values())

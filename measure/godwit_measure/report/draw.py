@@ -109,7 +109,8 @@ def live_cell(course, name):
                        "values": [round(each, 1) if each == each else None for each in values.tolist()],
                        "unit": "B/s" if streams else "/s", "what": "bytes a second" if streams else "answers a second"}
     return {"label": name, "side": course.run["side"], "near": [at / 1e9 for at in course.near],
-            "stages": [[stage, low / 1e9, high / 1e9, svg.STAGE.get(stage, "b1")] for stage, low, high in course.stages],
+            "stages": [[stage, low / 1e9, high / 1e9, svg.STAGE.get(stage, "b1")]
+                       for stage, low, high in course.stages],
             "pause": [at / 1e9 for at in course.pause] if course.pause else None,
             "packed": course.packed() if len(course.due) or len(course.failed) else None, "throughput": through,
             "arrivals": course.packed_arrivals(),

@@ -78,7 +78,8 @@ class Course:
 
     def packed(self):
         """Every request for the page's script: see unpack() in page.js."""
-        return {"n": len(self.due), "failed": len(self.failed), "first_us": int(self.due[0] // 1000) if len(self.due) else 0,
+        return {"n": len(self.due), "failed": len(self.failed),
+                "first_us": int(self.due[0] // 1000) if len(self.due) else 0,
                 "data": pack(_deltas(self.due), self.latency // 1000, self.failed // 1000)}
 
 

@@ -117,7 +117,9 @@ def silence(probe, start, stop):
             return {"from_ns": start, "asked": None, "ever": False}
         usual = float(np.median(np.diff(came))) if len(came) > 1 else 0
         quiet = stop - int(came[-1])
-        return {"from_ns": int(came[-1]), "asked": None, "ever": True} if quiet >= max(SILENT_NS, SILENT_TIMES * usual) else None
+        if quiet < max(SILENT_NS, SILENT_TIMES * usual):
+            return None
+        return {"from_ns": int(came[-1]), "asked": None, "ever": True}
     asked = (probe.status != STATUSES.index("unsent")) & (probe.due != NONE) & (probe.due >= start) & (probe.due < stop)
     last = int(probe.due[asked & probe.ok].max()) if (asked & probe.ok).any() else None
     owed = probe.due[asked & ~probe.ok & (probe.due > (start - 1 if last is None else last))]

@@ -91,16 +91,16 @@ def notes_of(raw, runs, place):
                      "resources may be off by that much, latencies are not.")
     unsteady = sum(get(run, "probes", run["service_probe"], "return", "steady") is False for run in runs)
     if unsteady:
-        notes.append(f"In {unsteady} of {words.plural(len(runs), 'repetition')} the load alone varied by more than a tenth before the "
-                     "move: when it was back at its level says little there.")
-    for who, what, why in (("client", "clients' largest gap between answers", "the service was slow or starved then, not "
-                            "stopped"), ("guest", "largest gap in the guest's clock loop", "the guest waited for a processor "
-                                         "then")):
+        notes.append(f"In {unsteady} of {words.plural(len(runs), 'repetition')} the load alone varied by more than a "
+                     "tenth before the move: when it was back at its level says little there.")
+    for who, what, why in (("client", "clients' largest gap between answers",
+                            "the service was slow or starved then, not stopped"),
+                           ("guest", "largest gap in the guest's clock loop", "the guest waited for a processor then")):
         seen = [each for run in runs if (each := get(run, "downtime", who)) and each["at_pause"] is not None]
         away = sum(not each["at_pause"] for each in seen)
         if away:
-            notes.append(f"In {away} of {words.plural(len(seen), 'move')} the {what} was not at the pause: {why}. The gaps at "
-                         "the pause are among the figures.")
+            notes.append(f"In {away} of {words.plural(len(seen), 'move')} the {what} was not at the pause: {why}. The "
+                         "gaps at the pause are among the figures.")
     return notes
 
 

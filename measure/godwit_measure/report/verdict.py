@@ -26,7 +26,8 @@ def away(group):
 
 
 def mode_of(groups):
-    """The mode that is spoken of: auto where it was tried, else the one whose guests were away for the shortest time."""
+    """The mode that is spoken of: auto where it was tried, else the one whose guests were away for the shortest
+    time."""
     modes = {}
     for group in groups:
         modes.setdefault(group["mode"], []).append(away(group))
@@ -187,7 +188,8 @@ def silent(summary):
     told = [f"{each['probe']} " + (f"got no answer {SINCE[each['when']].format(words.duration(each['off_ns']))}"
                                    if each["ever"] else "never got one") for each in first["silent"]]
     cell = f"cell {first['number']} ({first['load']}, {first['mode']}, {first['side']})"
-    where = f"in {cell}" if len(runs) == 1 else f"in {len(runs)} of {words.plural(len(summary['runs']), 'repetition')}, first in {cell}"
+    every = words.plural(len(summary["runs"]), "repetition")
+    where = f"in {cell}" if len(runs) == 1 else f"in {len(runs)} of {every}, first in {cell}"
     return [f"The load did not answer any more {where}: probe {words.listed(told)}."]
 
 
