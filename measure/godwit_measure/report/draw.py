@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 from . import bars, figures, page, points, svg, verdict
 from .figures import label
+from .files import write_text
 
 BUDGET = 400_000  # requests the page carries in all; beyond it only the median repetition of each cell
 PNG_SCALE = 2
@@ -116,20 +116,6 @@ def live_cell(course, name):
             "arrivals": course.packed_arrivals(),
             "rounds": [[each[key] for key in ("pages", "paused", "ns", "bytes_per_s", "dirty_bytes")]
                        for each in course.rounds()]}
-
-
-def write_text(path, text):
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace", dir=os.path.dirname(path) or ".",
-                                     delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def write_png(figure, path):

@@ -4,10 +4,10 @@ import concurrent.futures
 import json
 import math
 import os
-import tempfile
 
 from . import cell as cells
 from . import metrics, stats, words
+from .files import write_text
 from .raw import Cell, Raw, get, number, objects, text
 
 VERSION = 1
@@ -197,15 +197,4 @@ def from_json(summary):
 
 
 def write_json(path, value):
-    """Whole or not at all."""
-    value = json_ready(value)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path) or ".", delete=False) as file:
-        try:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_text(path, json.dumps(json_ready(value), indent=1, allow_nan=False) + "\n")
