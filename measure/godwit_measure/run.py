@@ -39,10 +39,15 @@ class Run:
     def notes(self):
         found = list(self.place.notes())
         if "qemu" in self.sides:
+            move = self.experiment["move"]
+            limit = "limited to ours" if "bandwidth" in move else "not limited"
+            downtime = "ours" if "max-downtime" in move else "its own"
             found.append("QEMU: a microvm with the same kernel, initial RAM disk, disk and tap, on the same KVM. Its "
-                         "bandwidth limit is lifted; its settings else are its own, but for the downtime limit, if one "
-                         "was asked for.")
-            if not self.experiment["move"].get("insecure"):
+                         f"bandwidth is {limit}, its downtime limit is {downtime}, and all that is not named here is "
+                         "as QEMU has it.")
+            found += [Qemu.beside(mode, move) for mode in self.experiment["modes"]
+                      if mode != "none" and not Qemu.refuses(mode)]
+            if not move.get("insecure"):
                 found.append("godwit's moves are encrypted (TLS 1.3), QEMU's are not.")
         return found + self.left_out
 

@@ -36,6 +36,19 @@ def program(host):
     return ["qemu-system-x86_64"]
 
 
+def may_switch(mode, move):
+    return mode == "auto" and move.get("post-copy") in ("allow", "now")
+
+
+def capabilities(mode, move):
+    found = {"events"}
+    if mode == "post-copy" or may_switch(mode, move):
+        found |= {"postcopy-ram", "postcopy-preempt"}
+    if mode == "auto" and move.get("throttle") != "never":
+        found.add("auto-converge")
+    return found
+
+
 class Qemu(Side):
     name = "qemu"
 
@@ -100,15 +113,23 @@ class Qemu(Side):
         return found + sorted(self._capabilities(mode))
 
     def _may_switch(self, mode):
-        return mode == "auto" and self.experiment["move"].get("post-copy") in ("allow", "now")
+        return may_switch(mode, self.experiment["move"])
 
     def _capabilities(self, mode):
-        found = {"events"}
-        if mode == "post-copy" or self._may_switch(mode):
-            found |= {"postcopy-ram", "postcopy-preempt"}
-        if mode == "auto" and self.experiment["move"].get("throttle") != "never":
-            found.add("auto-converge")
-        return found
+        return capabilities(mode, self.experiment["move"])
+
+    @classmethod
+    def beside(cls, mode, move):
+        """What QEMU does beside that mode of ours, for people."""
+        said = {"pre-copy": ["its pre-copy"], "post-copy": ["the switch to post-copy right after the start"],
+                "stop-copy": ["`stop`, its pre-copy of a guest that stands still, and `cont` at the target; the "
+                              "downtime is from STOP to RESUME"],
+                "auto": ["its pre-copy"]}[mode]
+        if may_switch(mode, move):
+            said.append(f"the switch to post-copy after {SWITCH_AFTER_PASSES} passes")
+        if found := sorted(capabilities(mode, move) - {"events"}):
+            said.append("with " + ", ".join(found))
+        return f"Beside {mode} stands, of QEMU: {', '.join(said)}."
 
     def _set_up(self, mode):
         capabilities = [{"capability": name, "state": True} for name in self._capabilities(mode)]
