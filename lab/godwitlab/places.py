@@ -362,6 +362,10 @@ class Namespaces:
             raise LabError("the guest's image could not be built (see above)")
         self.image = self.image[0]
         self.scratch = tempfile.mkdtemp(prefix="godwit-demo-")
+        self.join()
+
+    def join(self):
+        """Makes the namespaces and the link between them."""
         self._space(self.middle)
         self._bridge(self.middle, "10.77.0.1/24")
         self.source, self.target = self._host("a", 11), self._host("b", 12)
@@ -402,14 +406,24 @@ class Namespaces:
 
     def shape(self, rate, delay):
         """What leaves a host is delayed and limited at its own end, what comes to it is limited at the other."""
-        limit = ["rate", f"{rate * 8}bit"] if rate else []
         for name in "a", "b":
-            for netns, device, words in ((f"{self.tag}-{name}", "data0", (["delay", f"{delay // 1000}us"] if delay else []) + limit),
-                                         (self.middle, f"to-{name}", limit)):
-                subprocess.run(["tc", "-n", netns, "qdisc", "del", "dev", device, "root"], check=False, stderr=subprocess.DEVNULL)
-                if words:
-                    subprocess.run(["tc", "-n", netns, "qdisc", "add", "dev", device, "root", "netem", "limit", "20000", *words],
-                                   check=True)
+            self._queue(f"{self.tag}-{name}", "data0", rate, delay)
+            self._queue(self.middle, f"to-{name}", rate, None)
+
+    @staticmethod
+    def _queue(netns, device, rate, delay):
+        """A limit alone is a token bucket, which more kernels have than netem."""
+        tc = ["tc", "-n", netns, "qdisc"]
+        subprocess.run([*tc, "del", "dev", device, "root"], check=False, stderr=subprocess.DEVNULL)
+        if delay:
+            words = ["netem", "limit", "20000", "delay", f"{delay // 1000}us", *(["rate", f"{rate * 8}bit"] if rate else [])]
+        elif rate:
+            words = ["tbf", "rate", f"{rate * 8}bit", "burst", str(max(65536, rate // 250)), "latency", "500ms"]
+        else:
+            return
+        done = subprocess.run([*tc, "add", "dev", device, "root", *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise LabError(f"the link cannot be limited: tc: {words[0]}: {done.stderr.strip()}")
 
     def notes(self):
         return ["Both hosts are network namespaces of one machine: monitors, client and probes share its processors and its "

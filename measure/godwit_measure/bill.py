@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bill (docs/bill.md) as move.json: the same names for either side, instants by the client's clock. Unknown is null."""
+"""A bill (docs/bill.md) as move.json: the same names for either side, instants by the client's clock. Unknown is
+null."""
 
 
 def _get(tree, *keys):
@@ -31,7 +32,8 @@ def _rounds(bill, at):
     for entry in _get(bill, "rounds", "list") or []:
         begin = entry.get("at_ns")
         known = at and begin is not None
-        found.append({"from_ns": at(begin) if known else None, "to_ns": at(begin + entry["duration_ns"]) if known else None,
+        found.append({"from_ns": at(begin) if known else None,
+                      "to_ns": at(begin + entry["duration_ns"]) if known else None,
                       "pages": entry["pages_data"] + entry["pages_zero"], "bytes": entry["bytes"],
                       "dirty_pages_per_s": entry["dirty_pages_per_s"], "bytes_per_s": entry["bytes_per_s"],
                       "paused": entry["paused"]})

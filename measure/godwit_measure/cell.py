@@ -210,7 +210,8 @@ class Repetition:
 
     def _keep(self):
         state, cell = self.state, self.cell
-        kept = {name: found.json() if (found := state.offsets.get(name)) else None for name in ("source", "target", "guest")}
+        kept = {name: found.json() if (found := state.offsets.get(name)) else None
+                for name in ("source", "target", "guest")}
         if kept["guest"] and state.guest_later:
             kept["guest"]["later"] = state.guest_later.json()
         self.folder.put_json("clocks.json", kept)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands `measure` and `report`. godwit has checked the words by its table of commands; what they mean is here."""
+"""The commands `measure` and `report`. godwit has checked the words by its table of commands; what they mean is
+here."""
 import argparse
 import importlib.util
 import os
@@ -27,7 +28,8 @@ def say(text):
 
 def _parser():
     parser = argparse.ArgumentParser(prog="godwit measure", add_help=False)
-    for option in ("preset", "out", "modes", "repeat", "peer", "place", "scale", "seed", "hosts", "runtime-dir", "config-dir"):
+    for option in ("preset", "out", "modes", "repeat", "peer", "place", "scale", "seed", "hosts", "runtime-dir",
+                   "config-dir"):
         parser.add_argument(f"--{option}")
     parser.add_argument("--only", action="append", default=[])
     for option in "force", "plan":

@@ -138,7 +138,8 @@ def _under(key, check, value):
 def probe(value):
     table({"name": name, "kind": choice(*PROBE_OPTIONS), "rate": count(1, 100000), "connections": count(1, 10000),
            "port": count(1, 65535), "timeout": duration("1ms"), "path": text, "mix": text, "body": size("32", "1M"),
-           "expect": text, "size": size("16", "65000"), "key": text, "keys": count(1, 2**32 - 1), "value": size("1", "1M"),
+           "expect": text, "size": size("16", "65000"), "key": text, "keys": count(1, 2**32 - 1),
+           "value": size("1", "1M"),
            "bandwidth": rate}, required=("name", "kind"))(value)
     kind = value["kind"]
     common = {"name", "kind", "port", "timeout"} | ({"rate"} if kind != "stream" else set()) \
@@ -150,7 +151,8 @@ def probe(value):
 
 
 LOAD = table({"name": name, "title": text, "guest": guest_load, "probes": listed(probe),
-              "quality": keyed(table({"latency": duration("1us"), "rate": rate}))}, required=("name", "guest", "probes"))
+              "quality": keyed(table({"latency": duration("1us"), "rate": rate}))},
+             required=("name", "guest", "probes"))
 
 MOVE = {
     "max-downtime": duration("1ns"), "max-time": duration("1ms", "24h"), "bandwidth": rate,
@@ -263,7 +265,8 @@ def as_kept(experiment):
     kept = dict(experiment, loads=[dict(load) for load in experiment["loads"]])
     for load in kept["loads"]:
         if "quality" in load:
-            load["quality"] = {kind: {**({"latency_ns": units.duration(bound["latency"])} if "latency" in bound else {}),
+            load["quality"] = {kind: {**({"latency_ns": units.duration(bound["latency"])} if "latency" in bound
+                                         else {}),
                                       **({"bytes_per_s": units.rate(bound["rate"])} if "rate" in bound else {})}
                                for kind, bound in load["quality"].items()}
     return kept

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guest's own view: `godwit-agent observe` at its TCP port 7099. One word a connection, and the answer to its end."""
+"""The guest's own view: `godwit-agent observe` at its TCP port 7099. One word a connection, and the answer to
+its end."""
 import time
 
 from .errors import Broken

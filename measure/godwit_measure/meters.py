@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The meters: godwit-meter on each host, watching the monitor there; its lines go into the cell's folder as they come."""
+"""The meters: godwit-meter on each host, watching the monitor there; its lines go into the cell's folder as they
+come."""
 import signal
 
 from .errors import Broken

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole run: every repetition of every cell, in shuffled order. One that breaks does not end it; too many in a row do."""
+"""A whole run: every repetition of every cell, in shuffled order. One that breaks does not end it; too many in a row
+do."""
 import subprocess
 import time
 
@@ -38,15 +39,23 @@ class Run:
     def notes(self):
         found = list(self.place.notes())
         if "qemu" in self.sides:
-            found.append("QEMU: a microvm with the same kernel, initial RAM disk, disk and tap, on the same KVM. Its bandwidth limit "
-                         "is lifted; its settings else are its own, but for the downtime limit, if one was asked for.")
-            if not self.experiment["move"].get("insecure"):
+            move = self.experiment["move"]
+            limit = "limited to ours" if "bandwidth" in move else "not limited"
+            downtime = "ours" if "max-downtime" in move else "its own"
+            found.append("QEMU: a microvm with the same kernel, initial RAM disk, disk and tap, on the same KVM. Its "
+                         f"bandwidth is {limit}, its downtime limit is {downtime}, and all that is not named here is "
+                         "as QEMU has it.")
+            found += [Qemu.beside(mode, move) for mode in self.experiment["modes"]
+                      if mode != "none" and not Qemu.refuses(mode)]
+            if not move.get("insecure"):
                 found.append("godwit's moves are encrypted (TLS 1.3), QEMU's are not.")
         return found + self.left_out
 
     def carry_out(self, raw):
-        """Returns why it ended before its end, or None. KeyboardInterrupt passes; everything is cleaned up either way."""
-        raw.top("experiment.json", {**experiments.as_kept(self.experiment), "sides": list(self.sides), "seed": self.seed})
+        """Returns why it ended before its end, or None. KeyboardInterrupt passes; everything is cleaned up either
+        way."""
+        raw.top("experiment.json",
+                {**experiments.as_kept(self.experiment), "sides": list(self.sides), "seed": self.seed})
         try:
             self.place.open(self.progress.say)
             tools = self._prepare()
@@ -100,4 +109,5 @@ class Run:
                 raise RunEnds(f"{raw.folder}: no space left on the disk")
             broken = broken + 1 if outcome == "broken" else 0
             if broken == BROKEN_IN_A_ROW:
-                raise RunEnds(f"{broken} repetitions in a row could not be carried out; the last one because of {errors[2:]}")
+                raise RunEnds(f"{broken} repetitions in a row could not be carried out; the last one because of "
+                              f"{errors[2:]}")

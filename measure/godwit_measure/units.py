@@ -33,7 +33,8 @@ def size(text) -> int:
 
 def rate(text) -> int:
     """Bytes a second."""
-    number, unit = _number(text, r"(\d+(?:\.\d+)?)((?:[kMGT]?(?:bit|B)|[KMG]iB)/s)", "a rate, like \"100Mbit/s\" or \"4MB/s\"")
+    number, unit = _number(text, r"(\d+(?:\.\d+)?)((?:[kMGT]?(?:bit|B)|[KMG]iB)/s)",
+                           "a rate, like \"100Mbit/s\" or \"4MB/s\"")
     unit = unit[:-2]
     if unit.endswith("bit"):
         return round(number * DECIMAL[unit[:-3]] / 8)

@@ -6,6 +6,7 @@
  * on which a request's time was up is closed: its answer might still come, and be taken for another's.
  */
 #include "session.h"
+#include "connect.h"
 
 #include <errno.h>
 #include <netinet/in.h>
@@ -154,10 +155,7 @@ static void on_ready(struct loop_source *source, uint32_t events)
 {
     struct session *session = CONTAINER_OF(source, struct session, source);
     if (session->state == SESSION_CONNECTING) {
-        int code = 0;
-        socklen_t len = sizeof(code);
-        if (getsockopt(source->fd, SOL_SOCKET, SO_ERROR, &code, &len) < 0)
-            code = errno;
+        int code = connect_result(source->fd);
         if (code) {
             fail(session, code);
             return;
@@ -179,11 +177,9 @@ static int begin_connection(struct session *session)
     int fd = socket(options->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    int rc = 0;
-    if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0 ||
-        (connect(fd, (const struct sockaddr *)&options->address, options->address_len) < 0 &&
-         errno != EINPROGRESS))
-        rc = -errno;
+    int rc = setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0 ? -errno : 0;
+    if (!rc)
+        rc = connect_begin(fd, options);
     if (!rc)
         rc = loop_add(&session->probe->loop, &session->source, fd, EPOLLOUT, on_ready);
     if (rc) {

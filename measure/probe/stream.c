@@ -6,6 +6,7 @@
  * after it was held up, with a small window, so that the server has to send all along and not from a buffer on our
  * side.
  */
+#include "connect.h"
 #include "http.h"
 #include "probe.h"
 
@@ -164,10 +165,7 @@ static void on_ready(struct loop_source *source, uint32_t events)
 {
     struct download *download = CONTAINER_OF(source, struct download, source);
     if (download->state == DOWNLOAD_CONNECTING) {
-        int code = 0;
-        socklen_t len = sizeof(code);
-        if (getsockopt(source->fd, SOL_SOCKET, SO_ERROR, &code, &len) < 0)
-            code = errno;
+        int code = connect_result(source->fd);
         if (code) {
             fail(download, code);
         } else {
@@ -193,10 +191,10 @@ static void begin(struct download *download, uint64_t now)
         return;
     }
     int rc = 0;
-    if ((all->rate > 0 && setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof(window)) < 0) ||
-        (connect(fd, (const struct sockaddr *)&options->address, options->address_len) < 0 &&
-         errno != EINPROGRESS))
+    if (all->rate > 0 && setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &window, sizeof(window)) < 0)
         rc = -errno;
+    if (!rc)
+        rc = connect_begin(fd, options);
     if (!rc)
         rc = loop_add(&download->probe->loop, &download->source, fd, EPOLLOUT, on_ready);
     if (rc) {

@@ -23,7 +23,59 @@ static void line(const char *label, const char *text)
         (void)printf("%-12s%s\n", label, clean);
 }
 
-static void print_device(const json_t *device, const json_t *places)
+/* "3 reads (12.0 KiB)": a count and perhaps its bytes, appended to `text` if there was any. */
+static void add_count(char *text, size_t size, const json_t *counts, const char *count,
+                      const char *what, const char *bytes)
+{
+    size_t len = strlen(text);
+    uint64_t n = number_of(counts, count);
+    if (n == 0)
+        return;
+    (void)snprintf(text + len, size - len, "%s%s %s", len ? ", " : "", show_count(n).text, what);
+    len = strlen(text);
+    if (bytes)
+        (void)snprintf(text + len, size - len, " (%s)", show_bytes(number_of(counts, bytes)).text);
+}
+
+static void add_bytes(char *text, size_t size, const json_t *counts, const char *bytes,
+                      const char *what)
+{
+    size_t len = strlen(text);
+    uint64_t n = number_of(counts, bytes);
+    if (n)
+        (void)snprintf(text + len, size - len, "%s%s %s", len ? ", " : "", show_bytes(n).text,
+                       what);
+}
+
+static void print_counts(const char *kind, const json_t *counts)
+{
+    char text[512] = "";
+    if (strcmp(kind, "blk") == 0) {
+        add_count(text, sizeof(text), counts, "read_requests", "reads", "read_bytes");
+        add_count(text, sizeof(text), counts, "write_requests", "writes", "written_bytes");
+        add_count(text, sizeof(text), counts, "flush_requests", "flushes", NULL);
+        add_count(text, sizeof(text), counts, "discard_requests", "discards", "discarded_bytes");
+        add_count(text, sizeof(text), counts, "write_zeroes_requests", "zeroings", "zeroed_bytes");
+        add_count(text, sizeof(text), counts, "failed_requests", "failed", NULL);
+    } else if (strcmp(kind, "net") == 0) {
+        add_count(text, sizeof(text), counts, "received_frames", "received", "received_bytes");
+        add_count(text, sizeof(text), counts, "received_dropped_frames", "lost", NULL);
+        add_count(text, sizeof(text), counts, "sent_frames", "sent", "sent_bytes");
+        add_count(text, sizeof(text), counts, "sent_dropped_frames", "refused", NULL);
+    } else if (strcmp(kind, "rng") == 0) {
+        add_bytes(text, sizeof(text), counts, "bytes", "given");
+    } else if (strcmp(kind, "vsock") == 0) {
+        add_bytes(text, sizeof(text), counts, "received_bytes", "received");
+        add_bytes(text, sizeof(text), counts, "sent_bytes", "sent");
+    } else {
+        add_bytes(text, sizeof(text), counts, "inflated_bytes", "given back");
+        add_bytes(text, sizeof(text), counts, "deflated_bytes", "taken again");
+        add_bytes(text, sizeof(text), counts, "reported_bytes", "reported free");
+    }
+    line("", text);
+}
+
+static void print_device(const json_t *device, const json_t *places, const json_t *counts)
 {
     const char *id = text_of(device, "id"), *kind = text_of(device, "kind");
     const json_t *place = json_object_get(places, id);
@@ -40,6 +92,7 @@ static void print_device(const json_t *device, const json_t *places)
     else
         (void)snprintf(text, sizeof(text), "%s %s", id, kind);
     line("device", text);
+    print_counts(kind, json_object_get(counts, id));
 }
 
 static void print_balloon(const json_t *balloon)
@@ -82,7 +135,8 @@ static void print_facts(const json_t *facts)
     line("initrd", text_of(host, "initrd"));
     line("cmdline", text_of(machine, "cmdline"));
     for (size_t i = 0; i < json_array_size(devices); i++)
-        print_device(json_array_get(devices, i), json_object_get(host, "devices"));
+        print_device(json_array_get(devices, i), json_object_get(host, "devices"),
+                     json_object_get(facts, "counts"));
 }
 
 static int info(struct cmd_args *args)
@@ -108,8 +162,8 @@ static int info(struct cmd_args *args)
 const struct command cmd_info = {
     .name = "info",
     .summary = "show what is known of a VM",
-    .text = "Shows a VM's state, its machine as the guest sees it, and where its parts are on this "
-            "host.",
+    .text = "Shows a VM's state, its machine as the guest sees it, where its parts are on this "
+            "host, and what its devices have done for the guest since it came here.",
     .arguments = (const struct cmd_option[]){ VM_ARGUMENT, { 0 } },
     .options =
         (const struct cmd_option[]){ { .name = "json",

@@ -73,6 +73,52 @@ static const struct figure vm_figures[] = {
       "status/decision/run_permille", PERMILLE },
 };
 
+/* Of each virtio device; paths begin with its kind. */
+static const struct figure device_figures[] = {
+    { "godwit_vm_disk_requests_total", "counter",
+      "Requests of the guest to a disk, also those that failed.", "blk/read_requests", COUNT, NULL,
+      "op", "read" },
+    { "godwit_vm_disk_requests_total", NULL, NULL, "blk/write_requests", COUNT, NULL, "op",
+      "write" },
+    { "godwit_vm_disk_requests_total", NULL, NULL, "blk/flush_requests", COUNT, NULL, "op",
+      "flush" },
+    { "godwit_vm_disk_requests_total", NULL, NULL, "blk/discard_requests", COUNT, NULL, "op",
+      "discard" },
+    { "godwit_vm_disk_requests_total", NULL, NULL, "blk/write_zeroes_requests", COUNT, NULL, "op",
+      "write-zeroes" },
+    { "godwit_vm_disk_failed_requests_total", "counter",
+      "Requests of the guest to a disk that were answered by an error.", "blk/failed_requests" },
+    { "godwit_vm_disk_bytes_total", "counter", "Bytes of a disk that the guest's requests covered.",
+      "blk/read_bytes", COUNT, NULL, "op", "read" },
+    { "godwit_vm_disk_bytes_total", NULL, NULL, "blk/written_bytes", COUNT, NULL, "op", "write" },
+    { "godwit_vm_disk_bytes_total", NULL, NULL, "blk/discarded_bytes", COUNT, NULL, "op",
+      "discard" },
+    { "godwit_vm_disk_bytes_total", NULL, NULL, "blk/zeroed_bytes", COUNT, NULL, "op",
+      "write-zeroes" },
+    { "godwit_vm_network_frames_total", "counter", "Frames that the guest received and sent.",
+      "net/received_frames", COUNT, NULL, "direction", "receive" },
+    { "godwit_vm_network_frames_total", NULL, NULL, "net/sent_frames", COUNT, NULL, "direction",
+      "send" },
+    { "godwit_vm_network_bytes_total", "counter", "Bytes of the frames of the guest.",
+      "net/received_bytes", COUNT, NULL, "direction", "receive" },
+    { "godwit_vm_network_bytes_total", NULL, NULL, "net/sent_bytes", COUNT, NULL, "direction",
+      "send" },
+    { "godwit_vm_network_dropped_frames_total", "counter",
+      "Frames that the device lost: the guest had no buffers that large, or the tap refused them.",
+      "net/received_dropped_frames", COUNT, NULL, "direction", "receive" },
+    { "godwit_vm_network_dropped_frames_total", NULL, NULL, "net/sent_dropped_frames", COUNT, NULL,
+      "direction", "send" },
+    { "godwit_vm_random_bytes_total", "counter", "Random bytes that the guest was given.",
+      "rng/bytes" },
+    { "godwit_vm_vsock_bytes_total", "counter",
+      "Bytes that the guest received and sent on sockets to its host.", "vsock/received_bytes",
+      COUNT, NULL, "direction", "receive" },
+    { "godwit_vm_vsock_bytes_total", NULL, NULL, "vsock/sent_bytes", COUNT, NULL, "direction",
+      "send" },
+    { "godwit_vm_balloon_taken_back_bytes_total", "counter",
+      "Guest memory that the guest took out of its balloon again.", "balloon/deflated_bytes" },
+};
+
 static const struct figure bill_figures[] = {
     { "godwit_last_move_timestamp_seconds", "gauge",
       "When the last move of the VM ended, since 1970.", "kept_ns", SECONDS },
@@ -113,42 +159,59 @@ static const json_t *at_path(const json_t *json, const char *path)
     return json;
 }
 
-static void put(FILE *out, const struct figure *f, const json_t *value, const char *vm,
+static void add_label(const char **key, const char **text, unsigned *n, const char *name,
+                      const char *value)
+{
+    if (!name)
+        return;
+    key[*n] = name;
+    text[(*n)++] = value;
+}
+
+static void put(FILE *out, const struct figure *f, const json_t *value, const json_t *subject,
                 const char *label)
 {
-    json_int_t n = json_is_boolean(value) ? json_is_true(value) : json_integer_value(value);
-    uint64_t v = n > 0 ? (uint64_t)n : 0;
+    const char *vm = json_string_value(json_object_get(subject, "name"));
+    const char *device = json_string_value(json_object_get(subject, "device"));
+    json_int_t number = json_is_boolean(value) ? json_is_true(value) : json_integer_value(value);
+    uint64_t v = number > 0 ? (uint64_t)number : 0;
     if (!json_is_integer(value) && !json_is_boolean(value))
         return;
     /* The first key that is NULL ends the labels. */
-    const char *key[2] = { f->fixed ? f->fixed : f->label, f->fixed ? f->label : NULL };
-    const char *text[2] = { f->fixed ? f->as : label, label };
+    const char *key[4] = { NULL }, *text[4] = { NULL };
+    unsigned n = 0;
+    add_label(key, text, &n, device ? "device" : NULL, device);
+    add_label(key, text, &n, f->fixed, f->as);
+    add_label(key, text, &n, f->label, label);
     if (f->unit == SECONDS)
-        exposition_seconds(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], LABELS_END);
+        exposition_seconds(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], key[2],
+                           text[2], LABELS_END);
     else if (f->unit == PERMILLE)
-        exposition_ratio(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], LABELS_END);
+        exposition_ratio(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], key[2],
+                         text[2], LABELS_END);
     else
-        exposition_count(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], LABELS_END);
+        exposition_count(out, f->name, v, "vm", vm, key[0], text[0], key[1], text[1], key[2],
+                         text[2], LABELS_END);
 }
 
 static void put_figure(FILE *out, const struct figure *f, const json_t *subject)
 {
-    const char *vm = json_string_value(json_object_get(subject, "name")), *key;
+    const char *key;
     const json_t *value = at_path(subject, f->path);
     json_t *member;
     if (!f->label) {
-        put(out, f, value, vm, NULL);
+        put(out, f, value, subject, NULL);
         return;
     }
     for (size_t i = 0; i < json_array_size(value); i++) {
         const json_t *entry = json_array_get(value, i);
         const char *label = json_string_value(json_object_get(entry, f->label));
         if (label)
-            put(out, f, json_object_get(entry, "ns"), vm, label);
+            put(out, f, json_object_get(entry, "ns"), subject, label);
     }
     json_object_foreach ((json_t *)(uintptr_t)(json_is_object(value) ? value : NULL), key, member)
         if (strcmp(key, "total") != 0) /* the sum of the others is not one of them */
-            put(out, f, member, vm, key);
+            put(out, f, member, subject, key);
 }
 
 static void put_figures(FILE *out, const struct figure *figures, size_t count,
@@ -178,6 +241,27 @@ static void put_state_set(FILE *out, const char *name, const char *label, const 
     }
 }
 
+/* The devices of all VMs: each has `name`, the VM's, `device`, its id, and its counters under its kind. */
+static json_t *devices_of(const json_t *vms)
+{
+    json_t *all = json_array();
+    for (size_t v = 0; v < json_array_size(vms); v++) {
+        const json_t *vm = json_array_get(vms, v);
+        const json_t *devices = at_path(vm, "info/config/machine/devices");
+        for (size_t i = 0; i < json_array_size(devices); i++) {
+            const json_t *device = json_array_get(devices, i);
+            const char *id = json_string_value(json_object_get(device, "id"));
+            const char *kind = json_string_value(json_object_get(device, "kind"));
+            json_t *counts = id ? json_object_get(at_path(vm, "info/counts"), id) : NULL;
+            if (kind && counts)
+                (void)json_array_append_new(all, json_pack("{s:O, s:s, s:O}", "name",
+                                                           json_object_get(vm, "name"), "device",
+                                                           id, kind, counts));
+        }
+    }
+    return all;
+}
+
 static void put_vms(FILE *out, const json_t *vms)
 {
     static const char *const states[] = {
@@ -195,6 +279,9 @@ static void put_vms(FILE *out, const json_t *vms)
     put_state_set(out, "godwit_vm_move_stage", "stage", stages, ARRAY_LEN(stages), vms,
                   "status/progress/stage");
     put_figures(out, vm_figures, ARRAY_LEN(vm_figures), vms);
+    json_t *devices = devices_of(vms);
+    put_figures(out, device_figures, ARRAY_LEN(device_figures), devices);
+    json_decref(devices);
 }
 
 /* What is known of one VM: `name`, `state`, and what its monitor answers, if it does. */

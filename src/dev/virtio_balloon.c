@@ -46,13 +46,13 @@ static_assert(VIRTIO_BALLOON_TAGS == VIRTIO_BALLOON_S_NR, "one figure a tag");
 #define STATS_MAX 64u /* entries of a statistics buffer looked at */
 
 enum queue_kind { INFLATE, DEFLATE, STATS, REPORTING, NOTHING };
+enum { COUNT_INFLATED, COUNT_DEFLATED, COUNT_REPORTED }; /* bytes */
 
 struct balloon {
     struct virtio_dev vd;                /* first */
     struct virtio_balloon_config config; /* little-endian, as the guest reads it */
     uint64_t done[QUEUES]; /* bytes of the first chain that is waiting, already worked off */
     uint16_t head[QUEUES]; /* of that chain */
-    uint64_t inflated_bytes, reported_bytes;
     uint32_t stats;
     uint64_t stat[VIRTIO_BALLOON_TAGS], stats_ns;
     virtio_balloon_changed_fn *changed;
@@ -100,11 +100,12 @@ static int give_back(struct balloon *balloon, enum queue_kind kind, gpa_t gpa, u
     if (!mem_get(balloon->vd.mem, gpa, bytes))
         return -EPROTO;
     if (kind == DEFLATE) {
+        balloon->vd.count[COUNT_DEFLATED] += bytes;
         mem_reclaim(balloon->vd.mem, gpa, bytes);
         return 0;
     }
     bool kept = virtio_mmio_has(&balloon->vd, VIRTIO_BALLOON_F_MUST_TELL_HOST);
-    balloon->inflated_bytes += bytes;
+    balloon->vd.count[COUNT_INFLATED] += bytes;
     return mem_discard(balloon->vd.mem, gpa, bytes, kept);
 }
 
@@ -153,7 +154,7 @@ static int64_t work_on_report(struct balloon *balloon, uint64_t done)
             /* What the host fails to take stays as it is. */
             if (takes_reports(balloon) &&
                 mem_discard(balloon->vd.mem, gpa_of(gpa), part, false) == 0)
-                balloon->reported_bytes += part;
+                balloon->vd.count[COUNT_REPORTED] += part;
             used += part;
             done += part;
             if (skip + part < len)
@@ -356,8 +357,8 @@ void virtio_balloon_info(struct dev *dev, struct virtio_balloon_info *ret)
     *ret = (struct virtio_balloon_info){
         .target_bytes = bytes_of(balloon->config.num_pages),
         .actual_bytes = bytes_of(balloon->config.actual),
-        .inflated_bytes = balloon->inflated_bytes,
-        .reported_bytes = balloon->reported_bytes,
+        .inflated_bytes = vd->count[COUNT_INFLATED],
+        .reported_bytes = vd->count[COUNT_REPORTED],
         .driver = live,
         .reporting =
             live && virtio_mmio_has(vd, VIRTIO_BALLOON_F_REPORTING) && takes_reports(balloon),
@@ -397,6 +398,9 @@ static const struct virtio_ops balloon_vops = {
     .device_id = VIRTIO_ID_BALLOON,
     .queue_count = QUEUES,
     .queue_size = { 128, 128, 128, 128, 128 }, /* Linux reports 32 ranges at a time */
+    .count_name = { [COUNT_INFLATED] = "inflated_bytes",
+                    [COUNT_DEFLATED] = "deflated_bytes",
+                    [COUNT_REPORTED] = "reported_bytes" },
     .serve = serve,
     .run = run,
     .stop = stop,

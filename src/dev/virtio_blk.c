@@ -37,8 +37,12 @@ SCHEMA_DEFINE(virtio_blk_state, 1, VIRTIO_BLK_STATE)
 
 enum blk_op { BLK_READ = 1, BLK_WRITE, BLK_SYNC, BLK_PUNCH, BLK_ZERO_RANGE, BLK_ZERO_WRITE };
 
+/* A kind's requests, answered in whatever way, and `+ BYTES_OF` its bytes. */
+enum { READS, WRITES, DISCARDS, ZEROES, BYTES_OF, FLUSHES = 2 * BYTES_OF, FAILED, UNCOUNTED };
+
 struct blk_request {
     enum blk_op op;
+    unsigned counted;      /* READS, ... */
     bool discard;          /* may not fall back to writing */
     uint64_t offset, left; /* bytes of the disk still to go */
     uint32_t written;      /* for the used ring: all writable bytes */
@@ -122,6 +126,9 @@ static void finish(struct blk *blk, struct blk_request *r, uint8_t status)
     ASSERT(rc == 0); /* the address was checked when the chain was popped */
     virtq_stage(q, r->chain.head, r->written);
     blk->free[blk->free_count++] = (uint8_t)(r - blk->slots);
+    if (r->counted != UNCOUNTED)
+        blk->vd.count[r->counted]++;
+    blk->vd.count[FAILED] += status != VIRTIO_BLK_S_OK;
 }
 
 static void publish(struct blk *blk)
@@ -165,6 +172,8 @@ static bool advance(struct blk *blk, struct blk_request *r, int res, uint8_t *re
     } else if (r->op == BLK_WRITE) {
         virtq_trim_out(&r->chain, done);
     }
+    if (r->op != BLK_SYNC)
+        blk->vd.count[r->counted + BYTES_OF] += done;
     r->offset += done;
     r->left -= done;
     if (r->left == 0 && changes_disk(r->op) && !virtio_mmio_has(&blk->vd, VIRTIO_BLK_F_FLUSH)) {
@@ -253,6 +262,7 @@ static int begin_range(struct blk *blk, struct blk_request *r, bool discard)
         return VIRTIO_BLK_S_UNSUPP;
     if (range.num_sectors > RANGE_SECTORS_MAX)
         return VIRTIO_BLK_S_IOERR;
+    r->counted = discard ? DISCARDS : ZEROES;
     r->op = discard || unmap ? BLK_PUNCH : BLK_ZERO_RANGE;
     r->discard = discard;
     return begin_io(blk, r, range.sector, (uint64_t)range.num_sectors * DISK_SECTOR_BYTES);
@@ -262,6 +272,7 @@ static int begin_range(struct blk *blk, struct blk_request *r, bool discard)
 static int begin(struct blk *blk, struct blk_request *r, const struct virtio_blk_outhdr *header)
 {
     struct virtq_chain *c = &r->chain;
+    r->counted = UNCOUNTED;
     bool changes = header->type == VIRTIO_BLK_T_OUT || header->type == VIRTIO_BLK_T_DISCARD ||
                    header->type == VIRTIO_BLK_T_WRITE_ZEROES;
     if (changes && blk->read_only)
@@ -270,12 +281,15 @@ static int begin(struct blk *blk, struct blk_request *r, const struct virtio_blk
     switch (header->type) {
     case VIRTIO_BLK_T_IN:
         r->op = BLK_READ;
+        r->counted = READS;
         return begin_io(blk, r, header->sector, c->in_bytes);
     case VIRTIO_BLK_T_OUT:
         r->op = BLK_WRITE;
+        r->counted = WRITES;
         return begin_io(blk, r, header->sector, c->out_bytes);
     case VIRTIO_BLK_T_FLUSH:
         r->op = BLK_SYNC;
+        r->counted = FLUSHES;
         return blk->read_only ? VIRTIO_BLK_S_OK : -1;
     case VIRTIO_BLK_T_GET_ID: {
         size_t id_bytes = virtq_write(&blk->vd.queue[0], c, 0, blk->serial, sizeof(blk->serial));
@@ -387,6 +401,16 @@ static const struct virtio_ops blk_vops = {
     .device_id = VIRTIO_ID_BLOCK,
     .queue_count = 1,
     .queue_size = { 256 },
+    .count_name = { [READS] = "read_requests",
+                    [WRITES] = "write_requests",
+                    [DISCARDS] = "discard_requests",
+                    [ZEROES] = "write_zeroes_requests",
+                    [READS + BYTES_OF] = "read_bytes",
+                    [WRITES + BYTES_OF] = "written_bytes",
+                    [DISCARDS + BYTES_OF] = "discarded_bytes",
+                    [ZEROES + BYTES_OF] = "zeroed_bytes",
+                    [FLUSHES] = "flush_requests",
+                    [FAILED] = "failed_requests" },
     .serve = serve,
     .quiesce = quiesce,
 };

@@ -402,6 +402,13 @@ void virtio_mmio_resume(struct dev *dev)
     pthread_mutex_unlock(&vd->lock);
 }
 
+void virtio_mmio_counts(struct virtio_dev *vd, uint64_t ret[VIRTIO_COUNTS_MAX])
+{
+    pthread_mutex_lock(&vd->lock);
+    memcpy(ret, vd->count, sizeof(vd->count));
+    pthread_mutex_unlock(&vd->lock);
+}
+
 void virtio_mmio_save(const struct virtio_dev *vd, struct virtio_state *state)
 {
     ASSERT(vd->paused);

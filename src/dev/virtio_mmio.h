@@ -24,6 +24,7 @@
 #define VIRTIO_MMIO_BYTES 0x200u
 #define VIRTIO_MMIO_NOTIFY VIRTIO_MMIO_QUEUE_NOTIFY
 #define VIRTIO_QUEUES_MAX 5
+#define VIRTIO_COUNTS_MAX 10
 
 /* Transport state; each device's schema holds one as `F(T, list, transport, virtio_state, 1)`. */
 #define VIRTIO_STATE(F, T)     \
@@ -44,6 +45,7 @@ struct virtio_ops {
     uint32_t device_id; /* VIRTIO_ID_* */
     unsigned queue_count;
     uint16_t queue_size[VIRTIO_QUEUES_MAX];
+    const char *count_name[VIRTIO_COUNTS_MAX]; /* of virtio_dev.count; ends with the first NULL */
 
     /* The driver is ready (or such a state was loaded): `accepted` is final. May be NULL. */
     void (*start)(struct virtio_dev *vd);
@@ -79,6 +81,9 @@ struct virtio_dev {
     bool paused;
     struct virtq queue[VIRTIO_QUEUES_MAX];
 
+    /* What it has done since it was created. The monitor's figures, not the guest's: neither saved nor reset. */
+    uint64_t count[VIRTIO_COUNTS_MAX];
+
     /* For the transport. */
     uint32_t status, interrupt, generation;
     uint32_t queue_select, offered_select, accepted_select;
@@ -100,6 +105,9 @@ int virtio_mmio_init(struct virtio_dev *vd, const struct dev_ops *ops,
                      const struct virtio_ops *vops, uint16_t instance, struct mem *mem,
                      struct loop *loop, uint64_t features, struct err *err) MUST_CHECK;
 void virtio_mmio_fini(struct virtio_dev *vd);
+
+/* Takes down its counters, as many as `count_name` names. Any thread. */
+void virtio_mmio_counts(struct virtio_dev *vd, uint64_t ret[VIRTIO_COUNTS_MAX]);
 
 /* dev_ops of every virtio device. */
 void virtio_mmio_read(struct dev *dev, uint64_t offset, void *data, unsigned len);

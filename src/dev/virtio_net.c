@@ -27,6 +27,16 @@ SCHEMA_DEFINE(virtio_net_state, 1, VIRTIO_NET_STATE)
 
 enum { RX, TX, CTRL, QUEUES };
 
+/* As the guest sees it; without headers of ours, and without what announces the guest after a move. */
+enum {
+    RECEIVED_FRAMES,
+    RECEIVED_BYTES,
+    RECEIVED_DROPPED, /* fit into no buffers, or were held when the driver reset the device */
+    SENT_FRAMES,
+    SENT_BYTES,
+    SENT_DROPPED, /* were no frames, or the tap refused them */
+};
+
 #define FRAME_MAX (TAP_HEADER_BYTES + 14u + 65535u) /* Ethernet head and the largest IP packet */
 #define MERGE_MAX 64u                               /* buffers of one received frame */
 #define BUDGET 128 /* frames before other devices have their turn */
@@ -89,6 +99,12 @@ static bool read_frame(struct net *net)
     return true;
 }
 
+static void count_frame(struct net *net, unsigned frames, uint64_t bytes)
+{
+    net->vd.count[frames]++;
+    net->vd.count[frames + 1] += bytes - TAP_HEADER_BYTES;
+}
+
 /* Hands the held frame to the driver. 1: gone (delivered, or too large for what it offers);
  * 0: too few buffers, *ret_known of them there; -EPROTO: broken ring. */
 static int deliver(struct net *net, uint16_t *ret_known)
@@ -113,6 +129,7 @@ static int deliver(struct net *net, uint16_t *ret_known)
     }
     if (done < net->held) {
         virtq_rewind(q, buffers);
+        net->vd.count[RECEIVED_DROPPED]++;
         return 1;
     }
     if (buffers > 1)
@@ -120,6 +137,7 @@ static int deliver(struct net *net, uint16_t *ret_known)
                           &buffers, sizeof(buffers));
     for (unsigned i = 0; i < buffers; i++)
         virtq_stage(q, (uint16_t)taken[i].id, taken[i].len);
+    count_frame(net, RECEIVED_FRAMES, net->held);
     return 1;
 }
 
@@ -167,11 +185,17 @@ static void snoop(struct net *net, const struct virtq_chain *chain)
 /* False: the tap is full. A frame that the tap refuses, or that is none, is lost. */
 static bool send_frame(struct net *net, const struct virtq_chain *chain)
 {
-    if (chain->out_bytes <= TAP_HEADER_BYTES || chain->out_bytes > FRAME_MAX)
+    bool sent = chain->out_bytes > TAP_HEADER_BYTES && chain->out_bytes <= FRAME_MAX;
+    if (sent && writev(net->fd, chain->iov, (int)chain->out_count) < 0) {
+        if (errno == EAGAIN || errno == ENOBUFS)
+            return false;
+        sent = false;
+    }
+    if (!sent) {
+        net->vd.count[SENT_DROPPED]++;
         return true;
-    if (writev(net->fd, chain->iov, (int)chain->out_count) < 0 &&
-        (errno == EAGAIN || errno == ENOBUFS))
-        return false;
+    }
+    count_frame(net, SENT_FRAMES, chain->out_bytes);
     snoop(net, chain);
     return true;
 }
@@ -287,6 +311,7 @@ static void start(struct virtio_dev *vd)
 static void stop(struct virtio_dev *vd)
 {
     struct net *net = net_of(vd);
+    net->vd.count[RECEIVED_DROPPED] += net->held > 0;
     net->held = 0;
     net->rx_starved = net->tx_blocked = false;
     net->config.status = VIRTIO_NET_S_LINK_UP;
@@ -406,6 +431,12 @@ static const struct virtio_ops net_vops = {
     .device_id = VIRTIO_ID_NET,
     .queue_count = QUEUES,
     .queue_size = { [RX] = 256, [TX] = 256, [CTRL] = 64 },
+    .count_name = { [RECEIVED_FRAMES] = "received_frames",
+                    [RECEIVED_BYTES] = "received_bytes",
+                    [RECEIVED_DROPPED] = "received_dropped_frames",
+                    [SENT_FRAMES] = "sent_frames",
+                    [SENT_BYTES] = "sent_bytes",
+                    [SENT_DROPPED] = "sent_dropped_frames" },
     .start = start,
     .serve = serve,
     .run = run,

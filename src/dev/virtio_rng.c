@@ -7,6 +7,8 @@
 #define CHUNK_BYTES 4096u /* the most one request gets: less than asked for is allowed (5.4.6.1) */
 #define BUDGET 64         /* requests before other devices have their turn */
 
+enum { COUNT_BYTES };
+
 struct rng {
     struct virtio_dev vd; /* first */
     struct virtq_chain chain;
@@ -31,6 +33,7 @@ static bool serve(struct virtio_dev *vd, unsigned queue)
                 getrandom(bytes, MIN(sizeof(bytes), (size_t)rng->chain.in_bytes), GRND_NONBLOCK);
             size_t written = got > 0 ? virtq_write(q, &rng->chain, 0, bytes, (size_t)got) : 0;
             virtq_stage(q, rng->chain.head, (uint32_t)written);
+            vd->count[COUNT_BYTES] += written;
             interrupt |= virtq_publish(q);
             budget--;
         }
@@ -74,6 +77,7 @@ static const struct virtio_ops rng_vops = {
     .device_id = VIRTIO_ID_RNG,
     .queue_count = 1,
     .queue_size = { 64 },
+    .count_name = { [COUNT_BYTES] = "bytes" },
     .serve = serve,
 };
 

@@ -326,6 +326,7 @@ static const struct virtio_ops vsock_vops = {
     .device_id = VIRTIO_ID_VSOCK,
     .queue_count = QUEUES,
     .queue_size = { [RX] = 128, [TX] = 128, [EVENT] = 16 },
+    .count_name = { [VSOCK_COUNT_SENT] = "sent_bytes", [VSOCK_COUNT_RECEIVED] = "received_bytes" },
     .start = start,
     .serve = serve,
     .run = run,

@@ -150,6 +150,7 @@ static void take_data(struct vsock_conn *conn, uint32_t len, const struct virtq_
     (void)virtq_read(chain, 0, conn->buffer + at, first);
     (void)virtq_read(chain, first, conn->buffer, len - first);
     conn->received += len;
+    conn->vsock->vd.count[VSOCK_COUNT_SENT] += len;
     flush(conn);
     (void)settle(conn);
 }
@@ -241,6 +242,7 @@ static bool read_data(struct vsock_conn *conn, struct virtio_vsock_hdr *h, uint3
         h->op = VIRTIO_VSOCK_OP_RW;
         h->len = (uint32_t)n;
         conn->sent += (uint32_t)n;
+        conn->vsock->vd.count[VSOCK_COUNT_RECEIVED] += (uint64_t)n;
         if (window(conn) == 0)
             conn->owes |= VSOCK_OWES_QUESTION;
         return true;

@@ -39,6 +39,9 @@ enum vsock_conn_state {
 #define VSOCK_OWES_QUESTION 8u /* ask for the guest's */
 #define VSOCK_OWES_SHUTDOWN 16u
 
+/* Bytes of connections, as the guest sees it. */
+enum { VSOCK_COUNT_SENT, VSOCK_COUNT_RECEIVED };
+
 struct vsock;
 
 struct vsock_conn {

@@ -528,6 +528,11 @@ void machine_announce(struct machine *machine)
             machine->dev[i]->ops->announce(machine->dev[i]);
 }
 
+struct virtio_dev *machine_virtio(const struct machine *machine, uint32_t n)
+{
+    return virtio_dev_of(machine->dev[2 + n]);
+}
+
 struct dev *machine_vsock(struct machine *machine)
 {
     for (uint32_t n = 0; n < machine->config.device_count; n++)

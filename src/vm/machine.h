@@ -122,6 +122,9 @@ int machine_loaded_all(const struct machine *machine, const struct machine_seen 
 /* After a move: devices tell the network and the guest. */
 void machine_announce(struct machine *machine);
 
+/* Device `n` of its configuration. */
+struct virtio_dev *machine_virtio(const struct machine *machine, uint32_t n);
+
 /* Its vsock device; NULL if it has none. */
 struct dev *machine_vsock(struct machine *machine);
 

@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "move/bucket.h"
 #include "move/migrate.h"
+#include "vmm/info.h"
 #include "vmm/monitor.h"
 #include "vmm/mover.h"
 #include "vmm/recording.h"
@@ -10,7 +11,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static void fail(struct rpc_call *call, int code, const char *text)
 {
@@ -19,63 +19,10 @@ static void fail(struct rpc_call *call, int code, const char *text)
     rpc_fail(call, &err);
 }
 
-/* Figures of the guest, as VIRTIO_BALLOON_S_* number them. */
-static const char *const balloon_stats[VIRTIO_BALLOON_TAGS] = {
-    "swapped_in_bytes", "swapped_out_bytes", "major_faults",    "minor_faults",
-    "free_bytes",       "total_bytes",       "available_bytes", "disk_caches_bytes",
-    "huge_pages_made",  "huge_pages_failed",
-};
-
-static json_t *balloon_json(const struct machine *machine)
-{
-    struct virtio_balloon_info b;
-    virtio_balloon_info(machine->balloon, &b);
-    json_t *stats = b.stats ? json_object() : json_null();
-    for (unsigned tag = 0; tag < VIRTIO_BALLOON_TAGS; tag++)
-        if (b.stats >> tag & 1)
-            (void)json_object_set_new(stats, balloon_stats[tag],
-                                      json_integer(
-                                          (json_int_t)MIN(b.stat[tag], (uint64_t)INT64_MAX)));
-    if (b.stats)
-        (void)json_object_set_new(stats, "age_ns",
-                                  json_integer((json_int_t)(clock_now_ns() - b.stats_ns)));
-    return json_pack("{s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:o}", "target_bytes",
-                     (json_int_t)b.target_bytes, "actual_bytes", (json_int_t)b.actual_bytes,
-                     "inflated_bytes", (json_int_t)b.inflated_bytes, "reported_bytes",
-                     (json_int_t)b.reported_bytes, "driver", b.driver, "free_page_reporting",
-                     b.reporting, "deflate_on_oom", b.deflate_on_oom, "guest", stats);
-}
-
-static json_t *info_json(struct monitor *monitor)
-{
-    json_t *info = json_pack("{s:s, s:s, s:i, s:I}", "name", monitor->dir.name, "state",
-                             monitor_state_name(monitor->state), "pid", (int)getpid(), "uptime_ns",
-                             (json_int_t)(clock_now_ns() - monitor->started_ns));
-    const struct machine *machine = monitor->machine;
-    bool split = monitor->state == MONITOR_SERVING || monitor->state == MONITOR_PULLING ||
-                 monitor->state == MONITOR_STRANDED;
-    if (split && info && monitor->state_why[0])
-        (void)json_object_set_new(info, "state_reason", json_string(monitor->state_why));
-    if (monitor->first_run_ns && info)
-        (void)json_object_set_new(info, "boot",
-                                  json_pack("{s:I}", "first_run_ns",
-                                            (json_int_t)monitor->first_run_ns));
-    if (machine && machine->balloon && info)
-        (void)json_object_set_new(info, "balloon", balloon_json(machine));
-    if (machine && info) {
-        (void)json_object_set_new(info, "config", config_to_json(&machine->config, &monitor->host));
-        (void)json_object_set_new(info, "hypervisor", json_string(machine->hv->ops->name));
-        (void)json_object_set_new(info, "resident_bytes",
-                                  json_integer((json_int_t)(mem_resident_pages(&machine->mem) *
-                                                            PAGE_BYTES)));
-    }
-    return info;
-}
-
 static void vm_info(void *ctx, struct rpc_call *call, const json_t *params)
 {
     if (!rpc_unpack(call, params, "{}"))
-        rpc_reply(call, info_json(ctx));
+        rpc_reply(call, info_of(ctx));
 }
 
 static void vm_pause(void *ctx, struct rpc_call *call, const json_t *params)
@@ -160,7 +107,7 @@ static void vm_balloon(void *ctx, struct rpc_call *call, const json_t *params)
         if (rc)
             return;
     }
-    rpc_reply(call, balloon_json(monitor->machine));
+    rpc_reply(call, info_of_balloon(monitor->machine));
 }
 
 static void vm_kill(void *ctx, struct rpc_call *call, const json_t *params)

@@ -19,13 +19,15 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../system"))
 from harness import GODWIT, Failed, Host, free_port, run_tests, wait_for  # noqa: E402
 
-COMMANDS = ["run", "ps", "info", "console", "pause", "resume", "stop", "kill", "balloon", "migrate", "receive", "checkpoint",
+COMMANDS = ["run", "ps", "info", "console", "pause", "resume", "stop", "kill", "balloon", "migrate", "receive",
+            "checkpoint",
             "restore", "resolve", "bill", "metrics", "agent", "wws", "measure", "report", "dump", "check", "trust",
             "completion"]
 
 
 def godwit(*args, **kwargs):
-    return subprocess.run([GODWIT, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60, **kwargs)
+    return subprocess.run([GODWIT, *args], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+                          **kwargs)
 
 
 def expect(condition, what):
@@ -132,7 +134,8 @@ def test_bash_completion():
     expect(complete(host, "--runtime-dir", "/x", "mi") == ["migrate"], "after --runtime-dir")
     expect(complete(host, "info", "web") == ["web1", "web2"], "names of VMs")
     expect(complete(host, "info", "--j") == ["--json"], "options")
-    expect(complete(host, "migrate", "web1", "h:1", "--mode", "") == ["auto", "pre-copy", "stop-copy", "post-copy"], "choices")
+    expect(complete(host, "migrate", "web1", "h:1", "--mode", "") == ["auto", "pre-copy", "stop-copy", "post-copy"],
+           "choices")
     expect(complete(host, "migrate", "web1", "") == [], "nothing to offer for an address")
     expect("--fake" not in complete(host, "run", "--"), "hidden options stay hidden")
     expect("vmm" not in complete(host, "v"), "hidden commands stay hidden")
@@ -241,11 +244,14 @@ def test_life():
 
     expect("none: nothing is given back" in host.run("balloon", "vm").stdout, "the fake guest drives no balloon")
     set_to = host.json("balloon", "vm", "16M")
-    expect((set_to["target_bytes"], set_to["actual_bytes"], set_to["driver"]) == (16 << 20, 0, False), f"balloon: {set_to}")
+    expect((set_to["target_bytes"], set_to["actual_bytes"], set_to["driver"]) == (16 << 20, 0, False),
+           f"balloon: {set_to}")
     expect(host.json("info", "vm")["balloon"]["target_bytes"] == 16 << 20, "info knows of the balloon")
-    expect("16.0 MiB" in host.run("balloon", "vm").stdout and "0 B of 16.0 MiB" in host.run("info", "vm").stdout, "for people")
+    expect("16.0 MiB" in host.run("balloon", "vm").stdout and "0 B of 16.0 MiB" in host.run("info", "vm").stdout,
+           "for people")
     larger = host.run("balloon", "vm", "65M", check=False)
-    expect(larger.returncode == 2 and "guest's memory" in larger.stderr, f"a balloon beyond the memory: {larger.stderr}")
+    expect(larger.returncode == 2 and "guest's memory" in larger.stderr,
+           f"a balloon beyond the memory: {larger.stderr}")
     host.run("balloon", "vm", "0")
 
     host.run("pause", "vm")
@@ -568,4 +574,5 @@ def test_control_socket():
 
 
 if __name__ == "__main__":
-    run_tests([(name.removeprefix("test_"), test) for name, test in list(globals().items()) if name.startswith("test_")])
+    run_tests([(name.removeprefix("test_"), test) for name, test in list(globals().items())
+               if name.startswith("test_")])

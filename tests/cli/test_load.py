@@ -57,7 +57,8 @@ def until(condition, what):
 
 def test_wrong_use():
     for text, says in [("", "there is no load"), ("munch", "there is no load munch"), ("muncher,size", "size: want"),
-                       ("muncher,size=", "size: want"), ("muncher,size=-1", "size: want"), ("muncher,size=64X", "size: want"),
+                       ("muncher,size=", "size: want"), ("muncher,size=-1", "size: want"),
+                       ("muncher,size=64X", "size: want"),
                        ("muncher,size=64MM", "size: want"), ("muncher,size=1", "size: want 4096"),
                        ("muncher,size=9999999999999", "size: want"), ("muncher,size=1M,size=2M", "twice"),
                        ("muncher,colour=1", "no option colour"), ("quake,tick_ms=0", "tick_ms: want 1 to 1000"),
@@ -220,7 +221,8 @@ def test_redis():
             keys = {}
             thread = threading.Thread(target=redis_server, args=(sock, keys, bad), daemon=True)
             thread.start()
-            done = subprocess.run([LOAD, f"redis,data=100K,port={sock.getsockname()[1]}"], capture_output=True, text=True,
+            done = subprocess.run([LOAD, f"redis,data=100K,port={sock.getsockname()[1]}"], capture_output=True,
+                                  text=True,
                                   timeout=LIMIT_S)
             assert (done.returncode == 0) != bad, done
             assert bad or sorted(keys) == sorted(f"key:{i}" for i in range(102400 // 1000)), sorted(keys)
@@ -247,7 +249,8 @@ def test_cgi():
         status, data = cgi("GET", "/cgi/dynamic")
         assert status == "200" and b"<pre>the file</pre>" in data and b"192.0.2.1" in data, data
         assert cgi("GET", "/cgi/dynamic")[1] != data, "made anew for each request"
-        for query in "class=4&file=1", "class=0&file=0", "class=1&file=5x", "class=../../etc", "file=5", "class=1&file=55":
+        for query in ("class=4&file=1", "class=0&file=0", "class=1&file=5x", "class=../../etc", "file=5",
+                      "class=1&file=55"):
             assert cgi("GET", "/cgi/dynamic", query)[0] == "400", query
         assert cgi("GET", "/cgi/dynamic", "class=2&file=1")[0] == "404"
         assert cgi("GET", "/cgi/post", "1")[0] == "404"

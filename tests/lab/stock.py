@@ -135,7 +135,8 @@ class Stock:
         self.ping()
 
     def ping(self):
-        done = self.lab.client(["curl", "-sS", "-m", str(LIMIT_S // 2), f"http://{GUEST_ADDRESS}/ping"], capture_output=True)
+        done = self.lab.client(["curl", "-sS", "-m", str(LIMIT_S // 2), f"http://{GUEST_ADDRESS}/ping"],
+                               capture_output=True)
         expect(done.stdout == b"pong\n", f"the guest does not answer: {done.stderr.decode(errors='replace').strip()}")
 
     def shell(self, command):
@@ -144,7 +145,8 @@ class Stock:
         begin, end = f"begin-{self.mark}-", f"end-{self.mark}-"
         typed = f"echo be''gin-{self.mark}-; {command}; echo e''nd-{self.mark}-\n"   # so that its echo is no mark
         out, err = bytearray(), bytearray()
-        console = self.here.start(["sh", "-c", 'printf %s "$1" | exec "$2" console "$3"', "sh", typed, self.here.godwit, VM],
+        console = self.here.start(["sh", "-c", 'printf %s "$1" | exec "$2" console "$3"', "sh", typed, self.here.godwit,
+                                   VM],
                                   out.extend, err.extend)
 
         def answer():
@@ -175,7 +177,8 @@ class Stock:
         expect(date >= before[1], f"the date went from {before[1]} to {date}")
         gone = now - before[2]
         expect(uptime - before[0] < gone + 60 and date - before[1] < gone + 60,
-               f"in {gone:.0f} s, the guest's uptime went from {before[0]} to {uptime} and its date from {before[1]} to {date}")
+               f"in {gone:.0f} s, the guest's uptime went from {before[0]} to {uptime} and its date from {before[1]} "
+               f"to {date}")
         expect(source == self.clocksource, f"the clocksource was {self.clocksource} and is {source}")
 
     def log_lines(self):
@@ -247,7 +250,8 @@ class Stock:
         expect(status == 0, f"godwit migrate: exit {status}: {move.text()}")
         self.moved()
         check_bill(bill)
-        expect((bill["outcome"], bill["owner"]) == ("completed", "target"), f"the bill: {bill['outcome']}, {bill['owner']}")
+        expect((bill["outcome"], bill["owner"]) == ("completed", "target"),
+               f"the bill: {bill['outcome']}, {bill['owner']}")
         return bill
 
     def moved(self):
@@ -274,7 +278,8 @@ class Stock:
 
 def check_bill(bill):
     stages = [stage["stage"] for stage in bill["stages"]]
-    expect(stages == ["pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation", "pulling"],
+    expect(stages ==
+           ["pre-migration", "reservation", "pre-copy", "stop-and-copy", "commitment", "activation", "pulling"],
            f"the bill's stages: {stages}")
     expect(sum(stage["ns"] for stage in bill["stages"]) == bill["total_ns"], "the stages sum up to the total")
     if bill["downtime"]:
@@ -351,7 +356,8 @@ def attempt(test, stock):
     except (Failure, LabError, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         failure = f"{type(error).__name__}: {error}" if not isinstance(error, Failure) else str(error)
         show_logs(stock)
-    print(f"{test.__name__}: {'FAILED: ' + failure if failure else 'ok'} ({time.monotonic() - start:.1f} s)", flush=True)
+    print(f"{test.__name__}: {'FAILED: ' + failure if failure else 'ok'} ({time.monotonic() - start:.1f} s)",
+          flush=True)
     return failure is None
 
 

@@ -64,7 +64,8 @@ class Client:
         self.report = os.path.join(self.folder.name, "report")
         self.kept = Kept(self.stock.lab.netns)
         self.load = subprocess.Popen(self.stock.lab.client_argv(
-            [sys.executable, os.path.join(ROOT, "demo", "load.py"), GUEST_ADDRESS, *self.options, "--report", self.report,
+            [sys.executable, os.path.join(ROOT, "demo", "load.py"), GUEST_ADDRESS, *self.options, "--report",
+             self.report,
              "--begun", f"{self.report}-begun"]))
         eventually(lambda: os.path.exists(f"{self.report}-begun"), "the client outside is served")
         self.kept.ask()
@@ -92,7 +93,8 @@ class Client:
         probe, download = client["probe"], client["download"]
         print(f"  {probe['answered']} of {probe['requests']} requests answered, longest silence "
               f"{probe['longest_gap_ms']:.0f} ms", flush=True)
-        expect(probe["requests"] > 0 and probe["answered"] == probe["requests"], f"requests that failed: {probe['failed']}")
+        expect(probe["requests"] > 0 and probe["answered"] == probe["requests"],
+               f"requests that failed: {probe['failed']}")
         expect(download["bytes_when_told_to_end"] < download["of"], "the download spanned all of it")
         expect(download["complete"] and download["sha256_matches"], f"the download: {download}")
 
@@ -102,9 +104,10 @@ class Writer:
 
     def __init__(self, stock, hot_mib, dense_mib, looks=1, *, limit_s=400):
         self.stock = stock
-        stock.shell(f"test -x /tmp/writer || busybox wget -qO /tmp/writer http://{net.CLIENT}:{serve(stock)}/; chmod +x /tmp/writer; "
-                    f"rm -f /tmp/progress; cd /tmp; "
-                    f"(./writer {hot_mib} {dense_mib} {limit_s} {looks} 2>/tmp/writer.log & echo $! >/tmp/writer.pid); cd /")
+        stock.shell(f"test -x /tmp/writer || busybox wget -qO /tmp/writer http://{net.CLIENT}:{serve(stock)}/; chmod "
+                    f"+x /tmp/writer; rm -f /tmp/progress; cd /tmp; "
+                    f"(./writer {hot_mib} {dense_mib} {limit_s} {looks} 2>/tmp/writer.log & echo $! >/tmp/writer.pid); "
+                    "cd /")
         self.passes = 0
         self.await_pass()
 

@@ -57,7 +57,8 @@ def check_common(guest, netns):
     with dial(netns, 7, socket.SOCK_DGRAM) as sock:
         sock.send(b"over UDP")
         assert sock.recv(100) == b"over UDP"
-    ping = subprocess.run(["ip", "netns", "exec", netns, "ping", "-c", "1", "-W", "20", ADDRESS], stdout=subprocess.DEVNULL,
+    ping = subprocess.run(["ip", "netns", "exec", netns, "ping", "-c", "1", "-W", "20", ADDRESS],
+                          stdout=subprocess.DEVNULL,
                           check=False) if os.path.exists("/bin/ping") else None
     assert not ping or ping.returncode == 0, "no answer to ICMP"
     first = int(ask(netns, 7099, b"now\n"))
@@ -154,7 +155,8 @@ def check_fill(guest, netns):
     assert figures[0] - figures[1] > 5 * 4096 // 3, f"available KiB: {figures}"
 
 
-CHECKS = [("idle", check_idle), ("web", check_web), ("specweb", check_specweb), ("quake,tick_ms=50,state=2M", check_quake),
+CHECKS = [("idle", check_idle), ("web", check_web), ("specweb", check_specweb),
+          ("quake,tick_ms=50,state=2M", check_quake),
           ("muncher,size=64M", check_muncher), ("redis,data=32M", check_redis), ("compile", check_compile),
           ("fill,rate=4M,limit=64M", check_fill)]
 

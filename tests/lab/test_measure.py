@@ -37,7 +37,8 @@ def check_probe(cell, spec):
     """Rows as documented, from before the baseline to the end, and something came."""
     name = spec["name"]
     rows = list(csv.DictReader(read(cell, f"probe-{name}.csv").splitlines()))
-    expect(rows and set(rows[0]) == {"seq", "kind", "connection", "due_ns", "sent_ns", "done_ns", "bytes", "status"}, f"{name}: {rows[:1]}")
+    expect(rows and set(rows[0]) == {"seq", "kind", "connection", "due_ns", "sent_ns", "done_ns", "bytes", "status"},
+           f"{name}: {rows[:1]}")
     came = [row for row in rows if row["status"] == "ok"]
     expect(came, f"{name}: nothing came in {len(rows)} rows")
     facts = read(cell, f"probe-{name}.json")
@@ -55,17 +56,20 @@ def check_meter(cell, host):
 
 def check_guest(cell):
     clock, work = read(cell, "guest-clock.csv").splitlines(), read(cell, "guest-work.csv").splitlines()
-    expect(clock[0].startswith("# period_ns=") and clock[1] == "at_ns,gap_ns" and len(clock) > 10, f"the guest's clock: {clock[:3]}")
+    expect(clock[0].startswith("# period_ns=") and clock[1] == "at_ns,gap_ns" and len(clock) > 10,
+           f"the guest's clock: {clock[:3]}")
     expect(work[0] == "at_ns,units,busy_ns" and len(work) > 10, f"the guest's work: {work[:2]}")
 
 
 def check_move(cell):
     move, bill = read(cell, "move.json"), read(cell, "bill.json")
-    expect(move["outcome"] == "completed" and move["downtime_ns"] == bill["downtime"]["total_ns"] > 0, f"the move: {move}")
+    expect(move["outcome"] == "completed" and move["downtime_ns"] == bill["downtime"]["total_ns"] > 0,
+           f"the move: {move}")
     expect(move["bytes"]["total"] > 1 << 20 and move["rounds"], f"bytes and rounds: {move['bytes']}")
     error = sum(read(cell, "clocks.json")[host]["error_ns"] for host in ("source", "target"))
     edges = [move["from_ns"], *(stage["from_ns"] for stage in move["stages"]), move["stages"][-1]["to_ns"]]
-    expect(all(a <= b + error for a, b in zip(edges, edges[1:])), f"the stages are in order, and within the move: {edges}")
+    expect(all(a <= b + error for a, b in zip(edges, edges[1:])),
+           f"the stages are in order, and within the move: {edges}")
     expect(move["pause"]["to_ns"] - move["pause"]["from_ns"] == move["downtime_ns"], f"the pause: {move['pause']}")
 
 
@@ -79,8 +83,10 @@ def check_report(out):
 
 def measure(preset, folder):
     out = os.path.join(folder, preset)
-    done = subprocess.run([GODWIT, "measure", "--preset", preset, "--scale", "small", "--place", "lab", "--repeat", "1", "--seed", "1",
-                           "-o", out], capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run([GODWIT, "measure", "--preset", preset, "--scale", "small", "--place", "lab", "--repeat", "1",
+                           "--seed", "1",
+                           "-o", out], capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL,
+                          check=False)
     said = f"{done.stdout}\n{done.stderr}"
     expect(done.returncode == 0, f"exit {done.returncode}: {said}")
     wanted, facts = read(out, "raw", "experiment.json"), read(out, "raw", "machine.json")

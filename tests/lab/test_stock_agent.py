@@ -43,7 +43,8 @@ def test_helped_move(stock):
     try:
         eventually(lambda: stock.count() > 1, "the writer writes", 30)
     except Failure:
-        print(stock.shell(f"ls -la /tmp; cat {BATCH}/cgroup.procs /proc/meminfo; dmesg | tail; cat /proc/[0-9]*/comm"), flush=True)
+        print(stock.shell(f"ls -la /tmp; cat {BATCH}/cgroup.procs /proc/meminfo; dmesg | tail; cat /proc/[0-9]*/comm"),
+              flush=True)
         raise
     bill = stock.migrate("--max-downtime", "5ms")
     agent = bill["agent"]
@@ -57,7 +58,8 @@ def test_helped_move(stock):
     print(f"  dirtied in the last running rounds: {[r['pages_dirtied'] for r in rounds[-4:-1]]}", flush=True)
     expect(rounds[-2]["pages_dirtied"] < max(r["pages_dirtied"] for r in rounds[:-2]), "with less to send after it")
     expect(stock.shell(f"cat {BATCH}/cgroup.freeze").strip() == "0" or
-           eventually(lambda: stock.shell(f"cat {BATCH}/cgroup.freeze").strip() == "0", "the group is thawed"), "thawed")
+           eventually(lambda: stock.shell(f"cat {BATCH}/cgroup.freeze").strip() == "0", "the group is thawed"),
+           "thawed")
     before = stock.count()
     eventually(lambda: stock.count() > before, "the writer goes on")
     log = stock.here.run(["sh", "-c", f"cat {RUN}/{VM}/log"]).stdout.decode()
@@ -91,11 +93,13 @@ def test_self_migration(stock):
     """From inside the guest: it returns on the other host, and says so."""
     stock.shell("kill $(cat /sys/fs/cgroup/batch/cgroup.procs) 2>/dev/null; true")
     stock.receive()
-    stock.shell(f"(godwit-agent migrate {stock.other.address}:{PORT} >/tmp/said 2>&1; echo status $? >>/tmp/said) & true")
+    stock.shell(f"(godwit-agent migrate {stock.other.address}:{PORT} >/tmp/said 2>&1; echo status $? >>/tmp/said) & "
+                "true")
     eventually(lambda: list(stock.states(stock.other).values()) == ["running"] and not stock.states(stock.here),
                "the guest runs at the other host")
     stock.moved()
-    said = eventually(lambda: (text := stock.shell("cat /tmp/said")).count("status") and text, "the tool returned").strip()
+    said = eventually(lambda: (text := stock.shell("cat /tmp/said")).count("status") and text,
+                      "the tool returned").strip()
     name = stock.here.run(["cat", "/proc/sys/kernel/hostname"]).stdout.decode().strip()
     print(f"  {said}", flush=True)
     expect(said.endswith("status 0") and f"runs on {name}" in said, f"the tool: {said}, on {name}")
@@ -118,5 +122,6 @@ def test_kill(stock):
 
 
 if __name__ == "__main__":
-    sys.exit(main("agent", [test_boot, test_hello, test_helped_move, test_failed_move_restores, test_refused_self_migration,
+    sys.exit(main("agent",
+                  [test_boot, test_hello, test_helped_move, test_failed_move_restores, test_refused_self_migration,
                             test_self_migration, test_checkpoint, test_kill], Guest))

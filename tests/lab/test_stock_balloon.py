@@ -40,14 +40,16 @@ def drop_cache(stock):
         now = resident(stock)
         return now if before[0] - now[0] > FREED_MIB else None
     after = eventually(gone, f"{FREED_MIB} MiB given back of {before[0]:.0f} MiB")
-    print(f"  resident: {before[0]:.0f} -> {after[0]:.0f} MiB, mapped: {before[1]:.0f} -> {after[1]:.0f} MiB", flush=True)
+    print(f"  resident: {before[0]:.0f} -> {after[0]:.0f} MiB, mapped: {before[1]:.0f} -> {after[1]:.0f} MiB",
+          flush=True)
     return before, after
 
 
 def test_boot(stock):
     stock.run()
     state = balloon(stock)
-    expect(state["driver"] and state["free_page_reporting"] and state["deflate_on_oom"], f"the balloon's driver: {state}")
+    expect(state["driver"] and state["free_page_reporting"] and state["deflate_on_oom"],
+           f"the balloon's driver: {state}")
     guest = eventually(lambda: balloon(stock)["guest"], "the guest's own figures")
     expect(0 < guest["free_bytes"] < guest["total_bytes"] < 192 * MIB, f"the guest's own figures: {guest}")
 
@@ -70,8 +72,8 @@ def test_free_memory_does_not_travel(stock):
     bare = stock.migrate()
     stock.ping()
     for name, bill in ("with a full cache", full), ("dropped", bare):
-        print(f"  {name}: {bill['bytes']['page_data'] / MIB:.0f} MiB of pages, {bill['pages']['free'] / 256:.0f} MiB free, "
-              f"{bill['total_ns'] / 1e9:.1f} s", flush=True)
+        print(f"  {name}: {bill['bytes']['page_data'] / MIB:.0f} MiB of pages, {bill['pages']['free'] / 256:.0f} MiB "
+              f"free, {bill['total_ns'] / 1e9:.1f} s", flush=True)
     saved = full["bytes"]["page_data"] - bare["bytes"]["page_data"]
     expect(saved > FREED_MIB * MIB, f"a move sent only {saved / MIB:.0f} MiB less")
     expect(bare["pages"]["free"] * 4096 > FREED_MIB * MIB, f"the bill: {bare['pages']}")
@@ -99,7 +101,8 @@ def test_balloon(stock):
     lent = before - free_in_guest(stock)
     expect(lent > BALLOON_MIB - 16, f"the guest lent {lent:.0f} MiB")
     bill = stock.migrate()
-    expect(bill["pages"]["free"] * 4096 > (BALLOON_MIB - 8) * MIB, f"what is in the balloon does not travel: {bill['pages']}")
+    expect(bill["pages"]["free"] * 4096 > (BALLOON_MIB - 8) * MIB,
+           f"what is in the balloon does not travel: {bill['pages']}")
     state = balloon(stock)
     expect(state["actual_bytes"] == state["target_bytes"] == BALLOON_MIB * MIB, f"the balloon came along: {state}")
     stock.ping()

@@ -38,7 +38,8 @@ def test_recovered_at_a_new_address(stock):
     target, source = stock.other, stock.here
     with Client(stock, patience=LIMIT_S), Between(stock, listen=f"0.0.0.0:{PORT}") as between:
         target.run(["sh", "-c", f"ip address del {old}/24 dev br0; ip address add {new}/24 dev br0"])
-        target.run(["ss", "-K", "state", "established", "sport", f"= :{PORT}"])     # or it takes half a minute to notice
+        target.run(["ss", "-K", "state", "established", "sport",
+                    f"= :{PORT}"])     # or it takes half a minute to notice
         try:
             between.stranded()
             stock.introduce(source, target, address=new)
@@ -61,15 +62,18 @@ def test_killed_target(stock):
         stock.receive()
         stock.godwit(between.source, "migrate", VM, "--recover")
         status, bill = between.move.end()
-        expect(status != 0 and "target's process died" in between.move.text(), f"status {status}: {between.move.text()}")
-        print(f"  status {status}: {between.move.text().strip().splitlines()[-1]}; the bill's owner: {bill['owner']}", flush=True)
+        expect(status != 0 and "target's process died" in between.move.text(),
+               f"status {status}: {between.move.text()}")
+        print(f"  status {status}: {between.move.text().strip().splitlines()[-1]}; the bill's owner: {bill['owner']}",
+              flush=True)
         stock.expect_nothing(between.source, "the source")
         stock.godwit(between.target, "kill", VM)
         stock.end_receiver(between.target)      # nothing has come to it
 
 
 def test_killed_source(stock):
-    """The rest of its memory is gone: the guest stays stopped where it needs that, never runs on less, and is said to."""
+    """The rest of its memory is gone: the guest stays stopped where it needs that, never runs on less, and is
+    said to."""
     stock.restore(SAVED)
     with Between(stock) as between:
         stock.kill_monitor(between.source)

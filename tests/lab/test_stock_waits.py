@@ -12,7 +12,8 @@ LONG_S = 30     # a soft lockup is noticed after 20 s, a stall of RCU after 21
 
 def test_boot(stock):
     stock.run()
-    limits = stock.shell("cat /proc/sys/kernel/watchdog_thresh /sys/module/rcupdate/parameters/rcu_cpu_stall_timeout").split()
+    limits = stock.shell("cat /proc/sys/kernel/watchdog_thresh "
+                         "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout").split()
     expect(2 * int(limits[0]) < LONG_S and int(limits[1]) < LONG_S, f"the guest's watchdogs wait longer: {limits}")
 
 

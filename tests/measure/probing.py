@@ -203,7 +203,8 @@ def answer_all(sockets, delay, stalls, send, receive, log):
                         began = now_ns()
                         time.sleep(stalls[number])
                         log({"stall": number, "from": began, "to": now_ns()})
-                    bisect.insort(waiting, (received + int(delay(number) * 1e9), number, id(where), where, answer, received),
+                    bisect.insort(waiting,
+                                  (received + int(delay(number) * 1e9), number, id(where), where, answer, received),
                                   key=lambda entry: entry[:3])
         while waiting and waiting[0][0] <= now_ns():
             _, number, _, where, answer, received = waiting.pop(0)

@@ -103,13 +103,15 @@ def stalled(folder, plan):
 
 def test_three_downtimes():
     run = analysed(stalled)["runs"][0]["downtime"]
-    # The last answer before: due 1031.840, done .842. What was due from .850 to .890 comes at .903, due at .900 at .902.
+    # The last answer before: due 1031.840, done .842. What was due from .850 to .890 comes at .903, due at
+    # .900 at .902.
     equal((run["monitor_ns"], run["guest_ns"], run["client_ns"]), (50 * MS, 47 * MS, 60 * MS), "downtimes")
     equal((run["guest_less_monitor_ns"], run["client_less_monitor_ns"], run["client_less_guest_ns"]),
           (-3 * MS, 10 * MS, 13 * MS), "differences")
     equal(run["guest"]["before_ns"], MS, "the guest's largest gap before")
     equal(run["client"]["probe"], "http", "probe")
-    equal((run["client"]["at_pause"], run["client"]["at_pause_ns"], run["guest"]["at_pause"], run["guest"]["at_pause_ns"]),
+    equal((run["client"]["at_pause"], run["client"]["at_pause_ns"], run["guest"]["at_pause"],
+           run["guest"]["at_pause_ns"]),
           (True, 60 * MS, True, 47 * MS), "at the pause")
 
 
@@ -147,7 +149,8 @@ def test_back_at_the_level_before():
             return 5 * MS if plan.paused[1] <= due < plan.paused[1] + slow_for else 2 * MS
         synthetic.write_probe(folder, "http", "http", requests(plan, latency))
     for slow_for, wanted in ((0, 0), (1300 * MS, 800 * MS), (2200 * MS, 1700 * MS)):
-        found = analysed(lambda folder, plan, slow=slow_for: fill(slow, folder, plan))["runs"][0]["probes"]["http"]["return"]
+        found = analysed(lambda folder, plan, slow=slow_for: fill(slow, folder,
+                                                                  plan))["runs"][0]["probes"]["http"]["return"]
         equal((found["ns"], found["steady"]), (wanted, True), f"slow for {slow_for}")
     found = analysed(lambda folder, plan: fill(100 * S, folder, plan))
     equal(found["runs"][0]["probes"]["http"]["return"]["ns"], None, "never back")
@@ -190,7 +193,8 @@ def test_arrivals():
         synthetic.write_probe(folder, "players", "arrival", sorted(rows, key=lambda row: row[5]))
     run = analysed(fill)["runs"][0]
     found = run["probes"]["players"]["windows"]
-    equal((found["before"]["p50_ns"], found["before"]["max_ns"], found["before"]["lost"]), (50 * MS, 50 * MS, 0), "before")
+    equal((found["before"]["p50_ns"], found["before"]["max_ns"], found["before"]["lost"]), (50 * MS, 50 * MS, 0),
+          "before")
     equal((found["move"]["lost"], found["move"]["packets"]), (1, 79), "in the move")
     check(abs(run["downtime"]["client_ns"] - 199 * MS) < 10, f"gap: {run['downtime']['client_ns']}")
 
@@ -244,7 +248,8 @@ def metered(folder, plan, late_target=False):
     target = [(20, "godwit/web", none, none, none, move[0] - 2 * S, None),
               (21, "vcpu0", Rates((*since, 0.3 * S)), Rates((*since, 0.2 * S)), none, move[0] - 2 * S, None),
               (22, "pages", Rates((*move, 0.5 * S)), none, none, *move)]
-    host = {"user_ns": Rates((*far, 0.2 * S), (*move, 0.9 * S)), "guest_ns": Rates((*far, 0.2 * S)), "system_ns": Rates((*far, 0.1 * S)),
+    host = {"user_ns": Rates((*far, 0.2 * S), (*move, 0.9 * S)), "guest_ns": Rates((*far, 0.2 * S)),
+            "system_ns": Rates((*far, 0.1 * S)),
             "softirq_ns": Rates((*far, 0.02 * S), (*move, 0.08 * S)), "irq_ns": Rates((*far, 0.01 * S))}
     net = {"eth0": {"rx_bytes": Rates((*far, 1000)), "tx_bytes": Rates((*far, 5000), (*move, 40 * MIB)),
                     "rx_packets": Rates((*far, 10)), "tx_packets": Rates((*far, 50), (*move, 30000))},
@@ -268,7 +273,8 @@ def test_cpu_is_extra_and_sums():
     found = analysed(metered)["runs"][0]["resources"]
     source, target = (found["hosts"][host]["cpu"] for host in ("source", "target"))
     # In a move of 2 s the guest ran for 1.85 s at the source and 0.1 s at the target; 2 s in as much of the baseline.
-    equal(source, {"guest": -30 * MS, "vcpu": -15 * MS, "mover": 1300 * MS, "loop": 0, "other": 0, "process": 1255 * MS},
+    equal(source,
+          {"guest": -30 * MS, "vcpu": -15 * MS, "mover": 1300 * MS, "loop": 0, "other": 0, "process": 1255 * MS},
           "source")
     equal(target, {"guest": 20 * MS, "vcpu": 10 * MS, "mover": 1000 * MS, "loop": 0, "other": 0, "process": 1030 * MS},
           "target")
@@ -276,7 +282,8 @@ def test_cpu_is_extra_and_sums():
     equal(both["process"], sum(both[key] for key in ("guest", "vcpu", "mover", "loop", "other")), "parts of the whole")
     equal(both["mover"], 2300 * MS, "movers")
     host = found["hosts"]["source"]["host_cpu"]
-    equal(host, {"irq": 0, "softirq": 160 * MS, "process": 1255 * MS, "beyond": 1800 * MS - 1255 * MS, "host": 1960 * MS},
+    equal(host, {"irq": 0, "softirq": 160 * MS, "process": 1255 * MS, "beyond": 1800 * MS - 1255 * MS,
+                 "host": 1960 * MS},
           "host")
     equal(sum(host[key] for key in ("irq", "softirq", "process", "beyond")), host["host"], "host's parts")
 
@@ -366,7 +373,8 @@ def test_outliers_stay():
         synthetic.dump(os.path.join(folder, "move.json"), {**move, "downtime_ns": pauses[plan.number] * MS})
     found = analysed(fill, cells=5)["cells"][0]
     figure = found["metrics"]["downtime.monitor"]
-    equal((figure["outliers"], figure["max"], figure["n"]), ([4], 400 * MS, 5), "flagged by its cell's number, and kept")
+    equal((figure["outliers"], figure["max"], figure["n"]), ([4], 400 * MS, 5),
+          "flagged by its cell's number, and kept")
     equal(figure["values"], [pause * MS for pause in pauses], "values")
 
 

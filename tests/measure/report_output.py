@@ -38,13 +38,15 @@ def fits(output, what):
 
 
 def test_words():
-    for value, wanted in ((0, "0 s"), (999, "999 ns"), (1000, "1.00 us"), (31_400_000, "31.4 ms"), (999_600_000, "1.00 s"),
+    for value, wanted in ((0, "0 s"), (999, "999 ns"), (1000, "1.00 us"), (31_400_000, "31.4 ms"),
+                          (999_600_000, "1.00 s"),
                           (9_996_000_000, "10.0 s"), (119 * 10**9, "119 s"), (130 * 10**9, "2.2 min"), (None, "-"),
                           (float("inf"), "never"), (-2_000_000, "-2.00 ms")):
         equal(words.duration(value), wanted, str(value))
     for value, wanted in ((0, "0"), (1, "1 B"), (240 * 2**20, "240 MiB"), (1536, "1.50 KiB"), (-4096, "-4.00 KiB")):
         equal(words.size(value), wanted, str(value))
-    equal([words.count(each) for each in (0, 7, 2.5, 73517, 9999, None)], ["0", "7", "2.5", "73.5 k", "9999", "-"], "counts")
+    equal([words.count(each) for each in (0, 7, 2.5, 73517, 9999, None)], ["0", "7", "2.5", "73.5 k", "9999", "-"],
+          "counts")
     equal(words.seconds(-0.001e9), "0.00 s", "no minus before nothing")
 
 
@@ -65,9 +67,55 @@ def test_one_load():
         equal((status, json.loads(out)), (0, found), "the same as JSON")
 
 
+def test_a_load_that_died():
+    """Since when, in the verdict: of requests, of packets and of streams; one hiccup is no death."""
+    def verdict_of(report, plan, name, kind, rows):
+        synthetic.write_report(report)
+        folder = synthetic.write_cell(report, plan)
+        synthetic.write_probe(folder, name, kind, rows)
+        found = summary.summarise(report)[0]
+        return verdict.sentences(found), found["runs"][0]["silent"]
+
+    plan = Plan(number=3, load="web", mode="pre-copy", outcome="moved")
+
+    def asked(dead_from, dead_to=None):
+        return [(seq, "http", 0, due, due, due + 2 * MS, 10, "ok") if not dead_from <= due < (dead_to or plan.end) else
+                (seq, "http", 0, due, due, due + MS, None, "reset")
+                for seq, due in enumerate(range(plan.begin, plan.end, 50 * MS))]
+
+    def unasked(kind, until):
+        return [(seq, kind, 0, None, at, at + 50 * MS, 100, "ok")
+                for seq, at in enumerate(range(plan.begin, until, 50 * MS))]
+
+    for dead_from, words_of, when in ((plan.move_from - 2 * synthetic.S, "from 2.00 s before the move on", "before"),
+                                      (plan.move_from + 500 * MS, "from 500 ms into the move on", "move"),
+                                      (plan.move_to + 4 * synthetic.S, "after the end of the move on", "after"),
+                                      (plan.begin, "never got one", "before")):
+        with tempfile.TemporaryDirectory() as report:
+            said, silent = verdict_of(report, plan, "http", "http", asked(dead_from))
+            equal(len(said), 3, f"{said}")
+            check(said[2].startswith("The load did not answer any more in cell 3 (web, pre-copy, ")
+                  and words_of in said[2], said[2])
+            equal((silent[0]["when"], silent[0]["ever"]), (when, dead_from != plan.begin), words_of)
+    with tempfile.TemporaryDirectory() as report:
+        said, silent = verdict_of(report, plan, "http", "http", asked(plan.move_from, plan.move_to))
+        equal((len(said), silent), (2, []), "it came back")
+    with tempfile.TemporaryDirectory() as report:
+        said, silent = verdict_of(report, plan, "http", "http", asked(plan.end - 100 * MS))
+        equal((len(said), silent), (2, []), "two requests are no death")
+    for kind in "arrival", "stream":
+        with tempfile.TemporaryDirectory() as report:
+            said, silent = verdict_of(report, plan, "x", kind, unasked(kind, plan.move_to + 3 * synthetic.S))
+            equal([(each["when"], each["asked"]) for each in silent], [("after", None)], kind)
+            check("3.00 s after the end of the move on" in said[2] or "2." in said[2], said[2])
+        with tempfile.TemporaryDirectory() as report:
+            equal(verdict_of(report, plan, "x", kind, unasked(kind, plan.end))[1], [], kind + ", alive")
+
+
 def test_matrix():
     with tempfile.TemporaryDirectory() as report:
-        small(report, loads=("idle", "muncher"), modes=("auto", "pre-copy", "post-copy", "stop-copy", "clark05"), repeat=1)
+        small(report, loads=("idle", "muncher"), modes=("auto", "pre-copy", "post-copy", "stop-copy", "clark05"),
+              repeat=1)
         found = summary.summarise(report)[0]
         found["verdict"] = verdict.sentences(found)
         out = text.render(found)

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
-"""The page in a browser without a network: every figure draws, nothing complains, also in the dark, printed, and without
-scripts. Without a browser that part is skipped, and says so. Screenshots stay in GODWIT_SHOTS, where that is set."""
+"""The page in a browser without a network: every figure draws, nothing complains, also in the dark, printed, and
+without scripts. Without a browser that part is skipped, and says so. Screenshots stay in GODWIT_SHOTS, where that is
+set."""
 
 import html.parser
 import os
@@ -62,9 +63,9 @@ def hostile(base):
     """Markup in every text that raw data have."""
     report = os.path.join(base, "hostile")
     loads = [{"name": HOSTILE, "probes": [{"name": "http" + HOSTILE}]}]
-    synthetic.write_report(report, {"name": HOSTILE, "title": HOSTILE, "loads": loads, "scale": HOSTILE, "modes": [HOSTILE],
-                                    "link": {"rate": HOSTILE}, "paper": {"source": HOSTILE, "differs": [HOSTILE], "figures": [
-                                        {"what": HOSTILE, "value": HOSTILE, "unit": HOSTILE}]}},
+    paper = {"source": HOSTILE, "differs": [HOSTILE], "figures": [{"what": HOSTILE, "value": HOSTILE, "unit": HOSTILE}]}
+    synthetic.write_report(report, {"name": HOSTILE, "title": HOSTILE, "loads": loads, "scale": HOSTILE,
+                                    "modes": [HOSTILE], "link": {"rate": HOSTILE}, "paper": paper},
                            {"processor": HOSTILE, "notes": [HOSTILE], "place": HOSTILE, "godwit": HOSTILE})
     for number, outcome in enumerate(("moved", HOSTILE)):
         plan = Plan(number=number, load=HOSTILE, mode=HOSTILE, side=HOSTILE, error=HOSTILE, outcome=outcome,
@@ -90,7 +91,8 @@ def well_formed(report):
         outside = [value for key, value in attrs.items() if key in ("src", "href", "srcset", "action", "xlink:href")]
         check(all(value.startswith("#") for value in outside), f"{tag} {attrs}: nothing is fetched")
     tables = re.findall(r"<table.*?</table>", text, re.S)
-    check(tables and all("<caption>" in table and 'scope="' in table for table in tables), "tables have captions, headers")
+    check(tables and all("<caption>" in table and 'scope="' in table for table in tables),
+          "tables have captions, headers")
     return outline
 
 
@@ -102,7 +104,8 @@ def test_well_formed(base):
 def test_hostile_texts_stay_texts(base):
     outline = well_formed(base.hostile)
     names = {tag for tag, _ in outline.tags}
-    check("img" not in names and not any(key.startswith("on") for _, attrs in outline.tags for key in attrs), str(names))
+    check("img" not in names and not any(key.startswith("on") for _, attrs in outline.tags for key in attrs),
+          str(names))
     scripts = [attrs for tag, attrs in outline.tags if tag == "script"]
     check(len(scripts) in (0, 3), f"{len(scripts)} scripts")
 
@@ -143,7 +146,8 @@ def test_png(base):
     reports.make(report, png=True, page=False)
     folder = os.path.join(report, "figures")
     pictures = [name for name in os.listdir(folder) if name.endswith(".png")]
-    equal(len(pictures), len([name for name in os.listdir(folder) if name.endswith(".csv")]), "a picture for each figure")
+    equal(len(pictures), len([name for name in os.listdir(folder) if name.endswith(".csv")]),
+          "a picture for each figure")
     for name in pictures:
         with open(os.path.join(folder, name), "rb") as file:
             data = file.read()
@@ -158,7 +162,8 @@ MARKS = """return [...document.querySelectorAll('figure')].map(f => {
   return {id: f.id, marks, shown: r.width > 100 && r.height > 50, live: !!f.querySelector('.live.on canvas')};
 });"""
 # Pixels of a canvas that are not transparent, in its plotting area.
-INK = """return window.godwit.charts.map(c => { const k = c.chart.ctx.canvas, d = c.chart.ctx.getImageData(0, 0, k.width, k.height).data;
+INK = """return window.godwit.charts.map(c => {
+  const k = c.chart.ctx.canvas, d = c.chart.ctx.getImageData(0, 0, k.width, k.height).data;
   const seen = new Set(); let ink = 0;
   for (let i = 0; i < d.length; i += 4) if (d[i + 3] > 40) { ink++; seen.add(d[i] + ',' + d[i + 1] + ',' + d[i + 2]); }
   return {kind: c.kind, points: c.points, ink, colours: seen.size}; });"""
@@ -188,8 +193,10 @@ def test_browser_draws_every_figure(base):
                 check(browser.wait("window.godwit && window.godwit.ready"), f"{name}, {theme}: the script is done")
                 equal(browser.run("return window.godwit.problems"), [], f"{name}, {theme}: problems")
                 charts = browser.run(INK)
-                check(charts and all(chart["ink"] > 1000 and chart["colours"] > 3 for chart in charts), f"{name}: {charts}")
+                check(charts and all(chart["ink"] > 1000 and chart["colours"] > 3 for chart in charts),
+                      f"{name}: {charts}")
                 check(any(chart["points"] > 1000 for chart in charts), f"{name}: every request: {charts}")
+                equal({chart["kind"] for chart in charts}, base.kinds[name], f"{name}: what can be zoomed")
             figures = browser.run(MARKS)
             check(len(figures) >= 8, f"{name}: {len(figures)} figures")
             bad = [figure for figure in figures if not figure["marks"] or not (figure["shown"] or figure["live"])]
@@ -202,6 +209,30 @@ def test_browser_draws_every_figure(base):
             keep(browser, f"{name}-{theme}")
 
 
+def of_kind(kind):
+    """The first chart of that kind, for the page."""
+    return f"(window.godwit.charts.find(each => each.kind === '{kind}') || {{}}).chart"
+
+
+def test_browser_hover(base):
+    """Under the pointer, the legend of each kind of chart has values."""
+    if assets.library()["missing"]:
+        return "built without uPlot: " + assets.library()["missing"]
+    browser = base.browser()
+    browser.media()
+    for report in base.reports:
+        browser.go(f"file://{report}/index.html")
+        check(browser.wait("window.godwit && window.godwit.ready"), "the script is done")
+        for kind in sorted(base.kinds[os.path.basename(report)]):
+            said = browser.run(f"const c = {of_kind(kind)}, r = c.over.getBoundingClientRect();"
+                               "for (let part = 1; part < 40; part++) {"
+                               "  c.setCursor({left: r.width * part / 40, top: r.height / 2});"
+                               "  const all = [...c.root.querySelectorAll('.u-value')].map(v => v.textContent);"
+                               "  if (all.filter(v => /[0-9]/.test(v)).length > 1) return all; } return [];")
+            check(said, f"{os.path.basename(report)}, {kind}: nothing is said under the pointer")
+    return None
+
+
 def test_browser_zoom_and_choice(base):
     if assets.library()["missing"]:
         return "built without uPlot: " + assets.library()["missing"]
@@ -209,14 +240,17 @@ def test_browser_zoom_and_choice(base):
     browser.media()
     browser.go(f"file://{base.reports[0]}/index.html")
     check(browser.wait("window.godwit && window.godwit.ready"), "the script is done")
-    browser.run("window.godwit.charts[0].chart.setScale('x', {min: 0, max: 0.5})")
-    equal(browser.run("const s = window.godwit.charts[0].chart.scales.x; return [s.min, s.max]"), [0, 0.5], "zoom")
+    for kind in sorted(base.kinds["web"]):
+        browser.run(f"{of_kind(kind)}.setScale('x', {{min: 0.1, max: 0.5}})")
+        equal(browser.run(f"const s = {of_kind(kind)}.scales.x; return [s.min, s.max]"), [0.1, 0.5], f"zoom of {kind}")
     count = browser.run("return document.querySelector('.pick select').options.length")
     check(count >= 4, f"{count} cells to choose from")
     browser.run("const s = document.querySelector('.pick select'); s.value = 1; s.dispatchEvent(new Event('change'));"
-                "window.before = window.godwit.charts[0].chart")
-    check(browser.wait("window.godwit.charts.length && window.godwit.charts[0].chart !== window.before"), "drawn anew")
-    check(all(chart["ink"] > 1000 for chart in browser.run(INK)), "and not empty")
+                f"window.before = {of_kind('latency')}")
+    check(browser.wait(f"{of_kind('latency')} && {of_kind('latency')} !== window.before"), "drawn anew")
+    charts = browser.run(INK)
+    equal({chart["kind"] for chart in charts}, base.kinds["web"], "all of them")
+    check(all(chart["ink"] > 1000 for chart in charts), f"and not empty: {charts}")
     quiet(browser, "choosing")
     return None
 
@@ -274,6 +308,8 @@ class Base:
         self.folder, self._browser = folder, None
         self.reports = [made(folder, "web", repeat=3), made(folder, "matrix", loads=("quake", "idle"), repeat=1, modes=(
             "auto", "pre-copy", "stop-copy"))]
+        self.kinds = {"web": {"latency", "throughput", "rounds", "wws"},
+                      "matrix": {"latency", "throughput", "arrivals", "rounds", "wws"}}
         self.hostile = hostile(folder)
 
     def browser(self):

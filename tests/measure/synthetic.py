@@ -125,7 +125,8 @@ def write_meter(folder, host, plan, threads, host_rates=None, net=None, tcp=(), 
                                   **{key: int(level(at)) for key, level in process.items()},
                                   **({"ended": True} if whole and not alive else {})} if alive or whole else None,
                       "host": {**{key: host_rates[key].at(at) if key in host_rates else 0 for key in COUNTERS},
-                               "context_switches": whole // 10**5, "memory_used_bytes": int(memory(at)) if memory else 0,
+                               "context_switches": whole // 10**5,
+                               "memory_used_bytes": int(memory(at)) if memory else 0,
                                "disk_read_bytes": 0, "disk_written_bytes": 0},
                       "net": {name: {key: rate.at(at) for key, rate in rates.items()} for name, rates in net.items()},
                       "tcp": [{"local": local, "peer": peer, "sent_bytes": sent.at(at), "received_bytes": got.at(at),
@@ -209,7 +210,8 @@ def shape_of(chance, load, mode, side):
     fixed = int(chance.lognormvariate(0, 0.25) * (12 if side == "godwit" else 34) * MS)
     pause = stop + fixed
     stages = {"pre-migration": 20 * MS, "reservation": 30 * MS, "pre-copy": max(at - 50 * MS, 0),
-              "stop-and-copy": int(pause * 0.7), "commitment": int(pause * 0.2), "activation": int(pause * 0.1) + 60 * MS}
+              "stop-and-copy": int(pause * 0.7), "commitment": int(pause * 0.2),
+              "activation": int(pause * 0.1) + 60 * MS}
     if stop or not rounds:
         rounds.append((at, at + max(stop, MS), int(left) if stop else 40))
     if pulled:
@@ -314,7 +316,8 @@ def meters(chance, folder, plan):
         out = "tx" if host == "source" else "rx"
         back = "rx" if host == "source" else "tx"
         write_meter(folder, host, plan, threads, {
-            "user_ns": Rates((*home, 0.29 * S), (*far, 0.02 * S), (*move, 1.7 * work * busy * slow * S)), "system_ns": kernel,
+            "user_ns": Rates((*home, 0.29 * S), (*far, 0.02 * S), (*move, 1.7 * work * busy * slow * S)),
+            "system_ns": kernel,
             "irq_ns": Rates((*far, 0.004 * S)), "softirq_ns": Rates((*far, 0.01 * S), (*move, 0.06 * S)),
             "idle_ns": Rates((*far, 0.5 * S))}, {
             "eth0": {out + "_bytes": Rates((*far, 130000), (*move, rate * 1.03)), back + "_bytes": Rates(
@@ -343,7 +346,8 @@ def wws(chance, load):
             "times_written": [], "disturbance": {},
             "predictions": [{"bytes_per_s": bandwidth, "mode": mode, "total_ns": int(pages * 4100 / bandwidth * S),
                              "downtime_ns": {"stop-copy": int(pages * 4100 / bandwidth * S),
-                                             "pre-copy": int((2 * MS + min(pages, dirty * 0.05) * 4100 / bandwidth * S)),
+                                             "pre-copy": int((2 * MS +
+                                                              min(pages, dirty * 0.05) * 4100 / bandwidth * S)),
                                              "post-copy": 3 * MS, "auto": 3 * MS}[mode],
                              "bytes": pages * 4100, "rounds": 3, "last_pages": 200, "why": "small"}
                             for bandwidth in (12500000, 125000000, 1250000000)
@@ -378,7 +382,8 @@ def realistic(report, loads=("web",), modes=("pre-copy", "post-copy", "stop-copy
         shape = shape_of(chance, load, mode, side)
         if side == "godwit" and faster != 1.0:
             shape["pause"] = int(shape["pause"] * faster)
-        plan = Plan(number=number, load=load, mode=mode, side=side, repeat=each, begin=1000 * S + number * 60 * S, **shape)
+        plan = Plan(number=number, load=load, mode=mode, side=side, repeat=each, begin=1000 * S + number * 60 * S,
+                    **shape)
         folder = write_cell(report, plan)
         usual, rate, _, _ = SHAPES[load]
         kind = kinds.get(load, "tcp")

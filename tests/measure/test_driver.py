@@ -91,7 +91,8 @@ def test_bad_experiments():
             (load(guest="web; reboot"), "loads[0].guest", "NAME"),
             (load(quality={"http": {"latency": "1s", "luck": 1}}), "loads[0].quality.http", "'luck'"),
             (small(paper={"figures": []}), "paper", "'source' is missing"),
-            (small(paper={"source": "x", "figures": [{"what": "y", "value": 1}]}), "paper.figures[0]", "'unit' is missing"),
+            (small(paper={"source": "x", "figures": [{"what": "y", "value": 1}]}), "paper.figures[0]",
+             "'unit' is missing"),
             ([], "want an object")):
         said = complaint(experiment.check, value, "f.json")
         check(said and said.startswith("f.json: ") and all(word in said for word in words) and "\0" not in said,
@@ -101,7 +102,8 @@ def test_bad_experiments():
 def test_bad_files():
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "e.json")
-        for text, words in (("{", "no JSON"), ("[" * 100000, "no JSON"), ('{"name": "a", "name": "b"}', "'name' is there twice")):
+        for text, words in (("{", "no JSON"), ("[" * 100000, "no JSON"),
+                            ('{"name": "a", "name": "b"}', "'name' is there twice")):
             with open(path, "w", encoding="utf-8") as file:
                 file.write(text)
             said = complaint(experiment.read, path)
@@ -112,12 +114,14 @@ def test_bad_files():
         check("No such file" in complaint(experiment.read, path + "x"), "a file that is not there")
     check("nope" in complaint(experiment.preset, "nope"), "an unknown preset")
     check("'x'" in complaint(lambda: experiment.narrow(experiment.check(small(), "f"), only=["x"])), "an unknown load")
-    check("'warp'" in complaint(lambda: experiment.narrow(experiment.check(small(), "f"), modes="auto,warp")), "--modes")
+    check("'warp'" in complaint(lambda: experiment.narrow(experiment.check(small(), "f"), modes="auto,warp")),
+          "--modes")
 
 
 def test_units():
     for parse, text, wanted in ((units.duration, "300ms", 300 * 10**6), (units.duration, "1.5s", 15 * 10**8),
-                                (units.duration, "2m", 120 * 10**9), (units.size, "192M", 192 << 20), (units.size, "65000", 65000),
+                                (units.duration, "2m", 120 * 10**9), (units.size, "192M", 192 << 20),
+                                (units.size, "65000", 65000),
                                 (units.rate, "100Mbit/s", 12500000), (units.rate, "4MB/s", 4 * 10**6),
                                 (units.rate, "2MiB/s", 2 << 20)):
         check(parse(text) == wanted, f"{text}: {parse(text)}")
@@ -131,17 +135,20 @@ def test_units():
 
 def test_order():
     wanted = experiment.check(small(modes=["auto", "clark05", "none"], repeat=4), "f")
-    cells, left_out = plan.cells(wanted, ["godwit", "qemu"], lambda side, mode: "no" if (side, mode) == ("qemu", "clark05") else None, 7)
+    cells, left_out = plan.cells(wanted, ["godwit", "qemu"],
+                                 lambda side, mode: "no" if (side, mode) == ("qemu", "clark05") else None, 7)
     check(len(cells) == 4 * 4 and len(set(cells)) == 16, f"{len(cells)} cells")
     check(len(left_out) == 1 and "qemu: clark05" in left_out[0], f"left out: {left_out}")
-    check(cells == plan.cells(wanted, ["godwit", "qemu"], lambda side, mode: "no" if (side, mode) == ("qemu", "clark05") else None, 7)[0],
+    check(cells == plan.cells(wanted, ["godwit", "qemu"],
+                              lambda side, mode: "no" if (side, mode) == ("qemu", "clark05") else None, 7)[0],
           "the same seed, the same order")
     check(cells != sorted(cells, key=lambda cell: (cell.load, cell.mode, cell.side, cell.repeat)), "shuffled")
     estimate = plan.Estimate(wanted, cells, "lab")
     total = estimate.left()
     check(total == estimate.total, "nothing is done yet")
     estimate.finished(2 * estimate.guesses[0])
-    check(abs(estimate.left() - 2 * (total - estimate.guesses[0])) < 1e-6, "twice as slow as guessed, twice the time left")
+    check(abs(estimate.left() - 2 * (total - estimate.guesses[0])) < 1e-6,
+          "twice as slow as guessed, twice the time left")
 
 
 def test_clocks():
@@ -159,11 +166,15 @@ def test_clocks():
 
 def test_bill():
     says = {"started_monotonic_ns": 1000, "outcome": "completed", "failure": None, "total_ns": 60,
-            "stages": [{"stage": "pre-migration", "ns": 10}, {"stage": "pre-copy", "ns": 0}, {"stage": "stop-and-copy", "ns": 50}],
-            "downtime": {"at_ns": 12, "total_ns": 30, "parts": [{"part": "pause", "ns": 30, "own_ns": 30, "other_ns": 0}]},
-            "rounds": {"list": [{"at_ns": 3, "duration_ns": 4, "pages_data": 5, "pages_zero": 6, "bytes": 7, "dirty_pages_per_s": 8,
+            "stages": [{"stage": "pre-migration", "ns": 10}, {"stage": "pre-copy", "ns": 0},
+                       {"stage": "stop-and-copy", "ns": 50}],
+            "downtime": {"at_ns": 12, "total_ns": 30,
+                         "parts": [{"part": "pause", "ns": 30, "own_ns": 30, "other_ns": 0}]},
+            "rounds": {"list": [{"at_ns": 3, "duration_ns": 4, "pages_data": 5, "pages_zero": 6, "bytes": 7,
+                                 "dirty_pages_per_s": 8,
                                  "bytes_per_s": None, "paused": False}]},
-            "bytes": {"total": 9}, "monitors": {"source": {"cpu_ns": {"total": 3, "vcpu": 3}}, "target": None}, "faults": None}
+            "bytes": {"total": 9}, "monitors": {"source": {"cpu_ns": {"total": 3, "vcpu": 3}}, "target": None},
+            "faults": None}
     found = bill.normalise(Moved("moved", 1, 2, "", says), clocks.Offset(500, 1))
     check([(s["stage"], s["from_ns"], s["to_ns"]) for s in found["stages"]] ==
           [("pre-migration", 1500, 1510), ("stop-and-copy", 1510, 1560)], f"stages: {found['stages']}")
@@ -171,7 +182,8 @@ def test_bill():
     check(found["rounds"][0]["from_ns"] == 1503 and found["rounds"][0]["pages"] == 11, f"rounds: {found['rounds']}")
     check(found["cpu_ns"] == {"source": {"vcpu": 3}, "target": None}, f"cpu: {found['cpu_ns']}")
     unknown = bill.normalise(Moved("stayed", 1, 2, "no bill", {}), None)
-    check(unknown["failure"] == "no bill" and unknown["total_ns"] is None and unknown["pause"] is None, f"no bill: {unknown}")
+    check(unknown["failure"] == "no bill" and unknown["total_ns"] is None and unknown["pause"] is None,
+          f"no bill: {unknown}")
     blind = bill.normalise(Moved("moved", 1, 2, "", says), None)
     check(blind["pause"] is None and blind["stages"][0]["from_ns"] is None, "without the clock no instants")
 
@@ -199,16 +211,19 @@ def test_qemu_described():
     side = Qemu.__new__(Qemu)
     side.mode, side.qmp = "pre-copy", {"source": Talked(STOP=500), "target": Talked(RESUME=700)}
     side.looks = [{"at_ns": at, "pass": number, "bytes": size, "pages": size // 4096, "dirty_pages_per_s": 3}
-                  for at, number, size in ((100, 1, 0), (200, 1, 40960), (300, 2, 81920), (600, 3, 90112), (650, 3, 94208))]
+                  for at, number, size in ((100, 1, 0), (200, 1, 40960), (300, 2, 81920), (600, 3, 90112),
+                                           (650, 3, 94208))]
     says = {"query-migrate": {"status": "completed", "total-time": 9, "downtime": 2, "ram": {"transferred": 94208}}}
     found = side.describe(Moved("moved", 90, 800, "", says), {})
     check(found["pause"] == {"from_ns": 500, "to_ns": 700} and found["downtime_ns"] == 2 * 10**6, f"pause: {found}")
     check([(r["from_ns"], r["to_ns"], r["bytes"]) for r in found["rounds"]] ==
           [(100, 300, 81920), (300, 600, 8192), (600, 650, 4096)], f"rounds: {found['rounds']}")
-    check([s["stage"] for s in found["stages"]] == ["pre-copy", "stop-and-copy", "activation"], f"stages: {found['stages']}")
+    check([s["stage"] for s in found["stages"]] == ["pre-copy", "stop-and-copy", "activation"],
+          f"stages: {found['stages']}")
     check(sum(r["bytes"] for r in found["rounds"]) == found["bytes"]["total"], "the rounds are all bytes")
     side.mode = "stop-copy"
-    check(side.describe(Moved("moved", 90, 800, "", says), {})["downtime_ns"] == 200, "a stop that QEMU was told counts")
+    check(side.describe(Moved("moved", 90, 800, "", says), {})["downtime_ns"] == 200,
+          "a stop that QEMU was told counts")
     check(Qemu.refuses("clark05") and not Qemu.refuses("auto"), "modes")
 
 
@@ -217,7 +232,8 @@ def test_raw():
         raw = Raw(os.path.join(folder, "r"), force=False)
         cell = raw.cell(7)
         cell.put_json("cell.json", {"a": 1})
-        check(os.listdir(cell.path) == ["cell.json"] and cell.path.endswith("/raw/cells/007"), f"{cell.path}: {os.listdir(cell.path)}")
+        check(os.listdir(cell.path) == ["cell.json"] and cell.path.endswith("/raw/cells/007"),
+              f"{cell.path}: {os.listdir(cell.path)}")
         stream = cell.stream("log.txt")
         stream.write(b"abc")
         with open(cell.file("log.txt"), "rb") as file:
@@ -225,7 +241,8 @@ def test_raw():
         stream.close()
         stream.write(b"late")       # a thread that had not heard of it
         check("--force" in complaint(Raw, os.path.join(folder, "r"), False), "an earlier run is not lost")
-        check(os.listdir(os.path.join(Raw(os.path.join(folder, "r"), True).folder, "cells")) == [], "but replaced with --force")
+        check(os.listdir(os.path.join(Raw(os.path.join(folder, "r"), True).folder, "cells")) == [],
+              "but replaced with --force")
         full = Stream(raw, "/dev/full")
         full.write(b"x")
         full.close()
@@ -239,13 +256,18 @@ def test_raw():
 # -------------------------------------------------------------------------------------------- whole runs
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers every request."""
+    """Answers every request, or the first `lives` of them."""
     daemon_threads = True
+    asked = lives = 0
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
+            self.server.asked += 1
+            if self.server.lives and self.server.asked > self.server.lives:
+                self.close_connection = True        # a load that died: its port is there, and no answer
+                return
             with contextlib.suppress(OSError):      # a probe that was ended
                 self.send_response(200)
                 self.send_header("Content-Length", "5")
@@ -267,23 +289,29 @@ class Server(http.server.ThreadingHTTPServer):
 class Measuring:
     """A `godwit measure` over the fake hypervisor."""
 
-    def __init__(self, folder, *, probe=None, out=None, words=(), **more):
+    def __init__(self, folder, *, probe=None, out=None, words=(), lives=0, **more):
         self.out = out or os.path.join(folder, "report")
         self.server = Server(("127.0.0.1", 0), Server.Handler)
-        self.wanted = small(**{"modes": ["pre-copy", "stop-copy"], "repeat": 1, "guest": {"memory": "64M"}, "move": {"insecure": True},
-                               "windows": {"settle": "200ms", "baseline": "700ms", "before": "300ms", "after": "300ms"}, **more})
-        self.wanted["loads"][0]["probes"] = [{"name": "ping", "kind": "http", "rate": 50, "path": "/", "port": self.server.server_port,
+        self.server.lives = lives
+        self.wanted = small(**{"modes": ["pre-copy", "stop-copy"], "repeat": 1, "guest": {"memory": "64M"},
+                               "move": {"insecure": True},
+                               "windows": {"settle": "200ms", "baseline": "700ms", "before": "300ms", "after": "300ms"},
+                               **more})
+        self.wanted["loads"][0]["probes"] = [{"name": "ping", "kind": "http", "rate": 50, "path": "/",
+                                              "port": self.server.server_port,
                                               **(probe or {})}]
         path = os.path.join(folder, "experiment.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(self.wanted, file)
         self.scratch = os.path.join(folder, "tmp")
         os.mkdir(self.scratch)
-        self.argv = [GODWIT, "measure", path, "--hosts", os.path.join(HERE, "hosts.py"), "-o", self.out, "--seed", "3", *words]
+        self.argv = [GODWIT, "measure", path, "--hosts", os.path.join(HERE, "hosts.py"), "-o", self.out, "--seed", "3",
+                     *words]
 
     def __enter__(self):
         self.server.__enter__()
-        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True,
                                         env={**os.environ, "TMPDIR": self.scratch})
         return self
 
@@ -295,7 +323,7 @@ class Measuring:
 
     def end(self):
         """Its exit status and what it said. Nothing of it may be left: no process, no file."""
-        _, said = self.process.communicate(timeout=LIMIT_S)
+        self.report, said = self.process.communicate(timeout=LIMIT_S)
         wait_for("its processes to end", lambda: not self.processes(), 10)
         check(os.listdir(self.scratch) == [], f"left behind: {os.listdir(self.scratch)}; {said}")
         return self.process.returncode, said
@@ -305,8 +333,10 @@ class Measuring:
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
-                with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
-                    if f"TMPDIR={self.scratch}".encode() in environ.read().split(b"\0") and stat.read().rpartition(")")[2].split()[0] != "Z":
+                with open(f"/proc/{pid}/environ", "rb") as environ, open(f"/proc/{pid}/stat", encoding="utf-8",
+                                                                         errors="replace") as stat:
+                    mine = f"TMPDIR={self.scratch}".encode() in environ.read().split(b"\0")
+                    if mine and stat.read().rpartition(")")[2].split()[0] != "Z":
                         found.append(int(pid))
         return found
 
@@ -330,10 +360,12 @@ def test_whole_run():
         status, said = run.end()
         check(status == 0, f"exit {status}: {said}")
         check(os.path.exists(os.path.join(run.out, "index.html")), f"no report: {said}")
+        check("answer any more" not in run.report, f"the load was well: {run.report}")
         check("3 repetitions, about " in said and "(seed 3)" in said and "3/3" in said, said)
         with open(os.path.join(run.out, "raw", "experiment.json"), encoding="utf-8") as file:
             kept = json.load(file)
-        check(kept["sides"] == ["godwit"] and kept["seed"] == 3 and kept["scale"] == "full" and kept["repeat"] == 1, f"kept: {kept}")
+        check(kept["sides"] == ["godwit"] and kept["seed"] == 3 and kept["scale"] == "full" and kept["repeat"] == 1,
+              f"kept: {kept}")
         with open(os.path.join(run.out, "raw", "machine.json"), encoding="utf-8") as file:
             facts = json.load(file)
         check(facts["place"] == "local" and facts["godwit"] and facts["notes"], f"machine: {facts}")
@@ -342,13 +374,15 @@ def test_whole_run():
             cell = run.cell(number)
             modes.add(cell["mode"])
             moves = cell["mode"] != "none"
-            check((cell["number"], cell["outcome"], cell["error"]) == (number, "moved" if moves else "stayed", None), f"{cell}")
+            check((cell["number"], cell["outcome"], cell["error"]) == (number, "moved" if moves else "stayed", None),
+                  f"{cell}")
             reached = [cell["windows"][name] for name in ("baseline", "before", "move", "after")[:None if moves else 1]]
             edges = [edge for window in reached for edge in window]
             check(edges == sorted(edges), f"windows: {cell['windows']}")
             rows = list(csv.DictReader(run.cell(number, "probe-ping.csv").splitlines()))
             answered = [row for row in rows if row["status"] == "ok"]
-            check(answered and int(answered[0]["due_ns"]) < edges[0] and int(answered[-1]["done_ns"]) > edges[-1] - 10**9,
+            check(answered and int(answered[0]["due_ns"]) < edges[0]
+                  and int(answered[-1]["done_ns"]) > edges[-1] - 10**9,
                   f"the probe ran from before the baseline to the end: {len(rows)} rows")
             check(run.cell(number, "probe-ping.json")["requests"] == len(rows), "the probe's own account")
             samples = [json.loads(line) for line in run.cell(number, "meter-source.jsonl").splitlines()]
@@ -359,9 +393,11 @@ def test_whole_run():
             if moves:
                 move, said = run.cell(number, "move.json"), run.cell(number, "bill.json")
                 check(move["outcome"] == "completed" and move["downtime_ns"] == said["downtime"]["total_ns"], f"{move}")
-                check(move["from_ns"] <= move["stages"][0]["from_ns"] and move["stages"][-1]["to_ns"] <= move["to_ns"] + offsets["source"]["error_ns"],
+                check(move["from_ns"] <= move["stages"][0]["from_ns"]
+                      and move["stages"][-1]["to_ns"] <= move["to_ns"] + offsets["source"]["error_ns"],
                       f"the stages are within the move: {move}")
-                check(move["from_ns"] < move["pause"]["from_ns"] < move["pause"]["to_ns"] <= move["to_ns"] + offsets["source"]["error_ns"],
+                check(move["from_ns"] < move["pause"]["from_ns"] < move["pause"]["to_ns"] <= move["to_ns"] +
+                      offsets["source"]["error_ns"],
                       f"and the pause: {move['pause']}")
         check(modes == {"pre-copy", "stop-copy", "none"}, f"modes: {modes}")
 
@@ -388,6 +424,17 @@ def test_broken_load():
             check(cell["windows"]["move"] is None, "nothing was moved")
 
 
+def test_dead_load():
+    """The guest lives and moves, and its load answers no more: the verdict says so, and since when."""
+    with tempfile.TemporaryDirectory() as folder, Measuring(folder, modes=["pre-copy"], lives=15) as run:
+        status, said = run.end()
+        check(status == 0 and run.cell(1)["outcome"] == "moved", f"exit {status}: {said}")
+        told = " ".join(run.report.split())
+        check(re.search(r"The load did not answer any more in cell 1 \(one, pre-copy, godwit\): probe ping got no "
+                        r"answer "
+                        r"from [0-9.]+ m?s before the move on\.", told), f"the verdict: {told[:600]}")
+
+
 def test_dying_guest():
     """Its monitor is killed in the baseline: that repetition is broken, the next one is carried out."""
     with tempfile.TemporaryDirectory() as folder, Measuring(folder, windows={
@@ -406,7 +453,8 @@ def test_interrupted():
         run.meter_pid(2)
         run.process.send_signal(signal.SIGINT)
         status, said = run.end()
-        check(status == 130 and "interrupted (SIGINT)" in said and "1 of 10 repetitions are whole" in said, f"exit {status}: {said}")
+        check(status == 130 and "interrupted (SIGINT)" in said and "1 of 10 repetitions are whole" in said,
+              f"exit {status}: {said}")
         check(run.cell(1)["outcome"] == "moved", "the first is whole")
         left = os.listdir(os.path.join(run.out, "raw", "cells", "002"))
         check("cell.json" not in left and "probe-ping.csv" in left, f"the second is unfinished: {left}")
@@ -426,7 +474,8 @@ def test_full_disk():
                 check(status == 1 and re.search("no space left", said, re.I), f"exit {status}: {said}")
                 check("it ended early" in said, said)
                 check(os.path.getsize(os.path.join(run.out, "raw", "experiment.json")) > 0, "what was kept is there")
-                check(not [name for name in os.listdir(os.path.join(run.out, "raw")) if name.endswith(".part")], "no half files")
+                check(not [name for name in os.listdir(os.path.join(run.out, "raw")) if name.endswith(".part")],
+                      "no half files")
         finally:
             subprocess.run(["umount", disk], check=True)
 
@@ -437,8 +486,10 @@ def test_not_installed():
         program = shutil.copy(GODWIT, os.path.join(folder, "godwit"))
         for command in (["measure", "--preset", "web"], ["report", folder]):
             done = subprocess.run([program, *command], capture_output=True, text=True, timeout=60, check=False)
-            check(done.returncode == 2 and done.stderr.count("\n") == 1 and "not installed" in done.stderr, f"{command}: {done}")
+            check(done.returncode == 2 and done.stderr.count("\n") == 1 and "not installed" in done.stderr,
+                  f"{command}: {done}")
 
 
 if __name__ == "__main__":
-    run_tests([(name.removeprefix("test_"), test) for name, test in list(globals().items()) if name.startswith("test_")])
+    run_tests([(name.removeprefix("test_"), test) for name, test in list(globals().items())
+               if name.startswith("test_")])

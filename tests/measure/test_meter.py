@@ -152,7 +152,8 @@ def storage():
         device = os.stat(f.name).st_dev
         disk = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
         if any(os.path.exists(os.path.join(at, "device")) for at in (disk, os.path.dirname(disk))):
-            check(after["host"]["disk_written_bytes"] - before["host"]["disk_written_bytes"] >= size, "the disk's bytes")
+            check(after["host"]["disk_written_bytes"] - before["host"]["disk_written_bytes"] >= size,
+                  "the disk's bytes")
 
 
 def tcp():
@@ -320,8 +321,8 @@ def not_allowed():
 def full_disk():
     """One clear line, status 1, and whole lines on the disk."""
     with tempfile.TemporaryDirectory() as at, Work("idle", 4) as work:
-        script = ('mount -t tmpfs -o size=32k none "$1" && "$2" --pid "$3" --interval 1ms --for 60s -o "$1/m" 2>"$1.err"; '
-                  'echo $?; cat "$1/m"')
+        script = ('mount -t tmpfs -o size=32k none "$1" && "$2" --pid "$3" --interval 1ms --for 60s -o "$1/m" '
+                  '2>"$1.err"; echo $?; cat "$1/m"')
         done = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", at, METER, str(work.pid)],
                               stdout=subprocess.PIPE, text=True, check=True)
         status, _, data = done.stdout.partition("\n")
@@ -332,14 +333,16 @@ def full_disk():
         lines = [json.loads(line) for line in data.splitlines()]
         check(data.endswith("\n") and len(lines) > 3 and lines[0]["meter"] == 1, f"{len(lines)} lines")
         with open("/dev/full", "w", encoding="utf-8") as full:
-            done = subprocess.run([METER, "--pid", str(work.pid)], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run([METER, "--pid", str(work.pid)], stdout=full, stderr=subprocess.PIPE, text=True,
+                                  check=False)
         check(done.returncode == 1 and "standard output" in done.stderr, done.stderr)
 
 
 def command_line():
     def run(*args, **kwargs):
         return subprocess.run([METER, *args], capture_output=True, text=True, timeout=60, check=False, **kwargs)
-    for args in ((), ("--pid",), ("--pid", "0"), ("--pid", "1x"), ("--pid", "99999999999999999999"), ("--pid", "1", "x"),
+    for args in ((), ("--pid",), ("--pid", "0"), ("--pid", "1x"), ("--pid", "99999999999999999999"),
+                 ("--pid", "1", "x"),
                  ("--pid", "1", "--program", "x"), ("--program", ""), ("--pid", "1", "--interval", "10us"),
                  ("--pid", "1", "--interval", "1"), ("--pid", "1", "--for", "-1s"), ("--nonsense",), ("clock", "x")):
         done = run(*args)
@@ -351,7 +354,8 @@ def command_line():
 
 def clock():
     """Each line is answered at once, with both clocks, until the end of the input."""
-    with subprocess.Popen([METER, "clock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as meter:
+    with subprocess.Popen([METER, "clock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                          bufsize=1) as meter:
         for _ in range(3):
             before = time.monotonic_ns(), time.time_ns()
             meter.stdin.write("\n")
@@ -381,7 +385,8 @@ def move():
             names = {t["name"] for s in here.samples for t in s["threads"]}
             check("mover" in names and any(name.startswith("vcpu") for name in names), str(names))
             sent = max(c["sent_bytes"] for s in here.samples for c in s["tcp"] if c["peer"].endswith(f":{port}"))
-            received = max(c["received_bytes"] for s in there.samples for c in s["tcp"] if c["local"].endswith(f":{port}"))
+            received = max(c["received_bytes"] for s in there.samples for c in s["tcp"]
+                           if c["local"].endswith(f":{port}"))
             # One that says good-bye when the other has gone sends what nobody receives.
             within(sent - 4096, received, sent + 1, "received of what was sent")
             check(sent > MIB // 4, f"only {sent} bytes of a guest")

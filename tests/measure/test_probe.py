@@ -79,7 +79,8 @@ def compare(run, log, stalls):
         check(row["sent_ns"] <= entry["received"], f"received before it was sent: {row} {entry}")
         check(entry["before"] <= row["done_ns"], f"read before it was answered: {row} {entry}")
         known = entry["after"] + TOLERANCE + lateness.within(entry["before"], row["done_ns"])
-        check(row["done_ns"] <= known or row["done_ns"] > lateness.end, f"read {(row['done_ns'] - known) / MS} ms too late: {row} {entry}")
+        check(row["done_ns"] <= known or row["done_ns"] > lateness.end,
+              f"read {(row['done_ns'] - known) / MS} ms too late: {row} {entry}")
         low.append(entry["before"] - row["due_ns"])
         high.append(max(known, row["done_ns"] if row["done_ns"] > lateness.end else 0) - row["due_ns"])
         real.append(row["done_ns"] - row["due_ns"])
@@ -96,7 +97,8 @@ def check_stalls(rows, log, stalls, lateness, served):
     for stall in found.values():
         length = stall["to"] - stall["from"]
         hit = rows[stall["stall"]]
-        check(hit["done_ns"] - hit["due_ns"] >= length, f"the request that met the stall was answered sooner: {hit} {stall}")
+        check(hit["done_ns"] - hit["due_ns"] >= length,
+              f"the request that met the stall was answered sooner: {hit} {stall}")
         # Nobody waited politely: as many were due as at any other time, each to wait for the rest of the stall.
         due = [row for row in rows if stall["from"] <= row["due_ns"] < stall["to"]]
         common = max(0, min(stall["to"], rows[-1]["due_ns"]) - max(stall["from"], rows[0]["due_ns"]))
@@ -132,12 +134,14 @@ def test_tcp_stalls():
 
 def test_http_stalls():
     sock = listen()
-    stalling(lambda log: serve_stream(sock, cut_http, log, stalls=STALLS), "http", target(sock), "--connections", 1, "--expect", "pong\n")
+    stalling(lambda log: serve_stream(sock, cut_http, log, stalls=STALLS), "http", target(sock), "--connections", 1,
+             "--expect", "pong\n")
 
 
 def test_http_posts_stall():
     sock = listen()
-    stalling(lambda log: serve_stream(sock, cut_http, log, stalls=STALLS), "http", target(sock), "--mix", "post:1:/post")
+    stalling(lambda log: serve_stream(sock, cut_http, log, stalls=STALLS), "http", target(sock), "--mix",
+             "post:1:/post")
 
 
 def test_resp_stalls():
@@ -272,7 +276,8 @@ def test_arrivals():
     sock = udp_socket()
     server = Server(lambda log: serve_ticks(sock, 160, log))
     try:
-        run = probe("arrivals", target(sock), "--connections", 3, "--rate", 1000, "--for", "2500ms", "--priority", late=True)
+        run = probe("arrivals", target(sock), "--connections", 3, "--rate", 1000, "--for", "2500ms", "--priority",
+                    late=True)
     finally:
         log = server.stop()
     rows, facts, lateness = run.rows(), run.facts(), Lateness(run)

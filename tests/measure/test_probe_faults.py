@@ -81,7 +81,8 @@ def test_unreachable():
     script = ('ip link set lo up && ip route add unreachable 192.0.2.0/24 && '
               'for kind in http:80 udp:7 icmp; do '
               '"$0" ${kind%:*} 192.0.2.1$(case $kind in *:*) echo ":${kind#*:}";; esac) --rate 100 --limit 5; done')
-    done = subprocess.run(["unshare", "-n", "sh", "-c", script, PROBE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(["unshare", "-n", "sh", "-c", script, PROBE], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True)
     said = done.stderr.strip().splitlines()
     rows = [line for line in done.stdout.splitlines() if line.endswith(",unreachable")]
     # A datagram socket cannot even be connected then: nothing can ever be asked, and that is an error.
@@ -286,7 +287,8 @@ def test_open_loop():
 
 
 def test_every_due_request_has_a_row():
-    """More than this probe can do, and an end while it is behind: what was due before the end was asked, however late."""
+    """More than this probe can do, and an end while it is behind: what was due before the end was asked, however
+    late."""
     run = probe("udp", "127.0.0.1:1", "--rate", 200_000, "--for", "200ms", "--timeout", "2s")
     rows = run.rows()
     check(len(rows) == 40_000 and run.facts()["late"]["count"] == 40_000, f"{len(rows)} rows")
@@ -308,7 +310,8 @@ def test_echo_lies():
 def test_resp_lies():
     for reply in b"-LOADING not yet\r\n", b"+PANG\r\n", b"$4\r\nPONG\r\n", b"+PONG\r\n+PONG\r\n", b"HTTP/1.1 400\r\n":
         sock = listen()
-        server = Server(lambda log: serve_stream(sock, lambda data: (None, 14, reply) if len(data) >= 14 else None, log))
+        server = Server(lambda log: serve_stream(sock, lambda data: (None, 14, reply) if len(data) >= 14 else None,
+                                                 log))
         run = probe("resp", target(sock), "--rate", 100, "--limit", 20, "--timeout", "10s")
         server.stop()
         check(statuses(run.rows()) == {"bad": 20}, f"{reply}: {statuses(run.rows())}")
@@ -323,7 +326,8 @@ def redis():
     sock = listen()
     port = sock.getsockname()[1]
     sock.close()
-    process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+    process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+                                "--appendonly", "no"],
                                executable=program, stdout=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:
@@ -337,7 +341,8 @@ def redis():
 
 def test_redis():
     with redis() as (where, _):
-        run = probe("resp", where, "--rate", 1000, "--limit", 1000, "--mix", "ping:1,get:6,set:3", "--keys", 50, "--value", 1000)
+        run = probe("resp", where, "--rate", 1000, "--limit", 1000, "--mix", "ping:1,get:6,set:3", "--keys", 50,
+                    "--value", 1000)
         rows = all_are(run, "ok", 1000)
         sizes = {row["bytes"] for row in rows}
         check(sizes == {5, 7, 1009}, f"answers of {sizes} bytes")  # OK or nothing, PONG, a value
@@ -347,9 +352,11 @@ def test_redis():
             for key in range(50):
                 other.sendall(b"SETRANGE probe:1000:%d 500 !\r\n" % key)
             other.recv(65536)
-        got = statuses(probe("resp", where, "--rate", 1000, "--limit", 200, "--mix", "get:1", "--keys", 50, "--value", 1000).rows())
+        got = statuses(probe("resp", where, "--rate", 1000, "--limit", 200, "--mix", "get:1", "--keys", 50, "--value",
+                             1000).rows())
         check(got == {"bad": 200}, f"changed values: {got}")
-        got = statuses(probe("resp", where, "--rate", 1000, "--limit", 200, "--mix", "get:1", "--keys", 50, "--value", 1000,
+        got = statuses(probe("resp", where, "--rate", 1000, "--limit", 200, "--mix", "get:1", "--keys", 50, "--value",
+                             1000,
                              "--key", "probe:1000:").rows())
         check(got == {"ok": 200}, f"of the right length: {got}")
 
@@ -459,8 +466,8 @@ def test_full_disk():
 def full_file_system(where):
     with scratch() as folder:
         done = subprocess.run(["unshare", "-m", "sh", "-c",
-                               'mount -t tmpfs -o size=64k none "$1" && { "$0" tcp "$2" --rate 1000 --for 20s --out "$1/rows.csv"; '
-                               'echo $?; tail -c 200 "$1/rows.csv"; }', PROBE, folder, where],
+                               'mount -t tmpfs -o size=64k none "$1" && { "$0" tcp "$2" --rate 1000 --for 20s --out '
+                               '"$1/rows.csv"; echo $?; tail -c 200 "$1/rows.csv"; }', PROBE, folder, where],
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if "mount" in done.stderr:
             return  # not allowed here; the other half of the test was
@@ -474,19 +481,23 @@ def test_unwritable():
                                  ("--facts", "/no/where", "No such file"), ("--late", "/no/where", "No such file")):
         done = subprocess.run([PROBE, "udp", "127.0.0.1:1", "--for", "1s", option, path], stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, text=True)
-        check(done.returncode == 1 and done.stderr.count("\n") == 1 and reason in done.stderr, f"{option} {path}: {done}")
+        check(done.returncode == 1 and done.stderr.count("\n") == 1 and reason in done.stderr,
+              f"{option} {path}: {done}")
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run([PROBE, "udp", "127.0.0.1:1", "--for", "1s"], stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
-    check(done.returncode == 1 and done.stderr == "godwit-probe: cannot write standard output: Broken pipe\n", f"{done}")
+    check(done.returncode == 1 and done.stderr == "godwit-probe: cannot write standard output: Broken pipe\n",
+          f"{done}")
 
 
 def test_command_line():
-    for argv in ([], ["http"], ["ftp", "127.0.0.1:1"], ["udp", "127.0.0.1:1", "--rate", "0"], ["udp", "127.0.0.1:1", "--path", "/"]):
+    for argv in ([], ["http"], ["ftp", "127.0.0.1:1"], ["udp", "127.0.0.1:1", "--rate", "0"],
+                 ["udp", "127.0.0.1:1", "--path", "/"]):
         done = subprocess.run([PROBE, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         check(done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1, f"{argv}: {done}")
-    done = subprocess.run([PROBE, "udp", "no-such-host.invalid:1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([PROBE, "udp", "no-such-host.invalid:1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True)
     check(done.returncode == 1 and done.stderr.startswith("godwit-probe: no-such-host.invalid: "), f"{done}")
     done = subprocess.run([PROBE, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     check(done.returncode == 0 and not done.stderr and "--timeout TIME" in done.stdout, f"{done}")
@@ -496,10 +507,12 @@ def test_command_line():
 def test_standard_output():
     sock = listen()
     server = Server(lambda log: serve_stream(sock, cut_echo(64), log))
-    done = subprocess.run([PROBE, "tcp", target(sock), "--limit", "3", "--rate", "100"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([PROBE, "tcp", target(sock), "--limit", "3", "--rate", "100"], stdout=subprocess.PIPE,
+                          text=True)
     server.stop()
     lines = done.stdout.splitlines()
-    check(done.returncode == 0 and lines[0] == "seq,kind,connection,due_ns,sent_ns,done_ns,bytes,status" and len(lines) == 4, f"{lines}")
+    check(done.returncode == 0 and lines[0] == "seq,kind,connection,due_ns,sent_ns,done_ns,bytes,status"
+          and len(lines) == 4, f"{lines}")
 
 
 def test_mix():
@@ -522,13 +535,16 @@ def test_mix():
     for _ in range(2):
         sock = listen()
         server = Server(lambda log: serve(sock, log))
-        run = probe("http", target(sock), "--rate", 1000, "--limit", 1000, "--connections", 1, "--body", 100, "--timeout", "30s",
-                    "--mix", "static:70:/static/{0-3}/{1-9},dynamic:20:/cgi/dynamic?class={0-3},post:10:/cgi/post", "--seed", 9)
+        run = probe("http", target(sock), "--rate", 1000, "--limit", 1000, "--connections", 1, "--body", 100,
+                    "--timeout", "30s",
+                    "--mix", "static:70:/static/{0-3}/{1-9},dynamic:20:/cgi/dynamic?class={0-3},post:10:/cgi/post",
+                    "--seed", 9)
         log = [entry for entry in server.stop() if isinstance(entry, list)]
         rows = all_are(run, "ok", 1000)
         asked.append([entry[:2] for entry in log])
         for row, (line, body, headers) in zip(rows, log):
-            begin = {"static": "GET /static/", "dynamic": "GET /cgi/dynamic?class=", "post": "POST /cgi/post HTTP/1.1"}[row["kind"]]
+            begin = {"static": "GET /static/", "dynamic": "GET /cgi/dynamic?class=",
+                     "post": "POST /cgi/post HTTP/1.1"}[row["kind"]]
             check(line.startswith(begin) and line.endswith(" HTTP/1.1"), f"{row}: {line}")
             check(len(body) == (100 if row["kind"] == "post" else 0), f"{row}: {body}")
             check(body == "" or body.startswith(f"seq={row['seq']:020d}&data=abc"[:28]), f"{row}: {body}")
@@ -544,7 +560,8 @@ def test_many_connections():
     sock = listen()
     sock.listen(4096)
     with serving(lambda connection, _: connection.sendall(PONG), sock) as (where, accepted):
-        run = probe("http", where, "--rate", 1000, "--limit", 1000, "--connections", 500, "--timeout", "30s", env={**os.environ})
+        run = probe("http", where, "--rate", 1000, "--limit", 1000, "--connections", 500, "--timeout", "30s",
+                    env={**os.environ})
         all_are(run, "ok", 1000)
         check(len({row["connection"] for row in run.rows()}) == 500, "all connections are used")
 

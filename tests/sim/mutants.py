@@ -89,8 +89,8 @@ MUTANTS = [
      "    source_enter(c, SOURCE_STOPPING);\n}"),
     ("source-serves-no-more-after-a-cut", "source_steps.c",
      "    case SOURCE_UNCERTAIN:\n    case SOURCE_SERVING:\n    case SOURCE_WITHDRAWING:",
-     "    case SOURCE_SERVING:\n        (void)move_act(c->out, ACTION_RELEASE);\n        source_end(c, SOURCE_DONE);\n        break;\n"
-     "    case SOURCE_UNCERTAIN:\n    case SOURCE_WITHDRAWING:"),
+     "    case SOURCE_SERVING:\n        (void)move_act(c->out, ACTION_RELEASE);\n        source_end(c, SOURCE_DONE);\n "
+     "       break;\n    case SOURCE_UNCERTAIN:\n    case SOURCE_WITHDRAWING:"),
     ("source-goes-on-without-asking-what-is-missing", "source_serve.c",
      '        source_emit(c, s->state, "the target answers again");',
      "        if (!s->urgent)\n            move_act(c->out, ACTION_OPEN_URGENT)->conn = s->conn;"),
@@ -181,7 +181,8 @@ def survives(build, source, mutant, scratch, program="tests/sim/sim"):
         return f"{program} hangs"
     if done.returncode == 0:
         return f"{program} does not notice"
-    line = next((l for l in done.stdout.splitlines() if l.startswith(("BROKEN", "# ", "[  ERROR"))), done.stdout[-200:].strip())
+    line = next((l for l in done.stdout.splitlines() if l.startswith(("BROKEN", "# ", "[  ERROR"))),
+                done.stdout[-200:].strip())
     print(f"killed    {name}: {line}")
     return None
 

@@ -467,7 +467,8 @@ def conforms(value, schema, where):
             check(key in schema["properties"], f"{where}.{key}: unknown")
             conforms(item, schema["properties"][key], f"{where}.{key}")
     elif isinstance(value, list):
-        check(schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 1 << 30), f"{where}: {len(value)} items")
+        check(schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 1 << 30),
+              f"{where}: {len(value)} items")
         for i, item in enumerate(value):
             conforms(item, schema["items"], f"{where}[{i}]")
     elif isinstance(value, int):

@@ -13,11 +13,15 @@ import sys
 
 from harness import BUILD, Failed, Host, Relay, check, process_exists, wait_for
 
-CALLS = {"memfd_create": "ENOMEM", "ftruncate64": "ENOSPC", "mmap64": "ENOMEM", "eventfd": "EMFILE", "timerfd_create": "EMFILE",
+CALLS = {"memfd_create": "ENOMEM", "ftruncate64": "ENOSPC", "mmap64": "ENOMEM", "eventfd": "EMFILE",
+         "timerfd_create": "EMFILE",
          "epoll_ctl": "ENOMEM", "socket": "EMFILE", "setsockopt": "ENOBUFS", "send": "ENOBUFS", "recv": "ECONNRESET",
-         "readv": "ENOMEM", "write": "ENOSPC", "writev": "ENOBUFS", "pwrite64": "ENOSPC", "lseek64": "EIO", "fsync": "EIO",
-         "rename": "ENOSPC", "renameat": "ENOSPC", "renameat2": "ENOSPC", "fallocate64": "ENOSPC", "pthread_create": "EAGAIN",
-         "open64": "EMFILE", "openat64": "EMFILE", "aligned_alloc": "ENOMEM", "realloc": "ENOMEM", "getrandom": "EAGAIN"}
+         "readv": "ENOMEM", "write": "ENOSPC", "writev": "ENOBUFS", "pwrite64": "ENOSPC", "lseek64": "EIO",
+         "fsync": "EIO",
+         "rename": "ENOSPC", "renameat": "ENOSPC", "renameat2": "ENOSPC", "fallocate64": "ENOSPC",
+         "pthread_create": "EAGAIN",
+         "open64": "EMFILE", "openat64": "EMFILE", "aligned_alloc": "ENOMEM", "realloc": "ENOMEM",
+         "getrandom": "EAGAIN"}
 STAGES = [("there", "hello"), ("there", "round"), ("there", "state-done"), ("back", "prepared")]
 LANES = 6
 PRELOAD = os.path.join(BUILD, "tests/system/libpreload.so")
@@ -76,7 +80,8 @@ class Move:
     def run(self):
         try:
             with Relay(self.to.address, self.at) as relay:
-                done = self.a.run("migrate", "vm", relay.address, "--stall-limit", "1s", "--progress", "none", check=False)
+                done = self.a.run("migrate", "vm", relay.address, "--stall-limit", "1s", "--progress", "none",
+                                  check=False)
                 outcome = wait_for(lambda: f"an end: source {self.state(self.a, self.vm.pid)}, target "
                                    f"{self.state(self.b, self.to.pid)}; {done.stderr.strip()}", self.outcome)
             struck = not os.path.exists(self.trigger)
@@ -119,7 +124,8 @@ def main():
             good = not outcome.startswith("BROKEN")
             bad += not good
             reached += "not called" not in outcome
-            print(f"{'ok' if good else 'not ok'} {number} - {call} {CALLS[call]} at the {side} after {stage}: {outcome}", flush=True)
+            print(f"{'ok' if good else 'not ok'} {number} - {call} {CALLS[call]} at the {side} after {stage}: "
+                  f"{outcome}", flush=True)
     print(f"# {reached} of {len(cases)} were reached")
     return 1 if bad or not reached else 0
 

@@ -144,7 +144,8 @@ def name_in_use():
 
 @contextlib.contextmanager
 def tap(name):
-    made = subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], capture_output=True, text=True, check=False)
+    made = subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], capture_output=True, text=True,
+                          check=False)
     if made.returncode:
         raise Failed(f"no tap can be made: {made.stderr.strip()}")
     try:
@@ -297,7 +298,8 @@ def source_killed(where, prepared=False):
                 check(mover.returncode == 3, f"exit status {mover.returncode}")
             if prepared:
                 # The source may have committed for all the target can know: it holds, but does not run, the guest.
-                wait_for("the target to be uncertain", lambda: "uncertain" in [vm["state"] for vm in scene.b.json("ps")])
+                wait_for("the target to be uncertain",
+                         lambda: "uncertain" in [vm["state"] for vm in scene.b.json("ps")])
                 check(to.text == "", f"an uncertain guest ran: {to.text!r}")
                 scene.b.run("kill", "g")
                 to.process.wait(LIMIT)

@@ -232,8 +232,8 @@ def rude_clients():
 
 
 def promised_memory():
-    """A host promises its memory once, however many ask at the same time, and until the guest has gone again. Who starts
-    guests on a host may promise more than it has."""
+    """A host promises its memory once, however many ask at the same time, and until the guest has gone again. Who
+    starts guests on a host may promise more than it has."""
     with open("/proc/meminfo", encoding="ascii") as f:
         spare = int(re.search(r"MemAvailable:\s+(\d+) kB", f.read())[1]) // 1024
     memory = f"{spare * 11 // 20 // 2 * 2}M"

@@ -14,7 +14,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../sim"))
 from faults import hold  # noqa: E402  pylint: disable=wrong-import-position
-from harness import Failed, Host, Relay, check, process_exists, wait_for  # noqa: E402  pylint: disable=wrong-import-position
+from harness import (Failed, Host, Relay, check, process_exists,  # noqa: E402  pylint: disable=wrong-import-position
+                     wait_for)
 
 MESSAGES = [("there", "hello"), ("back", "verdict"), ("there", "reserve"), ("back", "reserved"), ("there", "round"),
             ("there", "round-done"), ("back", "round-ack"), ("there", "state-done"), ("back", "prepared"),

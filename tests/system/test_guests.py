@@ -125,7 +125,8 @@ def block_device(cmdline, option=""):
             with open(path, "wb") as disk:
                 disk.write(os.urandom(1 << 20))
             before = open(path, "rb").read()
-            Journey("vring", f"mmio={FIRST_DEVICE:#x} {cmdline}", ("--disk", f"root={path}{option}"), ("--disk", f"root={path}")).run()
+            Journey("vring", f"mmio={FIRST_DEVICE:#x} {cmdline}", ("--disk", f"root={path}{option}"),
+                    ("--disk", f"root={path}")).run()
             after = open(path, "rb").read()
             check((before == after) == bool(option), "the disk's contents")
     return test
@@ -169,7 +170,8 @@ def crashed_guest_leaves_its_last_words():
     # "bye" to the serial port, then an invalid instruction, and no table of handlers for it.
     code = b"".join(b"\xb0" + bytes([c]) + b"\x66\xba\xf8\x03\xee" for c in b"bye\n") + b"\x0f\x0b"
     parts = [(1, 176 + len(note), code, 0x100000), (4, 176, note, 0)]
-    image = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x100000, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    image = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, 0x100000, 64, 0, 0, 64,
+                                                                  56, 2, 0, 0, 0)
     for kind, offset, content, address in parts:
         image += struct.pack("<IIQQQQQQ", kind, 5, offset, address, address, len(content), len(content), 4)
     with Host() as host:

@@ -69,8 +69,8 @@ def limited():
 
 
 class Pushed:
-    """A guest with 6 MiB and more of memory moves by post-copy. It is paused, so that it asks for no page itself: all of
-    them are pushed."""
+    """A guest with 6 MiB and more of memory moves by post-copy. It is paused, so that it asks for no page itself: all
+    of them are pushed."""
 
     def __init__(self, *args):
         self.one, self.two = Host(), Host()

@@ -189,8 +189,9 @@ def recover_to_a_new_address():
 
 
 def limited():
-    """What is pushed keeps to the limit, on the move's connection and on lanes, and pays for what is answered. The guest
-    asks for little by itself, since answers are never held back: one that asked for all of it would get it faster."""
+    """What is pushed keeps to the limit, on the move's connection and on lanes, and pays for what is answered. The
+    guest asks for little by itself, since answers are never held back: one that asked for all of it would get it
+    faster."""
     limit = 10_000_000
     for lanes in ("0", "3"):
         began = time.monotonic()

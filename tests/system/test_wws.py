@@ -18,7 +18,8 @@ def begin(control, duration_ms=40000, **params):
     """Asks for a recording and does not wait for it; returns once it has begun."""
     control.call("events.subscribe")
     control.raw(json.dumps({"jsonrpc": "2.0", "id": "wws", "method": "vm.wws",
-                            "params": {"interval_ns": 5 * MS, "duration_ns": duration_ms * MS, **params}}).encode() + b"\n")
+                            "params": {"interval_ns": 5 * MS, "duration_ns": duration_ms * MS, **params}}).encode() +
+                b"\n")
     control.event(lambda method, _: method == "wws.progress")
 
 

@@ -3,8 +3,8 @@
 
 What is compared is counted, not timed: bytes, rounds, and the pages sent while the guest stood still. The link is
 a relay that passes so many bytes a second; on a busy machine it is slower than it says, which makes rounds longer
-but hardly changes what a hot set leaves behind, so the tolerances are wide. Writers are not slowed: how a guest writes then
-is not in a recording (docs/wws.md).
+but hardly changes what a hot set leaves behind, so the tolerances are wide. Writers are not slowed: how a guest
+writes then is not in a recording (docs/wws.md).
 """
 import threading
 import time
@@ -46,7 +46,8 @@ def compare(cmdline, memory, mode):
         with Host(insecure=True) as a, Host(insecure=True) as b:  # the relay reads the stream
             vm = a.guest("guest", "writer", cmdline, memory=memory)
             vm.progress()
-            report = a.json("wws", "guest", "--interval", "50ms", "--for", "2s", "--bandwidths", "1Gbit/s", "--throttle", "never")
+            report = a.json("wws", "guest", "--interval", "50ms", "--for", "2s", "--bandwidths", "1Gbit/s",
+                            "--throttle", "never")
             check(report["ended"] == "complete", report["ended"])
             vm.progress()
             foretold = next(p for p in report["predictions"] if p["mode"] == mode)

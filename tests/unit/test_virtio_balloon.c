@@ -140,6 +140,8 @@ static void balloon_takes_and_returns(void **state)
     fill(HEAP, PAGE_BYTES);
     submit_pfns(1, pfn, 10);
     used_up(1);
+    assert_int_equal(driver_count(&d, "inflated_bytes"), MIB);
+    assert_int_equal(driver_count(&d, "deflated_bytes"), 10 * PAGE_BYTES);
     driver_write32(&d, VIRTIO_MMIO_CONFIG + 4, 246);
     assert_int_equal(info().actual_bytes, 246 * PAGE_BYTES);
     assert_int_equal(*(uint8_t *)driver_mem(&d, HEAP), 0x5a); /* nothing is done to what it takes */
@@ -196,6 +198,7 @@ static void reports_are_holes_when_answered(void **state)
     assert_int_equal(resident(HEAP + 15 * MIB, 5 * MIB), 1280);
     assert_int_equal(resident(HEAP + 20 * MIB, 4 * MIB), 1024 - 1);
     assert_true(info().reported_bytes >= 14 * MIB);
+    assert_int_equal(driver_count(&d, "reported_bytes"), info().reported_bytes);
     assert_true(driver_interrupts(&d) > 0);
 }
 

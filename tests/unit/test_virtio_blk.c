@@ -168,6 +168,17 @@ static void test_read_and_write(void **state)
     assert_int_equal(ask(VIRTIO_BLK_T_FLUSH, 0, 0, 0, false), VIRTIO_BLK_S_OK);
     assert_true(disk_holds((SECTORS - 16) * 512, 8192, true));
     assert_true(disk_holds(0, (SECTORS - 16) * 512, false));
+    assert_int_equal(driver_count(&d, "read_requests"), 1);
+    assert_int_equal(driver_count(&d, "read_bytes"), 4096);
+    assert_int_equal(driver_count(&d, "write_requests"), 1);
+    assert_int_equal(driver_count(&d, "written_bytes"), 8192);
+    assert_int_equal(driver_count(&d, "flush_requests"), 1);
+    assert_int_equal(driver_count(&d, "failed_requests"), 0);
+    driver_start(&d, BIT(VIRTIO_BLK_F_SEG_MAX), 64); /* a write that is made durable counts once */
+    assert_int_equal(ask(VIRTIO_BLK_T_OUT, 0, DATA, 512, false), VIRTIO_BLK_S_OK);
+    assert_int_equal(driver_count(&d, "write_requests"), 2);
+    assert_int_equal(driver_count(&d, "written_bytes"), 8704);
+    assert_int_equal(driver_count(&d, "flush_requests"), 1);
 }
 
 static void test_header_and_status_anywhere(void **state)
@@ -290,6 +301,9 @@ static void test_refusals(void **state)
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, UINT64_MAX, 1, 1), VIRTIO_BLK_S_IOERR);
     assert_int_equal(range(VIRTIO_BLK_T_WRITE_ZEROES, 0, 1, 2), VIRTIO_BLK_S_UNSUPP);
     assert_int_equal(range(VIRTIO_BLK_T_DISCARD, 0, 8, 1), VIRTIO_BLK_S_UNSUPP);
+    assert_int_equal(driver_count(&d, "failed_requests"), ARRAY_LEN(bad) + 5);
+    assert_int_equal(driver_count(&d, "read_requests"), 6);
+    assert_int_equal(driver_count(&d, "read_bytes") + driver_count(&d, "written_bytes"), 0);
     assert_true(disk_holds(0, SECTORS * 512, false));
     assert_false(driver_read32(&d, VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET);
 }
@@ -331,11 +345,15 @@ static void test_discard_and_write_zeroes(void **state)
                            VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP),
                      VIRTIO_BLK_S_OK);
     assert_true(disk_holds(4096 * 512, 1024 * 512, true));
+    assert_int_equal(driver_count(&d, "write_zeroes_requests"), 2);
+    assert_int_equal(driver_count(&d, "zeroed_bytes"), 1124 * 512);
     if (!discards) {
         print_message("no discard on this file system: that half is not tested\n");
         return;
     }
     assert_int_equal(range(VIRTIO_BLK_T_DISCARD, 1024, 2048, 0), VIRTIO_BLK_S_OK);
+    assert_int_equal(driver_count(&d, "discard_requests"), 1);
+    assert_int_equal(driver_count(&d, "discarded_bytes"), 2048 * 512);
     assert_int_equal(fsync(disk) | fstat(disk, &after), 0);
     assert_true(after.st_blocks + 2048 <= before.st_blocks);
     assert_int_equal(after.st_size, before.st_size);

@@ -347,6 +347,28 @@ static void spoil_offer(struct virtio_state *s)
     s->offered = s->accepted |= 2;
 }
 
+/* What a device has done here is no part of the guest: a driver's reset leaves it, a move does not carry it. */
+static void test_counters_stay(void **state)
+{
+    struct virtio_rng_state saved;
+    struct err err = { 0 };
+    (void)state;
+    driver_start(&d, 0, 8);
+    ask(100);
+    ask(28);
+    driver_kick(&d, 0);
+    driver_wait(&d, 0, 2);
+    assert_int_equal(driver_count(&d, "bytes"), 128);
+    driver_start(&d, 0, 8);
+    assert_int_equal(driver_count(&d, "bytes"), 128);
+    assert_int_equal(d.dev->ops->pause(d.dev), 0);
+    d.dev->ops->save(d.dev, &saved);
+    struct driver there = { .dev = make(), .mem = &mem, .loop = &loop };
+    assert_int_equal(there.dev->ops->load(there.dev, &saved, &err), 0);
+    assert_int_equal(driver_count(&there, "bytes"), 0);
+    there.dev->ops->free(there.dev);
+}
+
 static void test_damaged_state_is_refused(void **state)
 {
     struct virtio_rng_state good;
@@ -398,6 +420,7 @@ int main(void)
         CASE(test_move_with_a_request_waiting),
         CASE(test_unacknowledged_interrupt_is_raised_again),
         CASE(test_all_that_is_written_is_marked),
+        CASE(test_counters_stay),
         CASE(test_damaged_state_is_refused),
         CASE(test_selectors_out_of_range),
     };

@@ -199,6 +199,14 @@ static void test_frame_too_large_is_dropped(void **state)
     expect_frame(2, 400, 0, 1, 500);
     driver_settle(&d);
     assert_int_equal(driver_used_waiting(&d, RX), 0);
+    assert_int_equal(driver_count(&d, "received_frames"), 1);
+    assert_int_equal(driver_count(&d, "received_bytes"), 400);
+    assert_int_equal(driver_count(&d, "received_dropped_frames"), 1);
+    assert_true(wire_send(3, 100)); /* held for want of a buffer, and then the driver goes */
+    driver_settle(&d);
+    driver_start(&d, 0, 64);
+    assert_int_equal(driver_count(&d, "received_frames"), 1);
+    assert_int_equal(driver_count(&d, "received_dropped_frames"), 2);
 }
 
 static void test_driver_without_a_receive_queue(void **state)
@@ -263,6 +271,9 @@ static void test_transmit(void **state)
     driver_kick(&d, TX);
     driver_wait(&d, TX, 4);
     assert_int_equal(wire_receive(frame, sizeof(frame)), -1);
+    assert_int_equal(driver_count(&d, "sent_frames"), 1);
+    assert_int_equal(driver_count(&d, "sent_bytes"), sizeof(sent));
+    assert_int_equal(driver_count(&d, "sent_dropped_frames"), 4);
 }
 
 static void test_transmit_waits_for_room(void **state)
@@ -289,6 +300,9 @@ static void test_transmit_waits_for_room(void **state)
         assert_int_equal(frame[HEADER], i);
     }
     driver_wait(&d, TX, 200);
+    assert_int_equal(driver_count(&d, "sent_frames"),
+                     200); /* each once, however often it was tried */
+    assert_int_equal(driver_count(&d, "sent_bytes"), 200 * 1000);
 }
 
 static uint8_t control(uint8_t class, uint8_t cmd, uint32_t header_len)

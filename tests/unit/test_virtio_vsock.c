@@ -27,6 +27,8 @@ static void test_host_connects(void **state)
     send_data(GUEST_PORT, port, "world", 5);
     assert_int_equal(host_read(fd, text, sizeof(text)), 5);
     assert_string_equal(text, "world");
+    assert_int_equal(driver_count(&d, "received_bytes"), 5);
+    assert_int_equal(driver_count(&d, "sent_bytes"), 5);
 
     /* The host program ends: SHUTDOWN in both directions, and the guest's RST frees it. */
     (void)close(fd);

@@ -209,3 +209,16 @@ int driver_transplant(struct dev *from, struct dev *to, struct err *err)
     free(after);
     return rc;
 }
+
+uint64_t driver_count(const struct driver *d, const char *name)
+{
+    struct virtio_dev *vd = virtio_dev_of(d->dev);
+    const char *const *names = vd->vops->count_name;
+    uint64_t count[VIRTIO_COUNTS_MAX];
+    virtio_mmio_counts(vd, count);
+    for (unsigned i = 0; i < VIRTIO_COUNTS_MAX && names[i]; i++)
+        if (strcmp(names[i], name) == 0)
+            return count[i];
+    fail_msg("no counter %s", name);
+    return 0;
+}

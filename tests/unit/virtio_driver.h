@@ -86,3 +86,6 @@ static inline void *driver_mem(struct driver *d, uint64_t gpa)
 {
     return d->mem->host + gpa; /* tests have low memory only */
 }
+
+/* What the device has counted by that name; it must have such a counter. */
+uint64_t driver_count(const struct driver *d, const char *name);

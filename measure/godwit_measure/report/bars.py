@@ -1,4 +1,5 @@
-"""The figures that set cells side by side: three observers, parts of the downtime, CPU, every repetition, the matrix."""
+"""The figures that set cells side by side: three observers, parts of the downtime, CPU, every repetition, the
+matrix."""
 
 import math
 
@@ -7,9 +8,12 @@ from .figures import RIGHT, WIDTH, Figure, label, side_colour, slug
 from .raw import get
 
 NAMES = 132  # room for a cell's name
-CPU_PARTS = (("cpu.mover", "movers", "c1"), ("cpu.loop", "loops", "c6"), ("cpu.vcpu", "vCPU threads, outside the guest", "c4"),
-             ("cpu.other", "other threads", "c7"), ("cpu.irq", "interrupts", "c2"), ("cpu.beyond", "hosts beyond", "c5"))
-OBSERVERS = (("downtime.monitor", "monitor", "c1"), ("downtime.guest", "guest", "c3"), ("downtime.client", "client", "c2"))
+CPU_PARTS = (("cpu.mover", "movers", "c1"), ("cpu.loop", "loops", "c6"),
+             ("cpu.vcpu", "vCPU threads, outside the guest", "c4"),
+             ("cpu.other", "other threads", "c7"), ("cpu.irq", "interrupts", "c2"),
+             ("cpu.beyond", "hosts beyond", "c5"))
+OBSERVERS = (("downtime.monitor", "monitor", "c1"), ("downtime.guest", "guest", "c3"),
+             ("downtime.client", "client", "c2"))
 PANELS = {"downtime.client": "away: client", "move.total": "the move", "latency.move.p99": "p99 in the move",
           "cpu.all": "extra CPU", "net.bytes": "on the network"}
 
@@ -110,8 +114,8 @@ def parts(load, groups, runs):
     inner, height = stacked(entries, [(name, name, colour) for name, colour in zip(names, colours)], 1, svg.short_time,
                             "downtime as the monitor saw it")
     return Figure(slug("downtime", load), "What the downtime was made of",
-                  "Parts of the pause in the median repetition of each cell, as the mover accounts for them (docs/bill.md); "
-                  "they sum to the downtime as the monitor saw it.",
+                  "Parts of the pause in the median repetition of each cell, as the mover accounts for them "
+                  "(docs/bill.md); they sum to the downtime as the monitor saw it.",
                   inner, WIDTH, height, ["cell", "part", "ns"],
                   [(name, part, value) for name, values in entries for part, value in values.items()], None, load)
 
@@ -126,8 +130,8 @@ def cpu(load, groups):
         return None
     inner, height = stacked(entries, CPU_PARTS, 1, svg.short_time, "CPU time above the baseline, both hosts")
     return Figure(slug("cpu", load), "Extra CPU",
-                  "CPU time of both hosts during the move, above that of as long a time without one; medians of each part. "
-                  "The guest's own is left out. What the guest's absence saved shows left of zero.",
+                  "CPU time of both hosts during the move, above that of as long a time without one; medians of each "
+                  "part. The guest's own is left out. What the guest's absence saved shows left of zero.",
                   inner, WIDTH, height, ["cell", "part", "ns"],
                   [(name, part, value) for name, values in entries for part, value in values.items()], None, load)
 
@@ -155,7 +159,8 @@ def strips(load, groups):
         show = svg.short_time if unit == "ns" else svg.short_size if unit == "B" else words.count
         inner += svg.text(x0, 14, PANELS[name], "t")
         inner += svg.text(x0, 28, "logarithmic" if log else "linear", "m")
-        inner += svg.axis_x(x, bottom, lambda value, show=show: show(value) if value else "0", height=bottom - top, most=3)
+        inner += svg.axis_x(x, bottom, lambda value, show=show: show(value) if value else "0", height=bottom - top,
+                            most=3)
         for index, group in enumerate(groups):
             figure = get(group, "metrics", name)
             if not figure:
@@ -177,8 +182,8 @@ def strips(load, groups):
             if (value := middle(group, name)) is not None:
                 inner += svg.path(f"M{svg.num(x(value))} {svg.num(y - 8)}v16", "med")
     return Figure(slug("repetitions", load), "Every repetition",
-                  "Each point is one repetition, the upright line their median. Outliers, by the rule below, are rings; they "
-                  "count like all others.",
+                  "Each point is one repetition, the upright line their median. Outliers, by the rule below, are "
+                  "rings; they count like all others.",
                   inner, WIDTH, bottom + 26, ["cell", "number", "figure", "value", "outlier"], rows, None, load)
 
 
@@ -217,12 +222,12 @@ def matrix(summary):
                     if value is None or value == math.inf:
                         continue
                     rows.append((load, mode, group["side"], number, value))
+                    told = svg.escape(", ".join((load, mode, group["side"], words.duration(value))))
                     inner += f'<circle cx="{svg.num(x(value))}" cy="{svg.num(at)}" r="3" class="' \
-                             f'{side_colour(group["side"])} f o"><title>' \
-                             f'{svg.escape(", ".join((load, mode, group["side"], words.duration(value))))}</title></circle>'
+                             f'{side_colour(group["side"])} f o"><title>{told}</title></circle>'
                 if middle(group, name):
                     inner += svg.path(f"M{svg.num(x(middle(group, name)))} {svg.num(at - 5)}v10", "med")
     height = 40 + -(-len(loads) // columns) * tall
     return Figure("matrix", "Mode by load",
-                  f"{metrics.title(name)}: each repetition a point, medians upright lines. All panels have the same scale, "
-                  "logarithmic.", inner, WIDTH, height, ["load", "mode", "side", "number", "ns"], rows)
+                  f"{metrics.title(name)}: each repetition a point, medians upright lines. All panels have the same "
+                  "scale, logarithmic.", inner, WIDTH, height, ["load", "mode", "side", "number", "ns"], rows)

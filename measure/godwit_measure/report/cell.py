@@ -51,7 +51,8 @@ def guest_gap(cell, windows, pause):
         calm = (at >= windows["before"][0]) & (at < min(windows["before"][1], windows["move"][0] - slack))
     if not near.any():
         return None
-    paused = near & (at >= pause[0] - PAUSE_SLACK_NS - offset[1]) & (at - gap <= pause[1] + PAUSE_SLACK_NS + offset[1]) \
+    slack = PAUSE_SLACK_NS + offset[1]
+    paused = near & (at >= pause[0] - slack) & (at - gap <= pause[1] + slack) \
         if pause else np.zeros(len(at), bool)
     most = int(gap[near].max())
     return {"ns": max(0, most - period), "at_pause": bool(gap[paused].max() == most) if paused.any() else None,
@@ -128,6 +129,25 @@ def probe_summary(probe, windows, resumed):
     return found
 
 
+def silences(probes, windows):
+    """Probes that got no answer any more up to the end, each with where that began: `when` is `before`, `move` or
+    `after`, `off_ns` the time to the move's beginning, since it, or since its end; without a move `rest`, since the
+    baseline's beginning."""
+    if not windows:
+        return []
+    start, stop = min(low for low, _ in windows.values()), max(high for _, high in windows.values())
+    found = []
+    for name, probe in probes.items():
+        silent = service.silence(probe, start, stop) if len(probe) else None
+        if not silent:
+            continue
+        at, move = silent["from_ns"], windows.get("move")
+        when, off = ("rest", at - start) if not move else ("before", move[0] - at) if at < move[0] else \
+            ("move", at - move[0]) if at < move[1] else ("after", at - move[1])
+        found.append({"probe": name, "when": when, "off_ns": off, **silent})
+    return found
+
+
 def move_facts(move):
     """What the mover said, numbers checked to be numbers."""
     def duration(entry):
@@ -200,7 +220,7 @@ def analyse(cell, load, place):
         "downtime": downtimes(cell, probes, windows),
         "probes": {name: probe_summary(probe, windows, resumed) for name, probe in probes.items()},
         "move": move_facts(move),
-        "guest": guest_speed(cell, windows),
+        "guest": guest_speed(cell, windows), "silent": silences(probes, windows),
         "quality": {name: service.quality(probes.values(), load.get("quality"), windows.get(name))
                     for name in ("baseline", "before", "move", "after") if name in windows}
         if isinstance(load.get("quality"), dict) else None,

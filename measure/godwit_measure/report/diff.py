@@ -61,7 +61,8 @@ def compare(first, second, names=("A", "B")):
             if one or other:
                 figures[name] = {"unit": metrics.unit(name), **stats.compare(one, other)}
         cells.append({"load": key[0], "mode": key[1], "side": key[2], "figures": figures})
-    tested = [figure for cell in cells for figure in cell["figures"].values() if figure["verdict"] in ("differs", "same")]
+    tested = [figure for cell in cells for figure in cell["figures"].values()
+              if figure["verdict"] in ("differs", "same")]
     return {
         "diff": 1, "names": list(names), "alpha": stats.ALPHA, "least_effect": stats.LEAST_EFFECT,
         "test": "two-sided exact Mann-Whitney test on the repetitions; ties share ranks",
@@ -101,7 +102,8 @@ def render(found):
     a, b = found["names"]
     lines = wrap(f"A = {a}", "", "    ") + wrap(f"B = {b}", "", "    ")
     for each in found["unlike"]:
-        one, other = (value if isinstance(value, str) else json.dumps(value, sort_keys=True) for value in each["values"])
+        one, other = (value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+                      for value in each["values"])
         lines += wrap(f"{each['what']} differs: {one} / {other}", "note: ")
     counts = {}
     for cell in found["cells"]:
@@ -127,8 +129,8 @@ def render(found):
                   f"{found['least_effect'] * 100:.0f} % apart. By chance alone about {found['by_chance']:.1f} would "
                   "seem to.")
     if counts.get("too few"):
-        lines += wrap(f"{words.plural(counts['too few'], 'figure')} cannot be told from noise whatever they are: too few "
-                      "repetitions (five on each side are enough).")
+        lines += wrap(f"{words.plural(counts['too few'], 'figure')} cannot be told from noise whatever they are: too "
+                      "few repetitions (five on each side are enough).")
     return "\n".join(lines) + "\n"
 
 

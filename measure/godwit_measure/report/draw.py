@@ -5,10 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 from . import bars, figures, page, points, svg, verdict
 from .figures import label
+from .files import write_text
 
 BUDGET = 400_000  # requests the page carries in all; beyond it only the median repetition of each cell
 PNG_SCALE = 2
@@ -71,7 +71,7 @@ def live_cells(parts, runs, folders):
         cells = []
         for _, course in order:
             cells.append(live_cell(course, f"{label(course.run)}, cell {course.run['number']} (the median repetition)"))
-            spent += len(course.due)
+            spent += points_of(cells[-1])
         found.append((part, cells))
     for part, cells in found:
         for number in part.chosen["counted"] if part.chosen else ():
@@ -79,11 +79,22 @@ def live_cells(parts, runs, folders):
             if number == part.chosen["representative"] or "move" not in run["windows"]:
                 continue
             course = points.Course(folders[os.path.basename(run["folder"])], run)
-            spent += len(course.due)
+            cell = live_cell(course, f"{label(run)}, cell {number}")
+            spent += points_of(cell)
             if spent > BUDGET:
                 break
-            cells.append(live_cell(course, f"{label(run)}, cell {number}"))
-    return [{"load": part.load, "cells": cells} for part, cells in found]
+            cells.append(cell)
+    return [{"load": part.load, "cells": cells, "wws": live_wws(part)} for part, cells in found]
+
+
+def points_of(cell):
+    return sum(packed["n"] for packed in (cell["packed"], cell["arrivals"]) if packed)
+
+
+def live_wws(part):
+    """What the script needs of the recording: it belongs to the load and not to a cell."""
+    figure = next((each for each in part.figures if (each.live or {}).get("kind") == "wws"), None)
+    return figure and {key: figure.live[key] for key in ("unique", "curves")}
 
 
 def live_cell(course, name):
@@ -98,23 +109,13 @@ def live_cell(course, name):
                        "values": [round(each, 1) if each == each else None for each in values.tolist()],
                        "unit": "B/s" if streams else "/s", "what": "bytes a second" if streams else "answers a second"}
     return {"label": name, "side": course.run["side"], "near": [at / 1e9 for at in course.near],
-            "stages": [[stage, low / 1e9, high / 1e9, svg.STAGE.get(stage, "b1")] for stage, low, high in course.stages],
+            "stages": [[stage, low / 1e9, high / 1e9, svg.STAGE.get(stage, "b1")]
+                       for stage, low, high in course.stages],
             "pause": [at / 1e9 for at in course.pause] if course.pause else None,
-            "packed": course.packed() if len(course.due) or len(course.failed) else None, "throughput": through}
-
-
-def write_text(path, text):
-    """Whole or not at all."""
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", errors="replace", dir=os.path.dirname(path) or ".",
-                                     delete=False) as file:
-        try:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+            "packed": course.packed() if len(course.due) or len(course.failed) else None, "throughput": through,
+            "arrivals": course.packed_arrivals(),
+            "rounds": [[each[key] for key in ("pages", "paused", "ns", "bytes_per_s", "dirty_bytes")]
+                       for each in course.rounds()]}
 
 
 def write_png(figure, path):

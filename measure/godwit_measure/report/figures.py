@@ -107,8 +107,8 @@ def timeline(load, course):
     return Figure(
         slug("latency", load), "Every request's latency",
         f"Each of {int(near.sum()) + len(failed)} requests around the move ({label(course.run)}, the repetition whose "
-        "downtime is the median) is a point at the time it was due, as high as its answer took from then on; logarithmic. Bands are the stages of the "
-        f"move.{lost}",
+        "downtime is the median) is a point at the time it was due, as high as its answer took from then on; "
+        f"logarithmic. Bands are the stages of the move.{lost}",
         inner, WIDTH, height, ["due_s", "latency_ms"],
         lambda: [(f"{at / 1e9:.6f}", f"{each / 1e6:.4f}") for at, each in zip(course.due.tolist(),
                                                                              course.latency.tolist())]
@@ -138,7 +138,8 @@ def throughput(load, course):
     edges += [edges[-1] + x(10**8) - x(0)] if edges else []
     inner += svg.steps(edges, values[near].tolist(), y, side_colour(course.run["side"]))
     return Figure(
-        slug("throughput", load), f"Throughput: {what}", f"Probe {probe.name}, {label(course.run)}, in tenths of a second.",
+        slug("throughput", load), f"Throughput: {what}",
+        f"Probe {probe.name}, {label(course.run)}, in tenths of a second.",
         inner, WIDTH, height, ["from_s", what.replace(" ", "_")],
         [(f"{when / 1e9:.1f}", f"{value:.1f}") for when, value in zip(at.tolist(), values.tolist())],
         {"kind": "throughput", "unit": "B/s" if streams else "/s", "what": what}, load)
@@ -160,16 +161,16 @@ def arrivals(load, course):
                       side_colour(course.run["side"]) + " fine")
     return Figure(
         slug("arrivals", load), "Packets from the server: time since the one before",
-        f"Each of {int(near.sum())} packets to all players around the move ({label(course.run)}): when it came, and how "
-        "long after the one before it to the same player.",
+        f"Each of {int(near.sum())} packets to all players around the move ({label(course.run)}): when it came, and "
+        "how long after the one before it to the same player.",
         inner, WIDTH, height, ["at_s", "since_last_ms"],
-        lambda: [(f"{when / 1e9:.6f}", f"{each / 1e6:.4f}") for when, each in zip(at.tolist(), gap.tolist())], None, load)
+        lambda: [(f"{when / 1e9:.6f}", f"{each / 1e6:.4f}") for when, each in zip(at.tolist(), gap.tolist())],
+        {"kind": "arrivals"}, load)
 
 
 def rounds(load, course):
     """What each round sent, and the two rates that decide how many there are."""
-    facts = course.run["move"]["rounds"]
-    known = [each for each in facts if each["pages"] is not None]
+    known = course.rounds()
     if not known:
         return None
     height, top, half = 300, 24, 128
@@ -178,13 +179,12 @@ def rounds(load, course):
     bar = min(step * 0.7, 70)
     pages = svg.Scale(0, max(each["pages"] for each in known) * 1.12 or 1, half, top)
     inner = svg.text(LEFT, top - 8, "pages sent", "t") + svg.axis_y(pages, LEFT, words.count, WIDTH - LEFT - RIGHT, 4)
-    known = [dict(each) for each in known]
-    for each in known:
-        each["dirty_bytes"] = each["dirty_pages_per_s"] * 4096 if each["dirty_pages_per_s"] is not None else None
     rates = [each[key] for each in known for key in ("dirty_bytes", "bytes_per_s") if each[key]] or [1]
     rate = svg.Scale(0, max(rates) * 1.12, height - 34, half + 42, binary=True)
-    inner += svg.axis_y(rate, LEFT, lambda value: svg.short_size(value) + "/s" if value else "0", WIDTH - LEFT - RIGHT, 4)
-    named, _ = svg.legend(LEFT, half + 32, (("c1 f", "sent a second: bandwidth"), ("c2 f", "written a second: dirty rate")))
+    inner += svg.axis_y(rate, LEFT, lambda value: svg.short_size(value) + "/s" if value else "0", WIDTH - LEFT - RIGHT,
+                        4)
+    named, _ = svg.legend(LEFT, half + 32,
+                          (("c1 f", "sent a second: bandwidth"), ("c2 f", "written a second: dirty rate")))
     inner += named
     for index, each in enumerate(known):
         middle = LEFT + step * (index + 0.5)
@@ -203,11 +203,11 @@ def rounds(load, course):
         inner += svg.polyline(line, colour) + svg.dots([(a, b) for a, b in line if not math.isnan(b)], colour)
     return Figure(
         slug("rounds", load), "The rounds",
-        f"Of the move drawn above ({label(course.run)}): pages each round sent, and how fast, beside how fast the guest "
-        "wrote pages meanwhile. Pre-copy can only end well while the lower line stays below the upper.",
+        f"Of the move drawn above ({label(course.run)}): pages each round sent, and how fast, beside how fast the "
+        "guest wrote pages meanwhile. Pre-copy can only end well while the lower line stays below the upper.",
         inner, WIDTH, height, ["round", "paused", "ns", "pages", "bytes", "bytes_per_s", "dirty_pages_per_s"],
         [(index + 1, each["paused"], each["ns"], each["pages"], each["bytes"], each["bytes_per_s"],
-          each["dirty_pages_per_s"]) for index, each in enumerate(known)], None, load)
+          each["dirty_pages_per_s"]) for index, each in enumerate(known)], {"kind": "rounds"}, load)
 
 
 def multiples(load, courses):
@@ -233,13 +233,14 @@ def multiples(load, courses):
         inner += svg.axis_y(y, x0, svg.short_time if index % columns == 0 else lambda _: "", width)
         plain = svg.Scale(shown[0] / 1e9, shown[1] / 1e9, x0, x0 + width)
         inner += svg.axis_x(plain, y0 + high, svg.short_seconds, most=5)
-        inner += svg.dots([(x(at), y(each)) for at, each in zip(course.due[some].tolist(), course.latency[some].tolist())],
+        inner += svg.dots([(x(at), y(each))
+                           for at, each in zip(course.due[some].tolist(), course.latency[some].tolist())],
                           side_colour(course.run["side"]) + " fine", 1)
         inner += svg.crosses([(x(at), y0 + 5) for at in course.failed.tolist() if shown[0] <= at <= shown[1]], "c8", 2)
     return Figure(
         slug("cells", load), "Every mode, on the same scales",
-        "Latency of each request around the move, of the median repetition of each cell. All panels have the same axes: "
-        "time since the move was asked for, and latency, logarithmic. Crosses are requests that failed.",
+        "Latency of each request around the move, of the median repetition of each cell. All panels have the same "
+        "axes: time since the move was asked for, and latency, logarithmic. Crosses are requests that failed.",
         inner, WIDTH, height, ["cell", "due_s", "latency_ms"],
         lambda: [(label(course.run), f"{at / 1e9:.6f}", f"{each / 1e6:.4f}") for course in courses
                  for at, each in zip(course.due.tolist(), course.latency.tolist())], None, load)
@@ -263,6 +264,9 @@ def wws(load, recorded):
         and isinstance(each.get("mode"), str)]
     if not unique:
         return None
+    modes = list(dict.fromkeys(each["mode"] for each in predicted))[:6]
+    curves = [(mode, sorted((each["bytes_per_s"], each["downtime_ns"]) for each in predicted if each["mode"] == mode))
+              for mode in modes]
     height, top, bottom = 270, 30, 228
     middle = WIDTH // 2 - 20 if predicted else WIDTH - RIGHT
     x = svg.Scale(0, max(at for at, _ in unique) / 1e9, LEFT, middle)
@@ -284,22 +288,24 @@ def wws(load, recorded):
         for speed in speeds:
             inner += svg.text(across(speed), bottom + 16, rate_name(speed), "mid m")
         inner += svg.text((start + WIDTH - RIGHT) / 2, bottom + 31, "bandwidth of the link", "mid m")
-        modes = list(dict.fromkeys(each["mode"] for each in predicted))[:6]
         entries = []
-        for index, mode in enumerate(modes):
-            mine = sorted((each["bytes_per_s"], each["downtime_ns"]) for each in predicted if each["mode"] == mode)
+        for index, (mode, mine) in enumerate(curves):
             pairs = [(across(speed), up(down)) for speed, down in mine]
             # Modes with the same downtime lie on one another: dashes let the lower one through.
-            inner += svg.polyline(pairs, f"c{index + 1}{' dash' if index > 2 else ''}") + svg.dots(pairs, f"c{index + 1}")
+            inner += svg.polyline(pairs, f"c{index + 1}{' dash' if index > 2 else ''}")
+            inner += svg.dots(pairs, f"c{index + 1}")
             entries.append((f"c{index + 1} f", mode))
             rows += [("prediction", "", mode, speed, down) for speed, down in mine]
         named, _ = svg.legend(start, top - 12, entries)
         inner += named
     return Figure(
         slug("wws", load), "The writable working set, and what it predicts",
-        "Left: how many different pages the guest wrote in windows of each length, the mean over all of them. Right: the "
-        "downtime to expect of each mode at several bandwidths, predicted from it (docs/wws.md); both axes logarithmic.",
-        inner, WIDTH, height, ["series", "window_s", "mode", "pages_or_bytes_per_s", "downtime_ns"], rows, None, load)
+        "Left: how many different pages the guest wrote in windows of each length, the mean over all of them. Right: "
+        "the downtime to expect of each mode at several bandwidths, predicted from it (docs/wws.md); both axes "
+        "logarithmic.",
+        inner, WIDTH, height, ["series", "window_s", "mode", "pages_or_bytes_per_s", "downtime_ns"], rows,
+        {"kind": "wws", "unique": [[0, 0]] + [[at / 1e9, pages * 4096] for at, pages in sorted(unique)],
+         "curves": curves}, load)
 
 
 def rate_name(bytes_per_s):

@@ -7,7 +7,7 @@ import json
 import math
 
 from . import assets, metrics, svg, words
-from .figures import label
+from .figures import label, side_colour
 from .raw import HOSTS, get
 from .text import EXTRA, clean
 
@@ -18,15 +18,15 @@ OVERVIEW = (("downtime.monitor", "away:<br>monitor"), ("downtime.guest", "away:<
             ("failed", "requests<br>failed"), ("move.total", "the<br>move"), ("return", "back<br>after"),
             ("cpu.all", "extra<br>CPU"), ("net.bytes", "on the<br>network"), ("memory.peak", "extra<br>memory"))
 THREE = """<dl class="three">
-<dt>monitor</dt><dd>From the order to stop the guest's processors, to the news that they run at the target; by the source's
-clock. It includes the way of that news.</dd>
-<dt>guest</dt><dd>The largest gap between two turns of a loop in the guest that looks at its clock, less the loop's period; by
-the guest's clock. A clock that stands still with the guest hides what the monitor counts.</dd>
-<dt>client</dt><dd>The largest gap between two answers; by the client's clock. It has the time between two requests in it
-({usual}), and what the network and the guest need until an answer is through: the new place has to be learnt, lost
+<dt>monitor</dt><dd>From the order to stop the guest's processors, to the news that they run at the target; by the
+source's clock. It includes the way of that news.</dd>
+<dt>guest</dt><dd>The largest gap between two turns of a loop in the guest that looks at its clock, less the loop's
+period; by the guest's clock. A clock that stands still with the guest hides what the monitor counts.</dd>
+<dt>client</dt><dd>The largest gap between two answers; by the client's clock. It has the time between two requests in
+it ({usual}), and what the network and the guest need until an answer is through: the new place has to be learnt, lost
 packets are sent again.</dd></dl>
-<p>So <em>client less monitor</em> is what the service lost beyond the pause, and <em>guest less monitor</em> what the guest did
-not notice. Each is taken within one clock: no agreement of clocks is needed.</p>"""
+<p>So <em>client less monitor</em> is what the service lost beyond the pause, and <em>guest less monitor</em> what the
+guest did not notice. Each is taken within one clock: no agreement of clocks is needed.</p>"""
 
 
 def esc(value):
@@ -59,7 +59,7 @@ def cell(group, name, quartiles=True):
 
 
 def key(side):
-    return f'<span class="key {"c1" if side == "godwit" else "c2" if side == "qemu" else "c3"}" aria-hidden="true"></span>'
+    return f'<span class="key {side_colour(side)}" aria-hidden="true"></span>'
 
 
 def overview(groups, caption):
@@ -73,7 +73,8 @@ def overview(groups, caption):
         told = f"<br><small>{esc(bad)}</small>" if bad else ""
         top = ' class="top"' if last not in (None, group["mode"]) else ""
         last = group["mode"]
-        rows.append(f'<tr{top}><th scope="row">{key(group["side"])}{esc(group["mode"])}, {esc(group["side"])}{told}</th>'
+        rows.append(f'<tr{top}>'
+                    f'<th scope="row">{key(group["side"])}{esc(group["mode"])}, {esc(group["side"])}{told}</th>'
                     f'<td>{len(group["counted"])}</td>'
                     + "".join(cell(group, name, name == "downtime.client") for name, _ in names) + "</tr>")
     return (f'<div class="wide"><table class="tight"><caption>{caption}</caption><thead><tr>'
@@ -94,16 +95,19 @@ def windows(run):
         if not entry or unasked:
             continue
         lost = ", ".join(f"{count} {status}" for status, count in entry["failed"].items()) or "0"
-        title = name.replace("stage:", "in ") if name.startswith("stage:") else {"move": "the whole move"}.get(name, name)
+        title = "the whole move" if name == "move" else name.replace("stage:", "in ")
+        lost_some = entry["failed_total"]
         cells = "".join(
-            f"<td>{'failed' if entry[each] is None and entry['failed_total'] else esc(words.duration(entry[each]))}</td>"
+            f"<td>{'failed' if entry[each] is None and lost_some else esc(words.duration(entry[each]))}</td>"
             for each in ("p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns"))
-        rows.append(f'<tr><th scope="row">{esc(title)}</th><td>{entry["requests"]}</td><td>{esc(lost)}</td>{cells}</tr>')
+        rows.append(f'<tr><th scope="row">{esc(title)}</th><td>{entry["requests"]}</td><td>{esc(lost)}</td>{cells}'
+                    '</tr>')
     if not rows:
         return ""
-    return ('<div class="wide"><table><caption>Latency of the requests due in each window, the repetition drawn above: exact '
-            'order statistics; a failed request counts as later than all</caption><thead><tr><th scope="col" class="l">window'
-            '</th><th scope="col">requests</th><th scope="col">failed</th><th scope="col">p50</th><th scope="col">p90</th>'
+    return ('<div class="wide"><table>'
+            '<caption>Latency of the requests due in each window, the repetition drawn above: exact order statistics; '
+            'a failed request counts as later than all</caption><thead><tr><th scope="col" class="l">window</th>'
+            '<th scope="col">requests</th><th scope="col">failed</th><th scope="col">p50</th><th scope="col">p90</th>'
             '<th scope="col">p99</th><th scope="col">p99.9</th><th scope="col">max</th></tr></thead><tbody>'
             + "".join(rows) + "</tbody></table></div>")
 
@@ -128,7 +132,8 @@ def hosts(run):
     rows = []
 
     def row(title, values):
-        rows.append(f'<tr><th scope="row">{esc(title)}</th>' + "".join(f"<td>{esc(value)}</td>" for value in values) + "</tr>")
+        rows.append(f'<tr><th scope="row">{esc(title)}</th>' + "".join(f"<td>{esc(value)}</td>" for value in values) +
+                    "</tr>")
     for part, title in (("guest", "CPU: the guest"), ("vcpu", "CPU: vCPU threads outside it"), ("mover", "CPU: movers"),
                         ("loop", "CPU: loop"), ("other", "CPU: other threads"), ("process", "CPU: the monitor, sum")):
         row(title, [words.seconds(entries[host]["cpu"][part]) for host in names])
@@ -144,7 +149,8 @@ def hosts(run):
     for part, title in (("process_read", "storage read by the monitor"), ("process_written", "written"),
                         ("host_read", "read by the whole host"), ("host_written", "written by the whole host")):
         row(title, [words.size(entries[host]["disk"][part]) for host in names])
-    for kind, title in (("host", "memory of the host"), ("monitor", "the monitor's own memory"), ("guest", "the guest's memory")):
+    for kind, title in (("host", "memory of the host"), ("monitor", "the monitor's own memory"),
+                        ("guest", "the guest's memory")):
         row(f"{title}: peak", [words.size(get(run, "resources", "memory", kind, host, "peak_bytes")) for host in names])
         row(f"{title}: x time", [words.show(get(run, "resources", "memory", kind, host, "byte_seconds"), "Bs")
                                  for host in names])
@@ -155,16 +161,19 @@ def hosts(run):
         row(f"thread-level parallelism: {part}", [words.show(entries[host]["tlp"][part], "tlp") for host in names])
     head = "".join(f'<th scope="col">{host}</th>' for host in names)
     lanes = "".join(
-        f'<tr><th scope="row">{esc(entry["local"])} – {esc(entry["peer"])}</th><td>{esc(words.size(entry["sent_bytes"]))}</td>'
-        f'<td>{esc(words.size(entry["received_bytes"]))}</td><td>{esc(words.count(entry["retransmitted"]))}</td></tr>'
+        f'<tr><th scope="row">{esc(entry["local"])} – {esc(entry["peer"])}</th>'
+        f'<td>{esc(words.size(entry["sent_bytes"]))}</td><td>{esc(words.size(entry["received_bytes"]))}</td>'
+        f'<td>{esc(words.count(entry["retransmitted"]))}</td></tr>'
         for entry in (get(entries, "source", "connections") or [])[:20])
-    lanes = ('<table><caption>The source\'s TCP connections during the move</caption><thead><tr><th scope="col" class="l">'
-             'connection</th><th scope="col">sent</th><th scope="col">received</th><th scope="col">segments sent again</th>'
+    lanes = ('<table><caption>The source\'s TCP connections during the move</caption><thead><tr>'
+             '<th scope="col" class="l">connection</th><th scope="col">sent</th><th scope="col">received</th>'
+             '<th scope="col">segments sent again</th>'
              f"</tr></thead><tbody>{lanes}</tbody></table>") if lanes else ""
     return ("<details><summary>By host and by connection, of the repetition drawn above</summary>"
-            f'<div class="wide"><table><caption>{esc(label(run))}, cell {run["number"]}: above its own baseline, scaled to the '
-            f'length of the move</caption><thead><tr><th scope="col" class="l">figure</th>{head}</tr></thead><tbody>'
-            f'{"".join(rows)}</tbody></table>{lanes}</div></details>')
+            '<div class="wide"><table>'
+            f'<caption>{esc(label(run))}, cell {run["number"]}: above its own baseline, scaled to the length of the '
+            f'move</caption><thead><tr><th scope="col" class="l">figure</th>{head}</tr></thead><tbody>{"".join(rows)}'
+            f'</tbody></table>{lanes}</div></details>')
 
 
 def move_table(run):
@@ -176,12 +185,15 @@ def move_table(run):
                     for name, value in sorted(facts["bytes"].items(), key=lambda pair: (pair[0] == "total", -pair[1])))
     found = ""
     if stages:
-        found += (f'<table><caption>Stages</caption><thead><tr><th scope="col" class="l">stage</th><th scope="col">time</th></tr>'
+        found += ('<table><caption>Stages</caption><thead><tr><th scope="col" class="l">stage</th>'
+                  '<th scope="col">time</th></tr>'
                   f"</thead><tbody>{stages}</tbody></table>")
     if kinds:
-        found += (f'<table><caption>Bytes, by kind</caption><thead><tr><th scope="col" class="l">kind</th><th scope="col">bytes'
+        found += ('<table><caption>Bytes, by kind</caption><thead><tr><th scope="col" class="l">kind</th>'
+                  '<th scope="col">bytes'
                   f"</th></tr></thead><tbody>{kinds}</tbody></table>")
-    return f'<details><summary>Stages and bytes of that move</summary><div class="wide">{found}</div></details>' if found else ""
+    return found and ('<details><summary>Stages and bytes of that move</summary>'
+                      f'<div class="wide">{found}</div></details>')
 
 
 def figure(each, live=None):
@@ -192,11 +204,12 @@ def figure(each, live=None):
         head = "".join(f'<th scope="col">{esc(name)}</th>' for name in each.header)
         body = "".join("<tr>" + "".join(f"<td>{'–' if value is None else esc(value)}</td>" for value in row) + "</tr>"
                        for row in each.rows)
-        table = (f'<details><summary>As a table</summary><div class="wide"><table><caption>{esc(each.title)}</caption><thead>'
+        table = (f'<details><summary>As a table</summary><div class="wide"><table><caption>{esc(each.title)}</caption>'
+                 '<thead>'
                  f"<tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>")
     box = f'<div class="live" data-live="{live}"></div>' if live else ""
-    return (f'<figure id="{esc(identity)}"><figcaption><h3>{esc(each.title)}</h3><p>{esc(each.caption)}</p></figcaption>{box}'
-            f'<div class="still"><svg role="img" viewBox="0 0 {each.width} {svg.num(each.height)}" '
+    return (f'<figure id="{esc(identity)}"><figcaption><h3>{esc(each.title)}</h3><p>{esc(each.caption)}</p>'
+            f'</figcaption>{box}<div class="still"><svg role="img" viewBox="0 0 {each.width} {svg.num(each.height)}" '
             f'aria-label="{esc(each.title)}. {esc(each.caption)}">{each.inner}</svg></div>{table}</figure>')
 
 
@@ -250,9 +263,10 @@ def matrix_table(summary, name):
             rows.append(f'<tr{" class=top" if not index else ""}><th scope="row">{esc(load) if not index else ""}</th>'
                         f'<td class="l">{key(side)}{esc(side)}</td>{row}</tr>')
     head = "".join(f'<th scope="col">{esc(mode)}</th>' for mode in modes)
-    return (f'<div class="wide"><table><caption>{esc(metrics.title(name))}: medians, the least of each row in bold</caption>'
-            f'<thead><tr><th scope="col" class="l">load</th><th scope="col" class="l">side</th>{head}</tr></thead><tbody>'
-            f'{"".join(rows)}</tbody></table></div>')
+    return ('<div class="wide"><table>'
+            f'<caption>{esc(metrics.title(name))}: medians, the least of each row in bold</caption><thead><tr>'
+            f'<th scope="col" class="l">load</th><th scope="col" class="l">side</th>{head}</tr></thead>'
+            f'<tbody>{"".join(rows)}</tbody></table></div>')
 
 
 def paper(summary):
@@ -262,12 +276,14 @@ def paper(summary):
     rows = []
     for each in found["figures"]:
         theirs = f"{esc(each['value']) if each['value'] is not None else '–'} {esc(each['unit'])}"
-        ours = "<br>".join(f"{esc(words.show(one['median'], one['unit']))} <small>{esc(one['load'])}, {esc(label(one))}, median "
-                           f"of {one['n']}</small>" for one in each["ours"]) or "–"
+        ours = "<br>".join(f"{esc(words.show(one['median'], one['unit']))} "
+                           f"<small>{esc(one['load'])}, {esc(label(one))}, median of {one['n']}</small>"
+                           for one in each["ours"]) or "–"
         rows.append(f'<tr><th scope="row">{esc(each["what"])}</th><td>{theirs}</td><td class="l">{ours}</td></tr>')
-    table = ('<div class="wide"><table><caption>Published, and here</caption><thead><tr><th scope="col" class="l">figure</th>'
-             '<th scope="col">'
-             f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    table = ('<div class="wide"><table><caption>Published, and here</caption><thead><tr>'
+             '<th scope="col" class="l">figure</th><th scope="col">'
+             f'published</th><th scope="col" class="l">here</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+             '</div>'
              if rows else "")
     differs = "".join(f"<li>{esc(line)}</li>" for line in found["differs"])
     differs = f'<p>What differs:</p><ul class="plain">{differs}</ul>' if differs else ""
@@ -282,15 +298,18 @@ def settings(summary):
         ("processor", "processor"), ("processors", "processors"), ("memory", "memory_bytes"), ("kernel", "kernel"),
         ("kernel of the hosts", "host_kernel"), ("kernel of the guest", "guest_kernel"), ("godwit", "godwit"),
         ("QEMU", "qemu"), ("started", "started"))]
-    facts = [(name, words.size(value) if name == "memory" and isinstance(value, int) else value) for name, value in facts
+    facts = [(name, words.size(value) if name == "memory" and isinstance(value, int) else value)
+             for name, value in facts
              if value not in (None, "")]
-    table = "".join(f'<tr><th scope="row">{esc(name)}</th><td class="l">{esc(value)}</td></tr>' for name, value in facts)
+    table = "".join(f'<tr><th scope="row">{esc(name)}</th><td class="l">{esc(value)}</td></tr>'
+                    for name, value in facts)
     experiment = {name: value for name, value in summary["experiment"].items() if name != "paper"}
     failures = [run for run in summary["runs"] if run["outcome"] not in ("moved", "stayed") or run["error"]]
     told = "".join(f"<li>cell {run['number']}: {esc(run['load'])}, {esc(label(run))}: {esc(run['outcome'])}: "
                    f"{esc(run['error'] or run['move']['failure'] or 'no reason given')}</li>" for run in failures[:50])
     missing = "".join(f"<li>{esc(problem)}</li>" for problem in summary["problems"][:100])
-    found = ('<section id="machine"><h2>Machine and settings</h2><div class="wide"><table><caption>Measured on</caption>'
+    found = ('<section id="machine"><h2>Machine and settings</h2><div class="wide"><table>'
+             '<caption>Measured on</caption>'
              f"<tbody>{table}</tbody></table></div>")
     found += (f"<details><summary>The experiment, as it was carried out</summary><pre>"
               f"{esc_lines(json.dumps(experiment, indent=1, ensure_ascii=False))}</pre></details>")
@@ -299,11 +318,11 @@ def settings(summary):
     found += ("<h3>How to read it</h3><ul class=plain>"
               f"<li>Percentiles: {esc(summary['percentiles'])}. Latency counts from when a request was due.</li>"
               f"<li>Outliers: {esc(summary['outliers'])}.</li>"
-              "<li>Extra is what a counter grew by during the move, less what it grew by in as long a part of the baseline "
-              "window of the same repetition.</li>"
-              "<li>Back at the level: from the moment the guest ran again, to the first time from which on, for 3 s, the median "
-              "latency of each rolling second was at most a tenth above, and its answers at most a tenth below, those before."
-              "</li>"
+              "<li>Extra is what a counter grew by during the move, less what it grew by in as long a part of the "
+              "baseline window of the same repetition.</li>"
+              "<li>Back at the level: from the moment the guest ran again, to the first time from which on, for 3 s, "
+              "the median latency of each rolling second was at most a tenth above, and its answers at most a tenth "
+              "below, those before.</li>"
               "<li>A move that failed has no figures here; it is counted under its mode.</li>"
               "<li>This page is made from <code>raw/</code> alone: <code>godwit report DIR</code> makes it again, with "
               "<code>--png --csv</code> each figure as a picture and a table.</li></ul></section>")
@@ -346,8 +365,10 @@ def render(summary, parts, matrix, live):
     body = "".join(f'<p class="verdict">{esc(sentence)}</p>' for sentence in summary["verdict"])
     main = ""
     if matrix:
-        main += ('<section id="matrix"><h2>Mode by load</h2>' + matrix_table(summary, "downtime.client") + figure(matrix)
-                 + "".join(f"<details><summary>{esc(metrics.title(name))}</summary>{matrix_table(summary, name)}</details>"
+        main += ('<section id="matrix"><h2>Mode by load</h2>' + matrix_table(summary, "downtime.client") +
+                 figure(matrix)
+                 + "".join(f"<details><summary>{esc(metrics.title(name))}</summary>{matrix_table(summary, name)}"
+                           "</details>"
                            for name in ("downtime.monitor", "move.total", "latency.move.p99", "cpu.all", "net.bytes")
                            if any(get(group, "metrics", name) for group in summary["cells"])) + "</section>")
     main += "".join(load_section(number, part, summary, runs) for number, part in enumerate(parts))
@@ -356,13 +377,15 @@ def render(summary, parts, matrix, live):
             f"{svg.palette(svg.DARK)}}}}}@media print{{:root{{color-scheme:light;{svg.palette(svg.LIGHT)}}}}}"
     missing = library["missing"]
     scripts = [] if missing else [library["uplot_js"], assets.own("page.js")]
-    allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'" for each in scripts)
-    licence = f"<!-- uPlot {esc(library['version'])}\n{html.escape(library['licence'], quote=False).replace('--', '- -')}\n-->\n" \
-        if scripts else ""
+    allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each.encode()).digest()).decode()}'"
+                       for each in scripts)
+    terms = html.escape(library["licence"], quote=False).replace("--", "- -")
+    licence = f"<!-- uPlot {esc(library['version'])}\n{terms}\n-->\n" if scripts else ""
     code = f'<script type="application/json" id="data">{script_text({"loads": live})}</script>' + "".join(
         f"<script>{each}</script>" for each in scripts) if scripts else ""
     without_zoom = f" Without zoom: {esc(missing)}." if missing else ""
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed or NO_SCRIPT}; base-uri 'none'; form-action 'none'"
+    policy = (f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed or NO_SCRIPT}; base-uri 'none'; "
+              "form-action 'none'")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">

@@ -63,9 +63,23 @@ class Course:
                 return at[shown][order], gap[shown][order]
         return None
 
+    def rounds(self):
+        """What each round sent, with the dirty rate in bytes as well."""
+        return [dict(each, dirty_bytes=None if each["dirty_pages_per_s"] is None else each["dirty_pages_per_s"] * 4096)
+                for each in self.run["move"]["rounds"] if each["pages"] is not None]
+
+    def packed_arrivals(self):
+        """As packed(), of arrivals: when, and how long after the one before. None: there are none."""
+        found = self.arrivals()
+        if found is None or not len(found[0]):
+            return None
+        at, gap = found
+        return {"n": len(at), "first_us": int(at[0] // 1000), "data": pack(_deltas(at), gap // 1000)}
+
     def packed(self):
         """Every request for the page's script: see unpack() in page.js."""
-        return {"n": len(self.due), "failed": len(self.failed), "first_us": int(self.due[0] // 1000) if len(self.due) else 0,
+        return {"n": len(self.due), "failed": len(self.failed),
+                "first_us": int(self.due[0] // 1000) if len(self.due) else 0,
                 "data": pack(_deltas(self.due), self.latency // 1000, self.failed // 1000)}
 
 

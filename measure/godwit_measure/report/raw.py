@@ -116,7 +116,8 @@ class Reader:
 
     def left_out(self, name, bad):
         if len(bad) == 1:
-            self.problem(name, f"{'the last line' if bad[0] == 'last' else f'line {bad[0]}'} cannot be read and is left out")
+            self.problem(name,
+                         f"{'the last line' if bad[0] == 'last' else f'line {bad[0]}'} cannot be read and is left out")
         elif bad:
             self.problem(name, f"{len(bad)} lines, the first being {bad[0]}, cannot be read and are left out")
 

@@ -120,7 +120,8 @@ class Meter:
         whole = sum(grew.values())
         parts = {key: grew[key] for key in HOST_PARTS}
         process = self.counter("process", "cpu_ns").grew(bounds)
-        return {**parts, "process": process, "beyond": grew["user"] + grew["system"] + grew["guest"] - process, "host": whole}
+        return {**parts, "process": process, "beyond": grew["user"] + grew["system"] + grew["guest"] - process,
+                "host": whole}
 
     def interfaces(self):
         names = {}

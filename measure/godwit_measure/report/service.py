@@ -13,6 +13,8 @@ LEVEL = 0.10                    # how near to the level before counts as back
 ROLL_NS, STEP_NS = 10**9, 10**8  # the rolling window and its step
 STAY_NS = 3 * 10**9             # for how long it has to stay there
 BIN_NS = 10**8                  # throughput over time
+SILENT_REQUESTS = 3             # so many without an answer, up to the end, and the load is silent
+SILENT_NS, SILENT_TIMES = 10**9, 20  # of what comes unasked: so long, and so often the usual time
 SLOT_NS = 10**9                 # quality: what a connection has to keep in each
 
 
@@ -104,6 +106,26 @@ def never_again(probe):
     last = int(probe.done[probe.ok].max())
     after = asked & (probe.due > last) & ~probe.ok
     return int(probe.due[after].max()) - last if after.any() else None
+
+
+def silence(probe, start, stop):
+    """If the load stopped answering within [start, stop) and never did again: since when, and how many requests it owes
+    (of what comes unasked: None). One that never answered has not since `start`. Else None."""
+    if probe.unasked:
+        came = np.sort(probe.done[(probe.bytes > 0) & (probe.done != NONE) & (probe.done < stop)])
+        if not len(came):
+            return {"from_ns": start, "asked": None, "ever": False}
+        usual = float(np.median(np.diff(came))) if len(came) > 1 else 0
+        quiet = stop - int(came[-1])
+        if quiet < max(SILENT_NS, SILENT_TIMES * usual):
+            return None
+        return {"from_ns": int(came[-1]), "asked": None, "ever": True}
+    asked = (probe.status != STATUSES.index("unsent")) & (probe.due != NONE) & (probe.due >= start) & (probe.due < stop)
+    last = int(probe.due[asked & probe.ok].max()) if (asked & probe.ok).any() else None
+    owed = probe.due[asked & ~probe.ok & (probe.due > (start - 1 if last is None else last))]
+    if len(owed) < SILENT_REQUESTS:
+        return None
+    return {"from_ns": int(owed.min()), "asked": len(owed), "ever": last is not None}
 
 
 def rolling(probe, start, stop):

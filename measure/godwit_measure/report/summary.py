@@ -4,10 +4,10 @@ import concurrent.futures
 import json
 import math
 import os
-import tempfile
 
 from . import cell as cells
 from . import metrics, stats, words
+from .files import write_text
 from .raw import Cell, Raw, get, number, objects, text
 
 VERSION = 1
@@ -91,16 +91,16 @@ def notes_of(raw, runs, place):
                      "resources may be off by that much, latencies are not.")
     unsteady = sum(get(run, "probes", run["service_probe"], "return", "steady") is False for run in runs)
     if unsteady:
-        notes.append(f"In {unsteady} of {words.plural(len(runs), 'repetition')} the load alone varied by more than a tenth before the "
-                     "move: when it was back at its level says little there.")
-    for who, what, why in (("client", "clients' largest gap between answers", "the service was slow or starved then, not "
-                            "stopped"), ("guest", "largest gap in the guest's clock loop", "the guest waited for a processor "
-                                         "then")):
+        notes.append(f"In {unsteady} of {words.plural(len(runs), 'repetition')} the load alone varied by more than a "
+                     "tenth before the move: when it was back at its level says little there.")
+    for who, what, why in (("client", "clients' largest gap between answers",
+                            "the service was slow or starved then, not stopped"),
+                           ("guest", "largest gap in the guest's clock loop", "the guest waited for a processor then")):
         seen = [each for run in runs if (each := get(run, "downtime", who)) and each["at_pause"] is not None]
         away = sum(not each["at_pause"] for each in seen)
         if away:
-            notes.append(f"In {away} of {words.plural(len(seen), 'move')} the {what} was not at the pause: {why}. The gaps at "
-                         "the pause are among the figures.")
+            notes.append(f"In {away} of {words.plural(len(seen), 'move')} the {what} was not at the pause: {why}. The "
+                         "gaps at the pause are among the figures.")
     return notes
 
 
@@ -197,15 +197,4 @@ def from_json(summary):
 
 
 def write_json(path, value):
-    """Whole or not at all."""
-    value = json_ready(value)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=os.path.dirname(path) or ".", delete=False) as file:
-        try:
-            json.dump(value, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_text(path, json.dumps(json_ready(value), indent=1, allow_nan=False) + "\n")

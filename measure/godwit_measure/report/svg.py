@@ -20,7 +20,8 @@ STAGE = {"pre-migration": "b1", "reservation": "b1", "pre-copy": "b2", "stop-and
 RULES = """text{font:11px system-ui,sans-serif;fill:var(--fg)}.t{font-weight:600}.m{fill:var(--muted)}
 .ax{stroke:var(--line);fill:none}.g{stroke:var(--grid);fill:none}.e{text-anchor:end}.mid{text-anchor:middle}
 .w{fill:none;stroke-width:1.6}.p{fill:none;stroke-linecap:round;stroke-width:2.6}.fine{stroke-width:1.8}
-.x{stroke-width:1.6;fill:none}.o{fill-opacity:.75}.bgf{fill:var(--bg)}.dash{stroke-dasharray:9 7}.med{stroke:var(--fg);stroke-width:2}
+.x{stroke-width:1.6;fill:none}.o{fill-opacity:.75}.bgf{fill:var(--bg)}.dash{stroke-dasharray:9 7}
+.med{stroke:var(--fg);stroke-width:2}
 """ + "".join(f".c{n}{{--k:var(--c{n})}}" for n in range(1, 9)) + "".join(
     f".b{n}{{fill:var(--b{n})}}" for n in range(1, 7)) + ".f{fill:var(--k)}.s{stroke:var(--k)}"
 

@@ -91,7 +91,8 @@ def blocks(groups, size):
     return [groups[at:at + size] for at in range(0, len(groups), size)]
 
 
-EXTRA = ("cpu.all", "cpu.monitors", "cpu.mover", "cpu.vcpu", "cpu.loop", "cpu.other", "cpu.irq", "cpu.beyond", "cpu.guest",
+EXTRA = ("cpu.all", "cpu.monitors", "cpu.mover", "cpu.vcpu", "cpu.loop", "cpu.other", "cpu.irq", "cpu.beyond",
+         "cpu.guest",
          "net.bytes", "net.packets", "net.retransmitted", "net.lanes", "disk.read", "disk.written", "memory.peak",
          "memory.monitor", "memory.integral", "switches", "tlp.baseline", "tlp.source", "tlp.target", "guest.slowdown",
          "downtime.client_at_pause", "downtime.guest_at_pause", "quality.before", "quality.move", "quality.move.least",
@@ -189,7 +190,8 @@ def render(summary, full=True):
     failures = [run for run in summary["runs"] if run["outcome"] not in ("moved", "stayed") or run["error"]]
     for run in failures[:8]:
         reason = run["error"] or run["move"]["failure"] or "no reason given"
-        lines += wrap(f"{run['load']}, {run['mode']}, {run['side']}: {run['outcome']}: {reason}", f"cell {run['number']}: ")
+        lines += wrap(f"{run['load']}, {run['mode']}, {run['side']}: {run['outcome']}: {reason}",
+                      f"cell {run['number']}: ")
     if len(failures) > 8:
         lines.append(f"and {len(failures) - 8} more that did not succeed")
     for problem in summary["problems"][:12]:

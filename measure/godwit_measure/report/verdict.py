@@ -26,7 +26,8 @@ def away(group):
 
 
 def mode_of(groups):
-    """The mode that is spoken of: auto where it was tried, else the one whose guests were away for the shortest time."""
+    """The mode that is spoken of: auto where it was tried, else the one whose guests were away for the shortest
+    time."""
     modes = {}
     for group in groups:
         modes.setdefault(group["mode"], []).append(away(group))
@@ -174,10 +175,28 @@ def many_loads(summary, groups):
     return [joined(first, said), second + "."]
 
 
+SINCE = {"before": "from {} before the move on", "move": "from {} into the move on",
+         "after": "from {} after the end of the move on", "rest": "from {} after the baseline began on"}
+
+
+def silent(summary):
+    """A sentence about loads that stopped answering while the guest was there: a list of it, or of nothing."""
+    runs = [run for run in summary["runs"] if run["silent"] and run["outcome"] in ("moved", "stayed")]
+    if not runs:
+        return []
+    first = runs[0]
+    told = [f"{each['probe']} " + (f"got no answer {SINCE[each['when']].format(words.duration(each['off_ns']))}"
+                                   if each["ever"] else "never got one") for each in first["silent"]]
+    cell = f"cell {first['number']} ({first['load']}, {first['mode']}, {first['side']})"
+    every = words.plural(len(summary["runs"]), "repetition")
+    where = f"in {cell}" if len(runs) == 1 else f"in {len(runs)} of {every}, first in {cell}"
+    return [f"The load did not answer any more {where}: probe {words.listed(told)}."]
+
+
 def sentences(summary):
-    """Two sentences."""
+    """Two sentences; a third where a load died."""
     groups = moved(summary["cells"])
     if not groups:
-        return nothing(summary)
+        return nothing(summary) + silent(summary)
     loads = {group["load"] for group in groups}
-    return many_loads(summary, groups) if len(loads) > 1 else one_load(summary, groups)
+    return (many_loads if len(loads) > 1 else one_load)(summary, groups) + silent(summary)

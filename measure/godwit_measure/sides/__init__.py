@@ -46,7 +46,8 @@ class Side:
         """Once, before the first guest."""
 
     def cmdline(self, load):
-        return f"console=ttyS0 panic=-1 reboot=t quiet godwit.ip={self.place.guest_address}/24 godwit.load={load['guest']}"
+        return (f"console=ttyS0 panic=-1 reboot=t quiet godwit.ip={self.place.guest_address}/24 "
+                f"godwit.load={load['guest']}")
 
     def heard(self, data):
         """Of the guest's console."""

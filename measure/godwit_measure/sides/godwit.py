@@ -11,7 +11,8 @@ from . import MOVE_LIMIT_S, PORT, Moved, Side
 
 CANCEL_S = 60
 # Which options of the experiment's `move` concern which modes; those not named here concern all.
-ONLY_FOR = {"post-copy": ("auto",), "rate-min": ("clark05",), "rate-max": ("clark05",), "throttle": ("auto", "pre-copy"),
+ONLY_FOR = {"post-copy": ("auto",), "rate-min": ("clark05",), "rate-max": ("clark05",),
+            "throttle": ("auto", "pre-copy"),
             "max-downtime": ("auto", "pre-copy"), "max-time": ("auto", "pre-copy")}
 
 
@@ -61,7 +62,8 @@ class Godwit(Side):
         self.console_command = None
 
     def _disk(self, more=""):
-        return [] if self.place.fake else ["--disk", f"root={self.place.files('root.squashfs')}{more}", "--net", "eth0=tap0"]
+        return [] if self.place.fake else ["--disk", f"root={self.place.files('root.squashfs')}{more}", "--net",
+                                           "eth0=tap0"]
 
     def _insecure(self):
         return ["--insecure"] if self.experiment["move"].get("insecure") else []
@@ -69,7 +71,8 @@ class Godwit(Side):
     def start(self, load):
         guest = self.experiment["guest"]
         here, there = self.source, self.target
-        checked(there, [there.godwit, "receive", "--listen", self.to, "--once", "--name", self.vm, *self._disk(), *self._insecure(),
+        checked(there, [there.godwit, "receive", "--listen", self.to, "--once", "--name", self.vm, *self._disk(),
+                        *self._insecure(),
                         *(["--fake"] if self.place.fake else []), "--detach"])
         self.pids["target"] = self._pid(there)
         checked(here, [here.godwit, "run", "--name", self.vm, "--memory", guest["memory"], "--cpus", str(guest["cpus"]),
@@ -119,7 +122,8 @@ class Godwit(Side):
     def move(self, mode, check):
         here, out = self.source, bytearray()
         began = time.monotonic_ns()
-        command = here.start([here.godwit, "migrate", self.vm, self.to, *self.options(mode), "--json", "--progress", "lines"],
+        command = here.start([here.godwit, "migrate", self.vm, self.to, *self.options(mode), "--json", "--progress",
+                              "lines"],
                              out.extend, self.move_log.write)
         self.running.append(command)
         self._await(command, check)
@@ -136,7 +140,8 @@ class Godwit(Side):
         if bill["outcome"] == "completed" and bill["owner"] == "target":
             there = self._states(self.target).get(self.vm)
             outcome = "moved" if there else "lost"
-            return Moved(outcome, began, ended, "" if there else "the move was completed, and nothing runs at the target", bill)
+            return Moved(outcome, began, ended,
+                         "" if there else "the move was completed, and nothing runs at the target", bill)
         return Moved(self._where_now(), began, ended, failure or bill["outcome"], bill)
 
     def _where_now(self):
@@ -164,7 +169,8 @@ class Godwit(Side):
         logs = {}
         for side, host in (("source", self.source), ("target", self.target)):
             with contextlib.suppress(LabError):
-                logs[f"log-{side}.txt"] = host.run(["sh", "-c", f"cat {host.runtime_dir}/{self.vm}/log 2>/dev/null"]).stdout
+                logs[f"log-{side}.txt"] = host.run(["sh", "-c",
+                                                    f"cat {host.runtime_dir}/{self.vm}/log 2>/dev/null"]).stdout
             with contextlib.suppress(LabError, Broken, LabTimeout):
                 for vm in facts(host, "ps"):
                     if vm["state"] != "moved":

@@ -6,7 +6,8 @@ The smallest machine that QEMU has (microvm), the same kernel, initial RAM disk,
     pre-copy    as it is
     post-copy   the switch right after the start; urgent pages on a channel of their own (postcopy-preempt)
     stop-copy   the guest is stopped first, and started at the target when all is there
-    auto        pre-copy that slows the guest (auto-converge) and, where post-copy is allowed, switches after three passes
+    auto        pre-copy that slows the guest (auto-converge, unless slowing is forbidden) and, where post-copy is
+                allowed, switches after three passes
     clark05     QEMU has no such policy
 
 Its bandwidth limit is lifted unless the experiment has one; its downtime limit is set if the experiment has one."""
@@ -35,6 +36,19 @@ def program(host):
     return ["qemu-system-x86_64"]
 
 
+def may_switch(mode, move):
+    return mode == "auto" and move.get("post-copy") in ("allow", "now")
+
+
+def capabilities(mode, move):
+    found = {"events"}
+    if mode == "post-copy" or may_switch(mode, move):
+        found |= {"postcopy-ram", "postcopy-preempt"}
+    if mode == "auto" and move.get("throttle") != "never":
+        found.add("auto-converge")
+    return found
+
+
 class Qemu(Side):
     name = "qemu"
 
@@ -59,11 +73,14 @@ class Qemu(Side):
     def _boot(self, side, load, incoming=()):
         host, guest = getattr(self, side), self.experiment["guest"]
         qmp = self._path(host, side, "qmp")
-        argv = [*program(host), "-name", f"measure{self.number},debug-threads=on", "-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", str(units.size(guest["memory"]) >> 20),
+        argv = [*program(host), "-name", f"measure{self.number},debug-threads=on", "-M", "microvm", "-accel", "kvm",
+                "-cpu", "host", "-m", str(units.size(guest["memory"]) >> 20),
                 "-smp", str(guest["cpus"]), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-                "-global", "virtio-mmio.force-legacy=false", "-serial", "stdio", "-qmp", f"unix:{qmp},server=on,wait=off",
+                "-global", "virtio-mmio.force-legacy=false", "-serial", "stdio", "-qmp",
+                f"unix:{qmp},server=on,wait=off",
                 "-pidfile", self._path(host, side, "pid"),
-                "-kernel", self.place.files("vmlinuz"), "-initrd", self.place.files("initrd"), "-append", self.cmdline(load),
+                "-kernel", self.place.files("vmlinuz"), "-initrd", self.place.files("initrd"), "-append",
+                self.cmdline(load),
                 "-drive", f"id=root,if=none,format=raw,readonly=on,file={self.place.files('root.squashfs')}",
                 "-device", "virtio-blk-device,drive=root,serial=root", "-device", "virtio-rng-device",
                 "-netdev", "tap,id=eth0,ifname=tap0,script=no,downscript=no",
@@ -96,15 +113,23 @@ class Qemu(Side):
         return found + sorted(self._capabilities(mode))
 
     def _may_switch(self, mode):
-        return mode == "auto" and self.experiment["move"].get("post-copy") in ("allow", "now")
+        return may_switch(mode, self.experiment["move"])
 
     def _capabilities(self, mode):
-        found = {"events"}
-        if mode == "post-copy" or self._may_switch(mode):
-            found |= {"postcopy-ram", "postcopy-preempt"}
-        if mode == "auto" and self.experiment["move"].get("throttle") != "never":
-            found.add("auto-converge")
-        return found
+        return capabilities(mode, self.experiment["move"])
+
+    @classmethod
+    def beside(cls, mode, move):
+        """What QEMU does beside that mode of ours, for people."""
+        said = {"pre-copy": ["its pre-copy"], "post-copy": ["the switch to post-copy right after the start"],
+                "stop-copy": ["`stop`, its pre-copy of a guest that stands still, and `cont` at the target; the "
+                              "downtime is from STOP to RESUME"],
+                "auto": ["its pre-copy"]}[mode]
+        if may_switch(mode, move):
+            said.append(f"the switch to post-copy after {SWITCH_AFTER_PASSES} passes")
+        if found := sorted(capabilities(mode, move) - {"events"}):
+            said.append("with " + ", ".join(found))
+        return f"Beside {mode} stands, of QEMU: {', '.join(said)}."
 
     def _set_up(self, mode):
         capabilities = [{"capability": name, "state": True} for name in self._capabilities(mode)]
@@ -171,7 +196,8 @@ class Qemu(Side):
     def _note(self, facts):
         ram = facts.get("ram")
         if ram:
-            self.looks.append({"at_ns": time.monotonic_ns(), "pass": ram["dirty-sync-count"], "bytes": ram["transferred"],
+            self.looks.append({"at_ns": time.monotonic_ns(), "pass": ram["dirty-sync-count"],
+                               "bytes": ram["transferred"],
                                "pages": ram["normal"] + ram["duplicate"],
                                "dirty_pages_per_s": ram.get("dirty-pages-rate")})
 
@@ -190,7 +216,8 @@ class Qemu(Side):
         found = []
         for before, look in zip(self.looks, self.looks[1:]):
             if not found or found[-1]["pass"] != before["pass"]:
-                found.append({"pass": before["pass"], "from_ns": before["at_ns"], "to_ns": look["at_ns"], "pages": 0, "bytes": 0})
+                found.append({"pass": before["pass"], "from_ns": before["at_ns"], "to_ns": look["at_ns"], "pages": 0,
+                              "bytes": 0})
             last = found[-1]
             last["to_ns"] = look["at_ns"]
             last["pages"] += look["pages"] - before["pages"]
@@ -217,7 +244,8 @@ class Qemu(Side):
             milliseconds["downtime_ns"] = pause["to_ns"] - pause["from_ns"]
         return {
             "from_ns": moved.from_ns, "to_ns": moved.to_ns,
-            "outcome": {"moved": "completed", "stayed": "failed"}.get(moved.outcome, "failed"), "failure": moved.error or None,
+            "outcome": {"moved": "completed", "stayed": "failed"}.get(moved.outcome, "failed"),
+            "failure": moved.error or None,
             **milliseconds,
             "stages": [{"stage": stage, "from_ns": begin, "to_ns": end} for stage, begin, end in stages if end > begin],
             "pause": pause, "downtime_parts": [], "rounds": self._rounds(pause),
