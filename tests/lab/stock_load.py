@@ -54,7 +54,7 @@ class Client:
     All of them must have survived when the block ends, whatever happened to the guest in it.
     """
 
-    def __init__(self, stock, *, rate=5, patience=30):
+    def __init__(self, stock, *, rate=5, patience=LIMIT_S - 30):
         self.stock, self.options = stock, ["--rate", str(rate), "--patience", str(patience),
                                            "--download-rate", "1e5", "--download-first", str(DOWNLOAD_BYTES),
                                            "--download-sha256", download_sum()]
