@@ -25,6 +25,7 @@ static void note_bytes(struct lane_out *lane)
     atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
 }
 
+/* Until its LANE message is sent, the target knows nothing of it. */
 static int connect_lane(struct lane_out *lane, struct err *err)
 {
     const struct lanes_out_config *config = &lane->set->config;
@@ -126,6 +127,35 @@ static void leave_round(struct lane_out *lane, int rc, const struct err *err)
         (void)eventfd_write(set->event_fd, 1);
 }
 
+/* With the lock held. */
+static void enter_round(struct lane_out *lane)
+{
+    struct lanes_out *set = lane->set;
+    lane->running = true;
+    set->busy++;
+    set->most = MAX(set->most, lane->index + 1);
+    lane->maker.instance = set->instance;
+}
+
+/* With the lock held. */
+static void end_try(struct lane_out *lane, int rc, const struct err *err)
+{
+    struct lanes_out *set = lane->set;
+    lane->trying = false;
+    if (rc) {
+        if (!set->give_up)
+            log_event(LOG_WARN, "move.lanes", "goes on with %u: lane %u: %s", set->awake,
+                      lane->index, err->text);
+        wire_close(&lane->wire);
+        set->settled = true;
+    } else {
+        set->awake = lane->index + 1;
+        if (set->open)
+            enter_round(lane);
+    }
+    set->trying = false;
+}
+
 static void *lane_thread(void *arg)
 {
     struct lane_out *lane = arg;
@@ -134,15 +164,19 @@ static void *lane_thread(void *arg)
 
     (void)pthread_mutex_lock(&set->lock);
     for (;;) {
-        while (!lane->running && !set->ending)
+        while (!lane->running && !lane->trying && !set->ending)
             (void)pthread_cond_wait(&set->changed, &set->lock);
-        if (!lane->running)
+        if (!lane->running && !lane->trying)
             break;
+        bool trying = lane->trying;
         (void)pthread_mutex_unlock(&set->lock);
         struct err err = { 0 };
-        int rc = send_round(lane, &err);
+        int rc = trying ? connect_lane(lane, &err) : send_round(lane, &err);
         (void)pthread_mutex_lock(&set->lock);
-        leave_round(lane, rc, &err);
+        if (trying)
+            end_try(lane, rc, &err);
+        else
+            leave_round(lane, rc, &err);
     }
     (void)pthread_mutex_unlock(&set->lock);
     meter_thread_leave(set->config.meter, slot);
@@ -243,13 +277,25 @@ static int let_in(struct lane_out *lane)
         return rc;
     (void)pthread_mutex_lock(&set->lock);
     if (!lane->running) {
-        lane->running = true;
-        set->busy++;
-        lane->maker.instance = set->instance;
+        enter_round(lane);
         (void)pthread_cond_broadcast(&set->changed);
     }
     (void)pthread_mutex_unlock(&set->lock);
-    set->most = MAX(set->most, lane->index + 1);
+    return 0;
+}
+
+/* Lets a lane that never was awake connect, and join once it has. */
+static int try_lane(struct lane_out *lane)
+{
+    struct lanes_out *set = lane->set;
+    int rc = start_lane(lane);
+    if (rc)
+        return rc;
+    (void)pthread_mutex_lock(&set->lock);
+    lane->trying = true;
+    set->trying = true;
+    (void)pthread_cond_broadcast(&set->changed);
+    (void)pthread_mutex_unlock(&set->lock);
     return 0;
 }
 
@@ -274,16 +320,15 @@ int lanes_out_begin(struct lanes_out *lanes, uint16_t instance, uint64_t pages)
     uint64_t worth = (pages + LANES_OUT_FEW_PAGES - 1) / LANES_OUT_FEW_PAGES;
     unsigned count = (unsigned)MIN((uint64_t)lanes->awake, MAX(worth, UINT64_C(1)));
 
-    lanes->open = true;
-    lanes->instance = instance;
+    (void)pthread_mutex_lock(&lanes->lock);
     for (unsigned i = 0; i < MOVE_LANES_MAX; i++) {
         lanes->round_send_ns[i] = lanes->lane[i].send_ns;
         if (lanes->lane[i].started)
             page_maker_begin(&lanes->lane[i].maker, instance);
     }
-    /* So that the first cannot end the round before the last is in. */
-    (void)pthread_mutex_lock(&lanes->lock);
-    lanes->busy++;
+    lanes->instance = instance;
+    lanes->open = true;
+    lanes->busy++; /* so that the first cannot end the round before the last is in */
     (void)pthread_mutex_unlock(&lanes->lock);
     int rc = 0;
     for (unsigned i = 0; i < count && !rc; i++)
@@ -296,17 +341,22 @@ int lanes_out_begin(struct lanes_out *lanes, uint16_t instance, uint64_t pages)
     return rc;
 }
 
-static void set_awake(struct lanes_out *lanes, unsigned count, uint64_t rate)
+static void tell(unsigned lanes, uint64_t rate, const char *what)
 {
-    log_event(LOG_INFO, "move.lanes", "%u lanes, at %llu MB/s", count,
+    log_event(LOG_INFO, "move.lanes", "%u lanes%s, at %llu MB/s", lanes, what,
               (unsigned long long)(rate / 1000000));
-    lanes->awake = count;
 }
 
 void lanes_out_tune(struct lanes_out *lanes)
 {
     uint64_t now = clock_now_ns(), spent = now - lanes->tuned_ns;
-    if (!lanes->open || lanes->settled || spent < TUNE_NS)
+    if (!lanes->open || lanes->settled)
+        return;
+    if (lanes->trying) {
+        begin_window(lanes); /* what it brings is measured once it is there */
+        return;
+    }
+    if (spent < TUNE_NS)
         return;
     uint64_t rate = (lanes_out_bytes(lanes) - lanes->tuned_bytes) * CLOCK_SECOND / spent;
     uint64_t cpu_ns = cpu_of(lanes) - lanes->tuned_cpu_ns;
@@ -316,14 +366,15 @@ void lanes_out_tune(struct lanes_out *lanes)
 
     begin_window(lanes);
     if (awake > 1 && rate < lanes->rate_before + lanes->rate_before / 10) {
-        set_awake(lanes, awake - 1, rate);
+        tell(awake - 1, rate, "");
+        lanes->awake = awake - 1;
         lanes->settled = true;
     } else if (out_of_cpu || awake == lanes->config.granted) {
         lanes->settled = true;
     } else {
+        tell(awake, rate, ", one more is tried");
         lanes->rate_before = rate;
-        set_awake(lanes, awake + 1, rate);
-        if (let_in(&lanes->lane[awake]))
+        if (try_lane(&lanes->lane[awake]))
             lanes->settled = true; /* no memory for one more is no reason to fail */
     }
 }
@@ -333,14 +384,15 @@ int lanes_out_end(struct lanes_out *lanes, struct page_count *ret, struct err *e
     eventfd_t count;
     (void)eventfd_read(lanes->event_fd, &count);
     (void)pthread_mutex_lock(&lanes->lock);
-    bool idle = lanes->busy == 0;
+    bool ended = lanes->open && lanes->busy == 0;
     int rc = lanes->failed;
     if (rc)
         *err = lanes->err;
+    if (ended)
+        lanes->open = false;
     (void)pthread_mutex_unlock(&lanes->lock);
-    if (!idle || !lanes->open)
+    if (!ended)
         return -EAGAIN;
-    lanes->open = false;
     lanes_out_count(lanes, ret);
     return rc;
 }

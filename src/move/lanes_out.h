@@ -15,7 +15,8 @@
  * How many take part: as many as asked for, or (automatic) as many as measured worth it. A round begins with
  * those the last one ended with. Every TUNE_NS one more joins if the last one that joined made the bytes a
  * second grow by more than a tenth, and the senders have not used up this host's CPUs; one that did not help
- * is sent to rest, and then it stays so for the move. Few pages are not worth waking anybody: the pump sends them
+ * is sent to rest, and then it stays so for the move. One that is tried connects while nobody waits for it, and
+ * joins the open round, or the next, once it has; if it cannot, the move goes on with those there are. Few pages are not worth waking anybody: the pump sends them
  * itself, on the control connection (LANES_OUT_FEW_PAGES).
  *
  * Threads: everything here is called by the pump's thread.
@@ -55,6 +56,7 @@ struct lane_out {
     pthread_t thread;
     bool started;
     bool running;                 /* part of the open round; under the set's lock */
+    bool trying;                  /* connects beside it; under the set's lock */
     _Atomic(uint64_t) sent_bytes; /* of the whole move */
     _Atomic(uint64_t) wire_sent_bytes, wire_received_bytes; /* the same, encrypted; 0 = plain */
     uint64_t unsent_bytes;     /* of a section that was given up in the middle */
@@ -71,18 +73,20 @@ struct lanes_out {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool ending;
+    bool open;     /* set by the pump */
     unsigned busy; /* lanes in the open round */
     uint16_t instance;
     int failed; /* the first -errno */
     struct err err;
     atomic_bool give_up;
     _Atomic(unsigned) awake; /* lanes that may take part: those of a lower index */
+    _Atomic(unsigned) most;  /* lanes awake at once, ever */
+    atomic_bool trying;      /* a lane is; set by the pump, ended by the lane */
+    atomic_bool settled;     /* automatic: no further lane helps, or none can be had */
 
     /* the pump's */
-    bool open, halted;
-    bool pushing;  /* set before a round begins */
-    unsigned most; /* lanes awake at once, ever */
-    bool settled;  /* automatic: no further lane helps */
+    bool halted;
+    bool pushing; /* set before a round begins */
     uint64_t tuned_ns, tuned_bytes, tuned_cpu_ns, rate_before;
     uint64_t round_send_ns[MOVE_LANES_MAX]; /* as the round began */
     struct lane_out lane[MOVE_LANES_MAX];
