@@ -1,18 +1,19 @@
 /*
  * The policy that pursues what the user asked for: a downtime, a time, and what may be done for it.
  *
- * `fits`: the downtime predicted for what is left is no more than was asked. `stalled`: no new minimum of
- * what is left for a while, in rounds and in time, so that neither a wobble nor a burst of tiny rounds
+ * `meets`: the downtime predicted for what is left is no more than was asked; `fits`: and an eighth is to spare, for
+ * what no prediction sees. `stalled`: no new minimum of what is left for a while, in rounds and in time, so that neither a wobble nor a burst of tiny rounds
  * counts; a new minimum is an eighth below the last. First match wins:
  *
- *   few pages left                               -> STOP small    (does not fit and strict: ABORT)
+ *   few pages left                               -> STOP small    (does not meet and strict: ABORT)
  *   fits, and the writers are slowed             -> STOP level: they suffer for no more than was asked
  *   fits, cheap already, and no longer falling   -> STOP small
  *   fits, stalled                                -> STOP level
- *   the time, or the work, is used up            -> STOP          (does not fit: SWITCH, or if strict ABORT)
+ *   the time, or the work, is used up            -> STOP          (does not meet: SWITCH, or if strict ABORT)
  *   fits, or still falling                       -> ROUND
  *   stalled too high:
  *     writers may be slowed (more)               -> ROUND slowed
+ *     meets                                      -> STOP level
  *     post-copy is allowed                       -> SWITCH
  *     strict                                     -> ABORT
  *     there is a time limit                      -> ROUND, waiting for a dip; in the second half of the
@@ -32,6 +33,7 @@
 #include "base/compiler.h"
 #include "move/policy.h"
 
+#define SPARE 8 /* of the goal, the part that is kept in hand */
 #define STALL_ROUNDS 2
 #define STALL_NS (50 * CLOCK_MSEC)       /* when stopping is good enough */
 #define STALL_HIGH_NS (500 * CLOCK_MSEC) /* before anything drastic */
@@ -128,6 +130,10 @@ static void stuck(struct policy *policy, struct policy_decision *d)
     const struct policy_limits *limits = &policy->limits;
     if (slow(policy, d))
         return;
+    if (!d->exceeds) {
+        stop(d, POLICY_LEVEL);
+        return;
+    }
     if (limits->allow_switch || limits->strict || !limits->max_time_ns) {
         miss(policy, d, POLICY_LEVEL);
         return;
@@ -140,11 +146,12 @@ static void stuck(struct policy *policy, struct policy_decision *d)
 static void judge(struct policy *policy, struct policy_decision *d)
 {
     const struct policy_limits *limits = &policy->limits;
-    bool fits = !d->exceeds;
+    bool meets = !d->exceeds;
+    bool fits = policy_add(d->predicted_ns, d->predicted_ns / SPARE) <= d->max_downtime_ns;
 
     if (d->left_pages <= limits->floor_pages) {
         stop(d, POLICY_SMALL);
-        if (!fits && limits->strict)
+        if (!meets && limits->strict)
             d->what = POLICY_ABORT;
         return;
     }
@@ -158,7 +165,7 @@ static void judge(struct policy *policy, struct policy_decision *d)
         return;
     }
     enum policy_why used = used_up(policy, d);
-    if (used && fits)
+    if (used && meets)
         stop(d, used);
     else if (used)
         miss(policy, d, used);

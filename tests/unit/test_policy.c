@@ -238,6 +238,29 @@ static void test_slowing_goes_down_in_steps_and_ends_when_it_fits(void **state)
     assert_false(d.exceeds);
 }
 
+/* 95 ms where 100 are asked: enough if nothing else helps, but no eighth to spare. */
+static void test_a_goal_is_not_met_by_a_hair(void **state)
+{
+    struct policy policy = of_kind(POLICY_GOAL);
+    (void)state;
+    policy.limits.max_downtime_ns = 100 * CLOCK_MSEC;
+    struct policy_decision d = round_of(&policy, GIB_PAGES, 95000);
+    while (d.what == POLICY_ROUND && d.why == POLICY_GO)
+        d = round_of(&policy, 95000, 95000);
+    expect(d, POLICY_ROUND, POLICY_SLOWED);
+    expect(round_of(&policy, 95000, 88000), POLICY_STOP, POLICY_LEVEL);
+    policy = of_kind(POLICY_GOAL);
+    policy.limits.max_downtime_ns = 100 * CLOCK_MSEC;
+    policy.limits.allow_throttle = false;
+    policy.limits.allow_switch = policy.limits.strict = true;
+    (void)round_of(&policy, GIB_PAGES, 95000);
+    do
+        d = round_of(&policy, 95000, 95000);
+    while (d.what == POLICY_ROUND);
+    expect(d, POLICY_STOP, POLICY_LEVEL);
+    assert_false(d.exceeds);
+}
+
 static void test_release_comes_once(void **state)
 {
     struct policy policy = of_kind(POLICY_GOAL);
@@ -456,6 +479,7 @@ int main(void)
         cmocka_unit_test(test_a_wobble_is_no_stall),
         cmocka_unit_test(test_what_is_done_about_a_miss),
         cmocka_unit_test(test_slowing_goes_down_in_steps_and_ends_when_it_fits),
+        cmocka_unit_test(test_a_goal_is_not_met_by_a_hair),
         cmocka_unit_test(test_release_comes_once),
         cmocka_unit_test(test_the_time_is_kept),
         cmocka_unit_test(test_work_is_bounded_without_a_time),
