@@ -80,10 +80,12 @@ enum bill_page_class {
 
 /* Ways to send less than a page's bytes; a page can be in several. Saved: against sending it whole. */
 enum bill_class {
-    BILL_CLASS_ZERO,   /* as a range */
-    BILL_CLASS_SAME,   /* not at all: unchanged since it was last sent */
-    BILL_CLASS_DELTA,  /* only what changed */
-    BILL_CLASS_PACKED, /* in a packed section */
+    BILL_CLASS_NEVER_TOUCHED, /* not at all: a hole of the memory file, in the first pass */
+    BILL_CLASS_FREE,          /* the same, or as a range and unread: given back by the guest */
+    BILL_CLASS_ZERO,          /* as a range */
+    BILL_CLASS_SAME,          /* not at all: unchanged since it was last sent */
+    BILL_CLASS_DELTA,         /* only what changed */
+    BILL_CLASS_PACKED,        /* in a packed section */
     BILL_CLASS_MAX
 };
 

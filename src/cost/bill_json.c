@@ -44,6 +44,8 @@ static const char *const page_names[] = {
     [BILL_PAGES_DATA] = "data",
 };
 static const char *const class_names[] = {
+    [BILL_CLASS_NEVER_TOUCHED] = "never_touched",
+    [BILL_CLASS_FREE] = "free",
     [BILL_CLASS_ZERO] = "zero",
     [BILL_CLASS_SAME] = "same",
     [BILL_CLASS_DELTA] = "delta",

@@ -376,10 +376,9 @@ static void print_pages(const json_t *bill, FILE *out)
 static void print_savings(const json_t *bill, FILE *out)
 {
     static const char *const classes[][2] = {
-        { "zero", "as ranges of zeros" },
-        { "same", "unchanged since sent" },
-        { "delta", "only what changed" },
-        { "packed", "packed" },
+        { "never_touched", "never touched" }, { "free", "given back by the guest" },
+        { "zero", "as ranges of zeros" },     { "same", "unchanged since sent" },
+        { "delta", "only what changed" },     { "packed", "packed" },
     };
     const json_t *all = json_object_get(bill, "classes");
     uint64_t saved = 0;

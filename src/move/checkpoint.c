@@ -2,7 +2,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "mem/dirty.h"
-#include "move/page_maker.h"
+#include "move/page_bill.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -95,6 +95,7 @@ static int put_pages(struct writing *w, struct err *err)
     bill_pages(w->bill, BILL_PAGES_DATA, n->data);
     bill_bytes(w->bill, BILL_BYTES_PAGE_DATA, n->data * PAGE_BYTES);
     bill_bytes(w->bill, BILL_BYTES_PROTOCOL, n->bytes - n->data * PAGE_BYTES);
+    page_bill_classes(w->bill, n, &source);
     struct bill_round round = { .paused = true,
                                 .pages_data = n->data,
                                 .pages_zero = n->zero,

@@ -58,6 +58,7 @@ struct migration {
     uint64_t visited;          /* pages the first round came to */
     uint64_t lane_pages_bytes; /* of whole rounds */
     uint64_t told_bytes;       /* on lanes, as the engine last heard of progress */
+    uint64_t round_lane_bytes; /* on lanes, as the round began */
     uint64_t round_began_ns, progress_told_ns;
     uint64_t round_rate;     /* the policy's limit for this round; 0 = none */
     uint64_t send_ns;        /* of this round, in the control connection's hands */

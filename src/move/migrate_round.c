@@ -10,6 +10,7 @@
  */
 #include "base/log.h"
 #include "move/migrate_impl.h"
+#include "move/page_bill.h"
 #include "state/pages.h"
 
 #include <errno.h>
@@ -102,6 +103,7 @@ static int begin_round(struct migration *m, uint32_t number)
         rc = migrate_lanes_start(m, &m->pages, &m->memo);
     if (!rc && want_lanes(m)) {
         m->sender = SENDER_LANES;
+        m->round_lane_bytes = lanes_out_bytes(&m->lanes);
         rc = lanes_out_begin(&m->lanes, (uint16_t)number, m->round_pages);
     }
     return rc;
@@ -162,11 +164,7 @@ static void bill_it(struct migration *m, const struct page_count *n, uint64_t le
         bill_pages_again(m->bill, page_count_sent(n) - n->free);
         bill_pages_freed_later(m->bill, n->free);
     }
-    uint64_t zeroes = n->zero + n->free;
-    bill_class(m->bill, BILL_CLASS_ZERO, zeroes, zeroes * PAGE_BYTES - zero_bytes, n->zero_ns);
-    bill_class(m->bill, BILL_CLASS_SAME, n->same, n->same * PAGE_BYTES, n->same_ns);
-    bill_class(m->bill, BILL_CLASS_DELTA, n->delta, n->delta_saved_bytes, n->delta_ns);
-    bill_class(m->bill, BILL_CLASS_PACKED, n->packed, n->packed_saved_bytes, n->packed_ns);
+    page_bill_classes(m->bill, n, &m->pages);
     struct bill_round round = { .paused = m->last_round,
                                 .pages_data = n->data + n->delta,
                                 .pages_zero = n->zero,
@@ -218,6 +216,23 @@ uint64_t migrate_round_left(struct migration *m)
         return 0;
     m->progress.pages_left = left;
     return left;
+}
+
+/* With what the round has measured so far, for a policy that has a time to keep. */
+static void enqueue_progress(struct migration *m)
+{
+    struct migrate_queued *q = migrate_enqueue(m, SOURCE_PROGRESS);
+    bool lanes = m->sender == SENDER_LANES;
+    uint64_t taken, left;
+    if (m->last_round || fixed_rounds(m) || !m->request->policy.max_time_ns)
+        return;
+    if (page_source_look(&m->pages, &taken, &left))
+        return; /* the round's end will tell */
+    q->event.round.pages = taken;
+    q->event.round.bytes =
+        lanes ? lanes_out_bytes(&m->lanes) - m->round_lane_bytes : m->maker.count.bytes;
+    q->event.round.left_pages = left;
+    q->event.round.send_ns = lanes ? lanes_out_send_ns(&m->lanes) : m->send_ns;
 }
 
 static void tell_progress(struct migration *m)
@@ -279,7 +294,7 @@ void migrate_round_continue(struct migration *m)
     uint64_t told_ns = m->progress_told_ns;
     tell_progress(m);
     if (told_ns != m->progress_told_ns)
-        (void)migrate_enqueue(m, SOURCE_PROGRESS);
+        enqueue_progress(m);
 }
 
 void migrate_lane_failed(struct migration *m, const struct err *err)
@@ -315,7 +330,7 @@ void migrate_round_watch(struct migration *m)
         tell_progress(m);
         uint64_t bytes = lanes_out_bytes(&m->lanes);
         if (bytes != m->told_bytes)
-            (void)migrate_enqueue(m, SOURCE_PROGRESS);
+            enqueue_progress(m);
         m->told_bytes = bytes;
     }
 }

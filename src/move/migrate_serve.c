@@ -1,11 +1,23 @@
 /* The source's pump in post-copy: what is said when the guest goes, and what is done after. */
 #include "base/log.h"
 #include "move/migrate_impl.h"
+#include "move/page_bill.h"
 #include "state/pages.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* Of what no round came to. */
+static void bill_untouched(struct migration *m, const struct serve_listed *listed)
+{
+    uint64_t free = listed->untouched_free, untouched = listed->untouched - free;
+    bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, untouched);
+    bill_pages(m->bill, BILL_PAGES_FREE, free);
+    bill_class(m->bill, BILL_CLASS_NEVER_TOUCHED, untouched, untouched * PAGE_BYTES,
+               listed->told_ns);
+    bill_class(m->bill, BILL_CLASS_FREE, free, free * PAGE_BYTES, 0);
+}
 
 /* Post-copy: says which pages the target lacks, and keeps them. */
 void migrate_send_absent(struct migration *m)
@@ -25,8 +37,7 @@ void migrate_send_absent(struct migration *m)
         return;
     }
     unsigned queued = m->queue_count;
-    bill_pages(m->bill, BILL_PAGES_NEVER_TOUCHED, listed.untouched - listed.untouched_free);
-    bill_pages(m->bill, BILL_PAGES_FREE, listed.untouched_free);
+    bill_untouched(m, &listed);
     migrate_send_bytes(m, out.data, out.len, BILL_BYTES_PROTOCOL);
     m->progress.pages_left = listed.pages;
     if (m->queue_count != queued || m->wire.link.mid_section)
@@ -270,7 +281,7 @@ void migrate_bill_serving(struct migration *m)
     uint64_t zero_bytes = n->zero_runs * PAGES_RUN_BYTES, sent_bytes = n->data_bytes - unsent;
     uint64_t again_bytes = MIN(n->data_again_bytes, sent_bytes);
     uint64_t data = s->answered_data, again = s->answered_data_again;
-    uint64_t zero = s->answered_zero + s->answered_zero_again, zeroes = n->zero + n->free;
+    uint64_t zero = s->answered_zero + s->answered_zero_again;
     bill_bytes(m->bill, BILL_BYTES_PAGE_DATA, sent_bytes - again_bytes + data * PAGE_BYTES);
     bill_bytes(m->bill, BILL_BYTES_REPEATED, again_bytes + again * PAGE_BYTES);
     bill_bytes(m->bill, BILL_BYTES_ZERO_RANGES, zero_bytes);
@@ -281,8 +292,7 @@ void migrate_bill_serving(struct migration *m)
     bill_pages(m->bill, BILL_PAGES_FREE, n->free - n->free_again);
     bill_pages_again(m->bill, n->data_again + again + n->zero_again + s->answered_zero_again);
     bill_pages_freed_later(m->bill, n->free_again);
-    bill_class(m->bill, BILL_CLASS_ZERO, zeroes, zeroes * PAGE_BYTES - zero_bytes, n->zero_ns);
-    bill_class(m->bill, BILL_CLASS_PACKED, n->packed, n->packed_saved_bytes, n->packed_ns);
+    page_bill_classes(m->bill, n, &m->push_pages);
     struct bill_faults faults = { .answered = data + again + zero,
                                   .late = s->late,
                                   .known = m->engine.state == SOURCE_DONE && !m->engine.reason };

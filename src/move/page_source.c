@@ -1,4 +1,5 @@
 #include "move/page_source.h"
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "mem/discard.h"
 #include "move/serve.h"
@@ -39,6 +40,7 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
     source->stopped = false;
     source->untouched = set ? set->untouched : 0;
     source->untouched_free = set ? set->untouched_free : 0;
+    source->told_ns = 0;
     source->passed = source->untouched;
 }
 
@@ -52,6 +54,32 @@ void page_source_stop(struct page_source *source)
     if (source->set)
         round_set_give_back(source->set);
     (void)pthread_mutex_unlock(&source->lock);
+}
+
+static uint64_t count_pending(const struct dirty *dirty, uint64_t from, uint64_t to)
+{
+    uint64_t pages = 0;
+    for (uint64_t w = from / 64; w < to / 64; w++)
+        pages += (uint64_t)__builtin_popcountll(dirty->pending[w]);
+    return pages;
+}
+
+int page_source_look(struct page_source *source, uint64_t *ret_taken, uint64_t *ret_left)
+{
+    uint64_t all = 0;
+    ASSERT(!source->set && !source->serve);
+    (void)pthread_mutex_lock(&source->lock);
+    int rc = dirty_fetch(source->dirty, &all);
+    uint64_t at = MIN(source->next, source->mem->pages);
+    uint64_t ahead = count_pending(source->dirty, at, source->mem->pages), behind = all - ahead;
+    if (source->skip_untouched) {
+        uint64_t touched = mem_resident_pages(source->mem), seen = at - MIN(source->untouched, at);
+        ahead = MIN(ahead, touched > seen ? touched - seen : 0);
+    }
+    *ret_taken = source->passed - source->untouched;
+    *ret_left = behind + ahead;
+    (void)pthread_mutex_unlock(&source->lock);
+    return rc;
 }
 
 uint64_t page_source_visited(const struct page_source *source)
@@ -186,28 +214,38 @@ static int sort_word(struct page_source *source, struct page_stripe *stripe, uns
     return rc;
 }
 
+/* Moves `next` on to a word with something to send, or to the end. */
+static int find_stripe(struct page_source *source)
+{
+    for (;;) {
+        source->next = dirty_next(source->dirty, source->next);
+        if (!source->skip_untouched || source->next >= source->mem->pages)
+            return 0;
+        unsigned words;
+        int rc = pass_hole(source, &words);
+        if (rc || words == 0)
+            return rc;
+        source->next += words * UINT64_C(64);
+    }
+}
+
 /* Takes the next stripe; words 0: nothing is left in this round. */
 static int take_stripe(struct page_source *source, struct page_stripe *stripe)
 {
+    uint64_t began_ns = clock_thread_cpu_ns();
     stripe->words = stripe->at = 0;
-    for (;;) {
-        source->next = dirty_next(source->dirty, source->next);
-        if (source->next >= source->mem->pages)
-            return 0;
-        unsigned words = 0;
-        int rc = source->skip_untouched ? pass_hole(source, &words) : 0;
-        if (rc)
-            return rc;
-        source->next += words * UINT64_C(64);
-        if (words == 0)
-            break;
-    }
+    int rc = find_stripe(source);
+    source->told_ns += clock_thread_cpu_ns() - began_ns;
+    if (rc || source->next >= source->mem->pages)
+        return rc;
     stripe->first = source->next;
     stripe->words = words_for(source);
     source->next += stripe->words * UINT64_C(64);
-    int rc = dirty_take(source->dirty, stripe->first, stripe->words, stripe->bits);
+    rc = dirty_take(source->dirty, stripe->first, stripe->words, stripe->bits);
+    began_ns = clock_thread_cpu_ns();
     for (unsigned w = 0; w < stripe->words && !rc; w++)
         rc = sort_word(source, stripe, w);
+    source->told_ns += clock_thread_cpu_ns() - began_ns;
     return rc;
 }
 
@@ -277,8 +315,10 @@ static int take_from_set(struct page_source *source, unsigned room, struct page_
 static int take_from_serve(struct page_source *source, unsigned room, struct page_batch *batch)
 {
     serve_take(source->serve, room, batch);
+    uint64_t began_ns = clock_thread_cpu_ns();
     for (unsigned w = 0; w < batch->words; w++)
         batch->free[w] = find_free(source, batch->first + w * UINT64_C(64), batch->bits[w]);
+    source->told_ns += clock_thread_cpu_ns() - began_ns;
     return 0;
 }
 

@@ -65,6 +65,7 @@ struct serve_listed {
     /* Of those that no round came to: left out as never touched, zero at both sides; and of these, how many the
      * guest had given back. */
     uint64_t untouched, untouched_free;
+    uint64_t told_ns; /* CPU time: finding those */
 };
 
 /* Makes the list, and appends it to `out` as ABSENT sections. Of a paused guest: what is pending in `dirty` (NULL:

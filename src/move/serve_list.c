@@ -1,4 +1,5 @@
 /* What is to be sent: as the source finds it when it hands the guest over, and as the target says later. */
+#include "base/clock.h"
 #include "mem/discard.h"
 #include "move/serve.h"
 #include "state/absent.h"
@@ -28,10 +29,11 @@ int serve_list(struct serve *serve, const struct dirty *dirty, uint64_t visited,
     CLEANUP_FREE uint64_t *set = calloc(serve->words, sizeof(*set));
     if (!set)
         return -ENOMEM;
+    uint64_t began_ns = clock_thread_cpu_ns();
     int rc = add_touched(serve, visited, set);
     if (rc)
         return rc;
-    *ret = (struct serve_listed){ 0 };
+    *ret = (struct serve_listed){ .told_ns = clock_thread_cpu_ns() - began_ns };
     for (uint64_t w = 0; w < serve->words; w++) {
         uint64_t came_to = visited >= (w + 1) * 64 ? UINT64_MAX
                            : visited <= w * 64     ? 0

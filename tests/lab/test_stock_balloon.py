@@ -77,6 +77,9 @@ def test_free_memory_does_not_travel(stock):
     saved = full["bytes"]["page_data"] - bare["bytes"]["page_data"]
     expect(saved > FREED_MIB * MIB, f"a move sent only {saved / MIB:.0f} MiB less")
     expect(bare["pages"]["free"] * 4096 > FREED_MIB * MIB, f"the bill: {bare['pages']}")
+    free = bare["classes"]["free"]
+    expect(free["pages"] == bare["pages"]["free"] + bare["pages"]["freed_later"] and
+           free["saved_bytes"] > free["pages"] * 4000 and free["cpu_ns"] > 0, f"its class: {free}")
     total = sum(bare["pages"][name] for name in ("never_touched", "free", "zero", "data", "not_reached"))
     expect(total == bare["pages"]["total"], f"the classes add up: {bare['pages']}")
 

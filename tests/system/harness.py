@@ -489,6 +489,10 @@ def check_bill(bill):
     sums(bill["bytes"]["total"], [n for kind, n in bill["bytes"].items() if kind != "total"], "bytes")
     sums(bill["pages"]["total"],
          [n for kind, n in bill["pages"].items() if kind not in ("total", "sent_again", "freed_later")], "pages")
+    if bill["kind"] != "restore":  # which sends nothing
+        pages, classes = bill["pages"], bill["classes"]
+        sums(classes["never_touched"]["pages"], [pages["never_touched"]], "class never_touched")
+        sums(classes["free"]["pages"], [pages["free"], pages["freed_later"]], "class free")
     for side, monitor in bill["monitors"].items():
         if monitor and monitor["cpu_ns"]:
             sums(monitor["cpu_ns"]["total"], [n for group, n in monitor["cpu_ns"].items() if group != "total"],
