@@ -383,7 +383,7 @@ static void note_decision(struct migration *m)
     const struct policy_decision *d = &m->engine.decision;
     const struct move_hooks *hooks = &m->env->hooks;
     struct bill_decision decision = { .at_ns = clock_now_ns() - m->progress.began_ns,
-                                      .round = m->engine.policy.rounds,
+                                      .round = m->engine.round,
                                       .left_pages = d->left_pages,
                                       .link_bytes_per_s = d->link,
                                       .dirty_pages_per_s = d->dirty_per_s,
@@ -394,7 +394,7 @@ static void note_decision(struct migration *m)
     (void)snprintf(decision.what, sizeof(decision.what), "%s", policy_what_name(d->what));
     (void)snprintf(decision.why, sizeof(decision.why), "%s", policy_why_name(d->why));
     bill_decision(m->bill, policy_name(m->request->policy.kind), &decision);
-    m->decided = m->engine.policy.rounds;
+    m->decided = m->engine.decisions;
     /* Rounds can be very short, and events of this kind pile up with a slow subscriber. */
     if (d->what == POLICY_ROUND && d->why == POLICY_GO &&
         decision.at_ns - m->decision_told_ns < MIGRATE_PROGRESS_NS)
@@ -412,7 +412,7 @@ static void deliver(struct migration *m, const struct source_event *event)
     int rc = source_step(&m->engine, event, clock_now_ns(), &m->actions, &err);
     if (rc)
         log_event(LOG_WARN, "move.refused", "%s", err.text);
-    if (m->engine.policy.rounds != m->decided)
+    if (m->engine.decisions != m->decided)
         note_decision(m);
     for (unsigned i = 0; i < m->actions.count; i++)
         carry_out(m, &m->actions.action[i]);

@@ -9,6 +9,7 @@
 
 #define PAGE_TIME_PAGES 256 /* a round of fewer measures its messages, not its pages */
 #define HOLD_MAX UINT64_C(900)
+#define LOOK_NS (500 * CLOCK_MSEC) /* before a round under way tells anything */
 
 static const struct policy_ops *const table[] = {
     [POLICY_GOAL] = &policy_goal_ops,
@@ -114,16 +115,20 @@ uint64_t policy_first_rate(const struct policy *policy)
     return table[policy->limits.kind]->first_rate(policy);
 }
 
-struct policy_decision policy_decide(struct policy *policy, const struct policy_round *round)
+static void measure(struct policy *policy, const struct policy_round *round)
 {
-    policy->rounds++;
     policy->sent_pages = policy_add(policy->sent_pages, round->pages);
     policy->elapsed_ns = policy_add(policy->elapsed_ns, round->duration_ns);
     note_link(policy, round);
     note_page(policy, round);
     if (round->rtt_ns)
         policy->rtt_ns = policy->rtt_ns ? MIN(policy->rtt_ns, round->rtt_ns) : round->rtt_ns;
+}
 
+/* What follows from what was measured, and nothing decided. */
+static struct policy_decision estimate(const struct policy *policy,
+                                       const struct policy_round *round)
+{
     struct policy_decision d = {
         .what = POLICY_ROUND,
         .run_permille = POLICY_RUN_ALL,
@@ -134,8 +139,34 @@ struct policy_decision policy_decide(struct policy *policy, const struct policy_
         .left_pages = round->left_pages,
         .predicted_ns = policy_downtime_ns(policy, round->left_pages),
         .max_downtime_ns = policy->limits.max_downtime_ns,
+        .max_time_ns = policy->limits.max_time_ns,
     };
     d.exceeds = d.predicted_ns > d.max_downtime_ns;
+    d.end_ns = policy_add(policy->elapsed_ns, d.predicted_ns);
+    return d;
+}
+
+struct policy_decision policy_look(const struct policy *policy, const struct policy_round *so_far)
+{
+    struct policy trial = *policy;
+    measure(&trial, so_far);
+    if (so_far->pages >=
+        PAGE_TIME_PAGES) /* of the first round, too: what is left is of all kinds like what went */
+        trial.page_bytes = MIN(so_far->bytes / so_far->pages, UINT64_C(2) * PAGE_BYTES);
+    struct policy_decision d = estimate(&trial, so_far);
+    bool known = so_far->duration_ns >= LOOK_NS || trial.elapsed_ns > trial.limits.max_time_ns;
+    d.rate = policy->limits.bandwidth;
+    d.run_permille = policy->run_permille;
+    if (table[policy->limits.kind]->look && known && d.link)
+        table[policy->limits.kind]->look(&trial, &d);
+    return d;
+}
+
+struct policy_decision policy_decide(struct policy *policy, const struct policy_round *round)
+{
+    policy->rounds++;
+    measure(policy, round);
+    struct policy_decision d = estimate(policy, round);
     table[policy->limits.kind]->decide(policy, round, &d);
     return d;
 }
@@ -198,8 +229,13 @@ const char *policy_explain(const struct policy_decision *d, char *text, size_t s
     show_rate(dirty, sizeof(dirty), policy_scale(d->dirty_per_s, PAGE_BYTES, 1));
     show_time(time, sizeof(time), d->predicted_ns);
     show_time(asked, sizeof(asked), d->max_downtime_ns);
-    (void)snprintf(text, size, "at %s and %s dirtied, downtime would be %s; %s asked", link, dirty,
-                   time, asked);
+    int len = snprintf(text, size, "at %s and %s dirtied, downtime would be %s; %s asked", link,
+                       dirty, time, asked);
+    if (d->max_time_ns == 0 || d->end_ns <= d->max_time_ns || len < 0 || (size_t)len >= size)
+        return text;
+    show_time(time, sizeof(time), d->end_ns);
+    show_time(asked, sizeof(asked), d->max_time_ns);
+    (void)snprintf(text + len, size - (size_t)len, "; %s in all; %s asked", time, asked);
     return text;
 }
 

@@ -11,6 +11,8 @@
  *     SWITCH    let the guest run at the target, the rest follows (only where limits.allow_switch)
  *     ABORT     the goal cannot be met, and the user would rather stay (only where limits.strict)
  *
+ * While a round is under way policy_look() says whether --max-time still bears waiting for its end.
+ *
  * Two policies: `goal` (policy_goal.c) pursues what the user asked for; `clark05` (policy_clark05.c) is
  * the algorithm of Clark et al., Live Migration of Virtual Machines (NSDI 2005), kept for comparison.
  * docs/policies.md describes both. They share the estimates, which are made here:
@@ -71,7 +73,7 @@ enum policy_why {
     POLICY_SLOWED,   /* the writers are to be slowed (more) */
     POLICY_RELEASED, /* they need not be any more */
     POLICY_WAITS, /* it has stopped falling, too high: what time is left is used to wait for a dip */
-    POLICY_TIME,  /* the time is up, or another round would take longer than there is */
+    POLICY_TIME,  /* the time is up, or what is left would take longer than there is */
     POLICY_FACTOR, /* so many times the guest's memory was sent */
     POLICY_RATE,   /* clark05: the next round would need more than the maximum rate */
     POLICY_ROUNDS, /* clark05: as many rounds as it allows */
@@ -87,8 +89,9 @@ struct policy_decision {
     uint64_t dirty_per_s;  /* pages a second, as slowed as they were */
     uint64_t left_pages;   /* dirty now */
     uint64_t predicted_ns; /* downtime if the guest stopped now; UINT64_MAX = no telling */
-    uint64_t max_downtime_ns; /* as asked */
-    bool exceeds;             /* predicted_ns > max_downtime_ns */
+    uint64_t max_downtime_ns;     /* as asked */
+    bool exceeds;                 /* predicted_ns > max_downtime_ns */
+    uint64_t end_ns, max_time_ns; /* the whole move if it stopped now; as asked, 0 = any */
 };
 
 struct policy {
@@ -121,12 +124,23 @@ uint64_t policy_first_rate(const struct policy *policy);
 
 struct policy_decision policy_decide(struct policy *policy, const struct policy_round *round);
 
+/*
+ * Whether the round under way goes on, from what it has measured so far; left_pages: what would be left if it ended now.
+ *     ROUND go     it does
+ *     ROUND time   it does, although --max-time will be missed: to end it would only put into the pause what is sent
+ *                  while the guest runs
+ *     SWITCH time  post-copy is allowed, and what is left takes all of the time that is left
+ *     ABORT time   the time is up, and the user would rather stay
+ */
+struct policy_decision policy_look(const struct policy *policy, const struct policy_round *so_far);
+
 /* The estimates, for whoever asks outside a decision: the time to send `pages` while the guest runs, and
  * the downtime if it stopped with so many left. UINT64_MAX = no telling. */
 uint64_t policy_round_ns(const struct policy *policy, uint64_t pages);
 uint64_t policy_downtime_ns(const struct policy *policy, uint64_t pages);
 
-/* "at 940 Mbit/s and 1.1 Gbit/s dirtied, downtime would be 410 ms; 20 ms asked": returns text. */
+/* "at 940 Mbit/s and 1.1 Gbit/s dirtied, downtime would be 410 ms; 20 ms asked", and of a time that will be missed
+ * "; 75 s in all; 60 s asked": returns text. */
 const char *policy_explain(const struct policy_decision *decision, char *text, size_t size);
 
 const char *policy_name(enum policy_kind kind);      /* "goal", "clark05" */
@@ -147,6 +161,8 @@ struct policy_ops {
     uint64_t (*first_rate)(const struct policy *policy);
     void (*decide)(struct policy *policy, const struct policy_round *round,
                    struct policy_decision *decision);
+    /* With the estimates of a round under way, ended now. NULL: rounds are never cut short. */
+    void (*look)(const struct policy *policy, struct policy_decision *decision);
 };
 extern const struct policy_ops policy_goal_ops, policy_clark05_ops;
 

@@ -20,6 +20,11 @@
  *                                                   time, what is as low as anything before -> STOP
  *     otherwise                                  -> STOP level: the smallest downtime in reach
  *
+ * While a round is under way (look()): what is left, sent now, would end after the time
+ *     post-copy is allowed                       -> SWITCH
+ *     strict, and the time is up                 -> ABORT
+ *     otherwise                                  -> ROUND, to its end: only what it sends is not in the pause
+ *
  * Going on while it fits keeps the downtime falling: a round costs no more than what it saves.
  *
  * Slowing. Let q be what is left over what was left before: what the guest wrote while one page was
@@ -185,8 +190,21 @@ static void decide(struct policy *policy, const struct policy_round *round,
     d->run_permille = policy->run_permille;
 }
 
+static void look(const struct policy *policy, struct policy_decision *d)
+{
+    const struct policy_limits *limits = &policy->limits;
+    if (!limits->max_time_ns || d->end_ns <= limits->max_time_ns || !d->exceeds)
+        return;
+    d->why = POLICY_TIME;
+    if (limits->allow_switch)
+        d->what = POLICY_SWITCH;
+    else if (limits->strict && policy->elapsed_ns > limits->max_time_ns)
+        d->what = POLICY_ABORT;
+}
+
 const struct policy_ops policy_goal_ops = {
     .name = "goal",
     .first_rate = first_rate,
     .decide = decide,
+    .look = look,
 };

@@ -115,6 +115,32 @@ uint64_t policy_model_pause_ns(const struct policy_model *model, uint64_t pages,
 
 /* ---------------------------------------------------------------------------------------- a move */
 
+#define LOOKS 16
+
+/* The round that `model` would send whole, ended early where policy_look() says so: *ret is what it was until then, and
+ * *ret_decision says why. */
+static bool cut_short(struct policy_model *model, const struct policy *policy, uint64_t pages,
+                      bool first, uint64_t rate, uint32_t run, struct policy_round *ret,
+                      struct policy_decision *ret_decision)
+{
+    if (!policy->limits.max_time_ns || policy->limits.kind != POLICY_GOAL)
+        return false;
+    for (unsigned i = 1; i < LOOKS; i++) {
+        struct policy_model part = *model;
+        uint64_t sent = policy_scale(pages, i, LOOKS);
+        uint64_t data = first ? MIN(pages, model->guest.data_pages) : pages;
+        *ret = policy_model_round(&part, policy_scale(data, i, LOOKS), false, rate, run, false);
+        ret->left_pages = policy_add(ret->left_pages, data - policy_scale(data, i, LOOKS));
+        *ret_decision = policy_look(policy, ret);
+        if (ret_decision->what == POLICY_ROUND)
+            continue;
+        ret->pages = sent;
+        *model = part;
+        return true;
+    }
+    return false;
+}
+
 struct policy_outcome policy_model_run(struct policy_model *model,
                                        const struct policy_limits *limits, uint32_t max_rounds)
 {
@@ -127,12 +153,15 @@ struct policy_outcome policy_model_run(struct policy_model *model,
     uint32_t run = POLICY_RUN_ALL;
     do {
         uint64_t began_ns = model->now_ns;
-        struct policy_round round =
-            policy_model_round(model, pages, out.rounds == 0, rate, run, skip);
+        struct policy_round round;
+        bool cut = cut_short(model, &policy, pages, out.rounds == 0, rate, run, &round, &out.last);
+        if (!cut)
+            round = policy_model_round(model, pages, out.rounds == 0, rate, run, skip);
         out.held_ns += policy_scale(model->now_ns - began_ns, POLICY_RUN_ALL - run, POLICY_RUN_ALL);
         out.rounds++;
         out.pages += round.pages;
-        out.last = policy_decide(&policy, &round);
+        if (!cut)
+            out.last = policy_decide(&policy, &round);
         pages = out.left_pages = round.left_pages;
         rate = out.last.rate;
         if (out.last.run_permille != run) {

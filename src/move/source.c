@@ -297,7 +297,9 @@ int source_step(struct source *source, const struct source_event *event, uint64_
         tick(&c);
     } else if (on_connection(event->kind) && event->conn != source->conn) {
         rc = refuse(&c);
-    } else if (event->kind != SOURCE_PROGRESS) {
+    } else if (event->kind == SOURCE_PROGRESS) {
+        source_on_progress(&c);
+    } else {
         const struct row *row = find_row(&c);
         rc = row ? row->fn(&c) : SOURCE_REFUSE;
         if (rc == SOURCE_REFUSE)

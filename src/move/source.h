@@ -162,9 +162,11 @@ enum source_event_kind {
     SOURCE_MESSAGE,        /* conn, message */
     SOURCE_BAD_BYTES,      /* conn, why: what came is no valid message */
     SOURCE_LOST,           /* conn, why: connection broken or closed by the peer */
-    SOURCE_PROGRESS,       /* conn: the peer took bytes. Any rate; once every 100 ms is plenty */
-    SOURCE_URGENT_OPEN,    /* conn: the lane beside it */
-    SOURCE_ROUND_SENT,     /* conn, round: all of the round is in the connection */
+    SOURCE_PROGRESS,    /* conn: the peer took bytes. Any rate; once every 100 ms is plenty. round:
+                            * what the round under way has sent so far, and what would be left if it
+                            * ended now; pages 0: not measured */
+    SOURCE_URGENT_OPEN, /* conn: the lane beside it */
+    SOURCE_ROUND_SENT,  /* conn, round: all of the round is in the connection */
     SOURCE_PAUSED,
     SOURCE_STATE_SENT,    /* conn, sections */
     SOURCE_RECORDED,      /* the last WRITE_RECORD is durable */
@@ -214,7 +216,8 @@ struct source {
     bool committed;          /* the target has said that it owns the guest */
     bool target_gone;        /* it has said that it holds nothing */
     bool giving_up;          /* RECORDING: reclaim as soon as the write has ended */
-    bool switching;          /* a person wants post-copy */
+    bool switching;          /* a person wants post-copy, or the time demands it */
+    bool late;               /* it was said that the time will be missed */
     bool post_copy;          /* decided: the last round is ABSENT */
     bool urgent;             /* the urgent lane beside `conn` is open */
 
@@ -227,7 +230,8 @@ struct source {
     uint64_t stale;                 /* events dropped as stale */
 
     struct policy policy;
-    struct policy_decision decision; /* the last one; policy.rounds counts them */
+    struct policy_decision decision; /* the last one */
+    uint32_t decisions;              /* made so far */
     char why_text[192];              /* the numbers behind it, for people */
     uint32_t round;                  /* number of the current or last round */
     bool round_sent, round_acked, state_asked;

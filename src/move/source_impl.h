@@ -46,6 +46,7 @@ int source_on_connected(struct source_call *c);
 int source_on_verdict(struct source_call *c);
 int source_on_reserved(struct source_call *c);
 int source_on_round_sent(struct source_call *c);
+void source_on_progress(struct source_call *c);
 int source_on_round_ack(struct source_call *c);
 int source_on_guest_prepared(struct source_call *c);
 int source_on_paused(struct source_call *c);

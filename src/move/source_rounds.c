@@ -143,27 +143,64 @@ int source_on_guest_prepared(struct source_call *c)
     return 0;
 }
 
+static void note_decision(struct source_call *c, const struct policy_decision *d)
+{
+    struct source *s = c->s;
+    s->decision = *d;
+    s->decisions++;
+    (void)policy_explain(d, s->why_text, sizeof(s->why_text));
+    (void)snprintf(s->note, sizeof(s->note), "round %u, %llu pages left: %s, %s: %.120s", s->round,
+                   (unsigned long long)d->left_pages, policy_what_name(d->what),
+                   policy_why_name(d->why), s->why_text);
+    source_emit(c, s->state, s->note);
+}
+
+static void give_up(struct source_call *c)
+{
+    struct err why;
+    (void)err_set(&why, ERR_GUEST, ETIME, "the goal cannot be met: %s", c->s->why_text);
+    source_trouble(c, REASON_GOAL, &why, true);
+}
+
+/* A round is under way, and measured something: whether the time limit bears waiting for its end. */
+void source_on_progress(struct source_call *c)
+{
+    struct source *s = c->s;
+    if (s->state != SOURCE_COPYING || s->round_sent || s->switching || c->e->round.pages == 0)
+        return;
+    struct policy_round so_far = { .pages = c->e->round.pages,
+                                   .bytes = c->e->round.bytes,
+                                   .left_pages = c->e->round.left_pages,
+                                   .send_ns = c->e->round.send_ns,
+                                   .duration_ns = c->now - s->round_began_ns };
+    struct policy_decision d = policy_look(&s->policy, &so_far);
+    if (d.why != POLICY_TIME || (d.what == POLICY_ROUND && s->late))
+        return;
+    s->late = true;
+    note_decision(c, &d);
+    if (d.what == POLICY_SWITCH) {
+        s->switching = true;
+        (void)move_act(c->out, ACTION_END_ROUND);
+    } else if (d.what == POLICY_ABORT) {
+        give_up(c);
+    }
+}
+
 /* What the policy makes of the round that was just acknowledged. */
 static void decide(struct source_call *c)
 {
     struct source *s = c->s;
     uint32_t run_permille = s->policy.run_permille;
     struct policy_decision d = policy_decide(&s->policy, &s->round_facts);
-    struct err why;
 
     bool help = wants_help(s, &d, run_permille);
     if (help) /* what was decided waits for what comes of it */
         s->policy.run_permille = d.run_permille = run_permille;
-    s->decision = d;
-    (void)policy_explain(&d, s->why_text, sizeof(s->why_text));
-    (void)snprintf(s->note, sizeof(s->note), "round %u, %llu pages left: %s, %s: %.120s", s->round,
-                   (unsigned long long)d.left_pages, policy_what_name(d.what),
-                   policy_why_name(d.why), s->why_text);
-    source_emit(c, s->state, s->note);
     if (s->switching) {
         begin_switch(c);
         return;
     }
+    note_decision(c, &d);
     if (help) {
         s->guest_asked = s->preparing = true;
         move_act(c->out, ACTION_PREPARE_GUEST)->slow = d.why != POLICY_SMALL;
@@ -176,8 +213,7 @@ static void decide(struct source_call *c)
         begin_round(c, ROUND_RUNNING);
         break;
     case POLICY_ABORT:
-        (void)err_set(&why, ERR_GUEST, ETIME, "the goal cannot be met: %s", s->why_text);
-        source_trouble(c, REASON_GOAL, &why, true);
+        give_up(c);
         break;
     case POLICY_SWITCH:
         begin_switch(c);

@@ -201,9 +201,13 @@ static bool make_source_event(struct source_view *view, struct cursor *in, struc
         make_message(in, message);
         event->message = message;
         return !asked->connect;
+    case SOURCE_PROGRESS:
+        event->round.pages = cursor_u8(in);
+        event->round.bytes = event->round.pages * 4096;
+        event->round.left_pages = cursor_u8(in);
+        return !asked->connect;
     case SOURCE_BAD_BYTES:
     case SOURCE_LOST:
-    case SOURCE_PROGRESS:
         return !asked->connect; /* there is a connection, or was */
     case SOURCE_FAULT:
         return asked->pause || asked->round || asked->state;

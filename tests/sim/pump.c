@@ -280,6 +280,13 @@ static void send_round(struct world *w, const struct move_action *action)
     w->left_pages = last ? 0 : pages / (2 + world_random(w, 7));
     CHECK(w, !last || !w->source_runs, "the last round while the guest runs");
 
+    if (!last && w->source.config.policy.max_time_ns) { /* seen on the way, or late */
+        struct source_event *look = &work(w, SIDE_SOURCE)->source;
+        look->kind = SOURCE_PROGRESS;
+        look->conn = action->conn;
+        look->round.pages = look->round.left_pages = pages / 2;
+        look->round.bytes = pages / 2 * 4096;
+    }
     struct source_event *event = &work(w, SIDE_SOURCE)->source;
     event->kind = SOURCE_ROUND_SENT;
     event->conn = action->conn;

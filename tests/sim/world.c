@@ -688,6 +688,10 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     if (config.post_copy == SOURCE_POST_COPY_ALLOW)
         config.policy.max_downtime_ns = 1; /* never met */
     config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
+    if (schedule->seed % 7 == 3) { /* up at once: rounds are cut short */
+        config.policy.max_time_ns = config.policy.max_downtime_ns = 1;
+        config.policy.strict = !config.policy.allow_switch && schedule->seed % 2;
+    }
     config.hello.pages = w->left_pages = 4096;
     config.prepare = schedule->seed % 2;
     snprintf(config.hello.name, sizeof(config.hello.name), "guest");

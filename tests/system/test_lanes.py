@@ -175,6 +175,35 @@ def changed_on_the_way():
         check(two.state("vm") == "running", two.state("vm"))
 
 
+def late_move(*args, status=0):
+    """The bill of one whose first round takes thrice the time there is, and where its guest runs afterwards."""
+    with Host() as one, Host() as two:
+        start(one, "vm")
+        wait_for("the guest to write", lambda: os.path.getsize(saved(one)[1]) > 6 << 20)
+        target = receive(two)
+        bill = one.migrate("vm", target.address, "--bandwidth", "16Mbit/s", "--compress", "off", "--max-time", "1s",
+                           *args, status=status)
+        progress(one if status else two)
+        return bill
+
+
+def cut_for_the_time():
+    bill = late_move("--post-copy", "allow", "--lanes", "2")
+    last = bill["policy"]["decisions"][-1]
+    check(bill["outcome"] == "completed" and (last["what"], last["why"]) == ("switch", "time"), str(bill["policy"]))
+    check(len([r for r in bill["rounds"]["list"] if not r["paused"]]) == 1, str(bill["rounds"]))
+    faults = bill["faults"]
+    check(faults["pages_absent"] > 500 and faults["pages_missing"] == 0, str(faults))
+    bill = late_move("--strict", "--lanes", "0", status=1)
+    last = bill["policy"]["decisions"][-1]
+    check(bill["outcome"] == "failed" and bill["owner"] == "source", str(bill))
+    check((last["what"], last["why"]) == ("abort", "time") and bill["rounds"]["count"] == 0, str(bill["policy"]))
+    check("in all; 1000 ms asked" in bill["failure"]["text"], bill["failure"]["text"])
+    bill = late_move()
+    first = bill["policy"]["decisions"][0]
+    check(bill["outcome"] == "completed" and (first["what"], first["why"]) == ("round", "time"), str(bill["policy"]))
+
+
 def nothing_to_change():
     with Host() as one:
         start(one)
@@ -196,5 +225,6 @@ if __name__ == "__main__":
         ("post-copy packed", post_copy_packed),
         ("post-copy limited", post_copy_limited),
         ("post-copy changed on the way", post_copy_changed_on_the_way),
+        ("cut for the time", cut_for_the_time),
         ("nothing to change", nothing_to_change),
     ])

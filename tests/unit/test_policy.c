@@ -295,6 +295,55 @@ static void test_the_time_is_kept(void **state)
     expect(round_of(&policy, GIB_PAGES, 190000), POLICY_ROUND, POLICY_GO);
 }
 
+/* A tenth of the first round in a second, nothing written: 10 s in all. */
+static struct policy_decision look_at(struct policy *policy, uint64_t tenths)
+{
+    struct policy_round so_far = { .pages = tenths * 100000,
+                                   .bytes = tenths * 100000 * 4096,
+                                   .duration_ns = tenths * CLOCK_SECOND,
+                                   .left_pages = (10 - tenths) * 100000 };
+    return policy_look(policy, &so_far);
+}
+
+static void test_a_round_is_cut_for_the_time(void **state)
+{
+    struct policy policy = of_kind(POLICY_GOAL);
+    (void)state;
+    expect(look_at(&policy, 9), POLICY_ROUND, POLICY_GO); /* no limit */
+    policy.limits.max_time_ns = 10 * CLOCK_SECOND;
+    expect(look_at(&policy, 1), POLICY_ROUND, POLICY_GO);
+    struct policy before = policy;
+    policy.limits.max_time_ns = 5 * CLOCK_SECOND;
+    expect(look_at(&policy, 1), POLICY_ROUND, POLICY_TIME); /* told, and to be borne */
+    assert_int_equal(look_at(&policy, 1).end_ns, 10 * CLOCK_SECOND);
+    policy.limits.strict = true;
+    expect(look_at(&policy, 5), POLICY_ROUND, POLICY_TIME);
+    expect(look_at(&policy, 6), POLICY_ABORT, POLICY_TIME);
+    policy.limits.allow_switch = true;
+    expect(look_at(&policy, 1), POLICY_SWITCH, POLICY_TIME);
+    policy.limits.max_downtime_ns = 9 * CLOCK_SECOND; /* what is left may be in the pause */
+    expect(look_at(&policy, 1), POLICY_ROUND, POLICY_GO);
+    policy.limits = before.limits;
+    assert_memory_equal(&policy, &before, sizeof(policy)); /* looking changes nothing */
+    /* Too early to tell; and no link measured. */
+    policy.limits.max_time_ns = 5 * CLOCK_SECOND;
+    policy.limits.allow_switch = true;
+    struct policy_round early = {
+        .pages = 1000, .bytes = 4096000, .duration_ns = CLOCK_MSEC, .left_pages = GIB_PAGES * 64
+    };
+    expect(policy_look(&policy, &early), POLICY_ROUND, POLICY_GO);
+    struct policy_round nothing = { .duration_ns = CLOCK_SECOND, .left_pages = GIB_PAGES };
+    expect(policy_look(&policy, &nothing), POLICY_ROUND, POLICY_GO);
+    /* What was spent before counts. */
+    policy_begin(&policy, 4 * CLOCK_SECOND);
+    policy.limits.allow_switch = false;
+    policy.limits.strict = true;
+    expect(look_at(&policy, 2), POLICY_ABORT, POLICY_TIME);
+    struct policy clark = of_kind(POLICY_CLARK05);
+    clark.limits.max_time_ns = 1;
+    expect(look_at(&clark, 1), POLICY_ROUND, POLICY_GO);
+}
+
 static void test_work_is_bounded_without_a_time(void **state)
 {
     struct policy policy = of_kind(POLICY_GOAL);
@@ -482,6 +531,7 @@ int main(void)
         cmocka_unit_test(test_a_goal_is_not_met_by_a_hair),
         cmocka_unit_test(test_release_comes_once),
         cmocka_unit_test(test_the_time_is_kept),
+        cmocka_unit_test(test_a_round_is_cut_for_the_time),
         cmocka_unit_test(test_work_is_bounded_without_a_time),
         cmocka_unit_test(test_a_pause_that_alone_is_too_long),
         cmocka_unit_test(test_clark05_step_by_step),

@@ -314,6 +314,60 @@ static void test_refused_by_the_target(void **state)
     assert_int_equal(source.verdict.reason[0].code, REASON_CPU_FEATURE);
 }
 
+/* Half of a round that takes 4 s is sent. */
+static int half_way(void)
+{
+    struct source_event event = event_of(SOURCE_PROGRESS, 0);
+    event.round.pages = event.round.left_pages = 100000;
+    event.round.bytes = 100000 * UINT64_C(4096);
+    return step(event);
+}
+
+static void begin_late_round(bool allow_switch, bool strict)
+{
+    reach(SOURCE_COPYING);
+    source.policy.limits.max_time_ns = 3 * CLOCK_SECOND;
+    source.policy.limits.allow_switch = allow_switch;
+    source.policy.limits.strict = strict;
+    now += 2 * CLOCK_SECOND;
+}
+
+static void test_a_round_cut_for_the_time(void **state)
+{
+    (void)state;
+    begin_late_round(true, false);
+    play(SOURCE_PROGRESS, 0); /* not measured */
+    assert_false(asked(ACTION_END_ROUND));
+    assert_int_equal(half_way(), 0);
+    assert_true(asked(ACTION_END_ROUND));
+    assert_true(source.switching && source.decision.what == POLICY_SWITCH);
+    assert_non_null(strstr(source.why_text, " in all; 3000 ms asked"));
+    assert_int_equal(half_way(), 0); /* once is enough */
+    assert_false(asked(ACTION_END_ROUND));
+    assert_int_equal(source.decisions, 1);
+    play(SOURCE_ROUND_SENT, 0);
+    assert_int_equal(half_way(), 0);
+    play(SOURCE_MESSAGE, MESSAGE_ROUND_ACK);
+    assert_true(asked(ACTION_OPEN_URGENT));
+
+    begin_late_round(false, true);
+    assert_int_equal(half_way(), 0); /* there is still time */
+    assert_int_equal(source.state, SOURCE_COPYING);
+    now += 2 * CLOCK_SECOND;
+    assert_int_equal(half_way(), 0);
+    assert_int_equal(source.state, SOURCE_FAILED);
+    assert_int_equal(source.reason, REASON_GOAL);
+
+    begin_late_round(false, false);
+    for (unsigned i = 0; i < 5; i++) { /* told once, and borne */
+        now += CLOCK_SECOND;
+        assert_int_equal(half_way(), 0);
+        assert_int_equal(source.decisions, 1);
+        assert_int_equal(source.state, SOURCE_COPYING);
+        assert_false(asked(ACTION_END_ROUND));
+    }
+}
+
 static void test_stall(void **state)
 {
     (void)state;
@@ -553,6 +607,7 @@ int main(void)
         cmocka_unit_test(test_wrong_token),
         cmocka_unit_test(test_ack_of_other_pages),
         cmocka_unit_test(test_refused_by_the_target),
+        cmocka_unit_test(test_a_round_cut_for_the_time),
         cmocka_unit_test(test_stall),
         cmocka_unit_test(test_back_off),
         cmocka_unit_test(test_prepare),
