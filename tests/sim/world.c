@@ -688,7 +688,7 @@ enum outcome world_run(struct world *w, const struct schedule *schedule, bool tr
     if (config.post_copy == SOURCE_POST_COPY_ALLOW)
         config.policy.max_downtime_ns = 1; /* never met */
     config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
-    if (schedule->seed % 7 == 3) { /* up at once: rounds are cut short */
+    if (schedule->hurry) {
         config.policy.max_time_ns = config.policy.max_downtime_ns = 1;
         config.policy.strict = !config.policy.allow_switch && schedule->seed % 2;
     }

@@ -63,6 +63,7 @@ struct schedule {
     uint64_t seed;
     enum move_mode mode;
     enum source_post_copy post_copy;
+    bool hurry; /* the time is up at once: rounds are cut short */
     unsigned faults;
     struct fault fault[FAULTS_MAX];
 };
