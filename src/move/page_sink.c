@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #define PUNCH_PAGES 16 /* fewer are zeroed sooner than the kernel makes a hole of them */
+#define COPY_PAGES 8   /* no more, and all there already, are copied sooner than the kernel is called */
 
 /* -------------------------------------------------------------------------------------- one section's pages */
 
@@ -91,10 +92,23 @@ static void note_written(struct page_sink *sink, uint64_t page)
     atomic_fetch_or(&sink->written[page / 64], UINT64_C(1) << (page % 64));
 }
 
+/* Memory that is there can be written through its mapping: nothing is to be made, so nothing can be lacking. */
+static bool is_there(const struct page_sink *sink, const struct pages_run *run)
+{
+    for (uint64_t page = run->first; page < run->first + run->count; page++)
+        if (!holds_data(sink, page))
+            return false;
+    return true;
+}
+
 static int write_run(struct page_sink *sink, const struct pages_run *run, const uint8_t *data)
 {
     size_t left = (size_t)run->count * PAGE_BYTES;
     off_t at = (off_t)(run->first * PAGE_BYTES);
+    if (run->count <= COPY_PAGES && is_there(sink, run)) {
+        memcpy(mem_page(sink->mem, run->first), data, left);
+        return 0;
+    }
     while (left > 0) {
         ssize_t n = pwrite(sink->mem->memfd, data, left, at);
         if (n < 0 && errno != EINTR)

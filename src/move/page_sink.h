@@ -4,7 +4,8 @@
  * A section is received whole into a slot that stays in cache, checked, and handed to a writer thread, which
  * writes it to the memory file with pwrite(2). Why so (measured: docs/bench.md): what limits a receiver is
  * the kernel making fresh pages, not the network. Receiving into the mapping would take a fault for each page
- * and clear it before the data overwrites it, and it would all happen on one thread.
+ * and clear it before the data overwrites it, and it would all happen on one thread. Later rounds bring scattered pages
+ * that are there already: short runs of those are copied, so that the kernel is not called for each.
  *
  *     receiving thread:  link -> slot -> checks -> ready queue       writers: ready queue -> pwrite -> free
  *
