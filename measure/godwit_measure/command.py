@@ -32,7 +32,7 @@ def _parser():
                    "config-dir"):
         parser.add_argument(f"--{option}")
     parser.add_argument("--only", action="append", default=[])
-    for option in "force", "plan":
+    for option in "force", "insecure", "plan":
         parser.add_argument(f"--{option}", action="store_true")
     parser.add_argument("experiment", nargs="?")
     return parser
@@ -47,6 +47,8 @@ def _experiment(args):
         found = experiments.read(args.experiment)
         if args.scale and args.scale != found["scale"]:
             raise Wrong(f"--scale {args.scale}: {args.experiment} is at scale {found['scale']}; only presets have both")
+    if args.insecure:
+        found["move"]["insecure"] = True
     return experiments.narrow(found, modes=args.modes, only=args.only, repeat=int(args.repeat) if args.repeat else None)
 
 

@@ -2,8 +2,10 @@
  * http, tcp, resp: questions over kept connections.
  *
  * A request that is due takes the next free connection in turn; when none is free it waits, first come, first served,
- * and its latency counts all the while. A connection that broke is opened again for the next request that takes it. One
- * on which a request's time was up is closed: its answer might still come, and be taken for another's.
+ * and its latency counts all the while. One that had to wait for half its time is given up
+ * unsent: with less left for the answer than for the queue, a server that is slow for a while would from then on only
+ * work for requests whose time is up before it is done. A connection that broke is opened again for the next request that takes it. One on which a
+ * request's time was up is closed: its answer might still come, and be taken for another's.
  */
 #include "session.h"
 #include "connect.h"
@@ -221,6 +223,12 @@ static struct session *find_free(struct sessions *all)
     return NULL;
 }
 
+static bool too_late(const struct probe *probe, const struct request *request)
+{
+    return request->deadline_ns - MIN(clock_now_ns(), request->deadline_ns) <
+           probe->options.timeout_ns / 2;
+}
+
 static void place_waiting(struct probe *probe)
 {
     struct sessions *all = probe->state;
@@ -233,7 +241,9 @@ static void place_waiting(struct probe *probe)
         struct session *session = request ? find_free(all) : NULL;
         if (request && !session)
             break;
-        if (request)
+        if (request && too_late(probe, request))
+            requests_end(&probe->requests, request, STATUS_TIMEOUT, clock_now_ns());
+        else if (request)
             place(session, request);
     }
     all->placing = false;
