@@ -38,7 +38,8 @@ const struct command cmd_restore = {
     .text =
         "Builds the machine that a checkpoint file holds and lets its guest go on from there, "
         "then attaches to its console as 'godwit run' does. The file stays as it is, and can be "
-        "restored again. Its disks are not in the file: they must be as they were when the "
+        "restored again: under another name it is another machine, with a uuid of its own. Its "
+        "disks are not in the file: they must be as they were when the "
         "checkpoint was made.\n\n"
         "A file that is damaged or cut short, or a machine that this host cannot run, is refused, "
         "naming what differs.",

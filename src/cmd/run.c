@@ -7,17 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
-
-/* A random UUID: RFC 9562, section 5.4. */
-static int new_uuid(uint8_t uuid[16], struct err *err)
-{
-    if (getrandom(uuid, 16, 0) != 16)
-        return err_errno(err, ERR_HOST, errno, "random numbers");
-    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40);
-    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
-    return 0;
-}
 
 struct plan {
     struct machine_config machine;
@@ -95,7 +84,7 @@ static int make_plan(const struct cmd_args *args, struct plan *plan, struct err 
     if (!rc && initrd)
         rc = parse_path(initrd, plan->host.initrd, sizeof(plan->host.initrd), err);
     if (!rc)
-        rc = new_uuid(machine->uuid, err);
+        rc = config_new_uuid(machine->uuid, err);
     if (!rc)
         rc = add_devices(args, plan, err);
     return rc ? rc : config_check(machine, ERR_CALLER, err);

@@ -5,6 +5,7 @@
  *     control.sock   JSON-RPC: ctl/rpc.h          console.sock   the console: ctl/console.h
  *     owner.json     the owner record: who may run this guest, durable   log   the monitor's log
  *     promise        the memory its guest may have: ctl/promise.h
+ *     uuid           which guest it has: ctl/identity.h
  *     console.log    what a guest that ended in failure wrote last
  *
  * BASE is /run/godwit for root and $XDG_RUNTIME_DIR/godwit for others. A name belongs to whoever

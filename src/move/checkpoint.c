@@ -242,8 +242,21 @@ static int skip_body(struct link *link, const struct section *section, struct er
     return link_recv_body(link, section, body, err);
 }
 
-static int create_when_known(struct arrival *arrival, const char *name, struct bill *bill,
-                             struct err *err)
+/* Under another name it is another machine, whose guest only began as a copy of that one. */
+static int name_it(const struct move_env *env, struct machine_config *config, const char *name,
+                   struct err *err)
+{
+    if (name[0] && strcmp(name, config->name) != 0) {
+        (void)snprintf(config->name, sizeof(config->name), "%s", name);
+        int rc = config_new_uuid(config->uuid, err);
+        if (rc)
+            return rc;
+    }
+    return env->hooks.identify(env->hooks.ctx, config->uuid, err);
+}
+
+static int create_when_known(const struct move_env *env, struct arrival *arrival, const char *name,
+                             struct bill *bill, struct err *err)
 {
     struct fit_report report;
     int rc = arrival_fit(arrival, true, &report, err);
@@ -253,9 +266,9 @@ static int create_when_known(struct arrival *arrival, const char *name, struct b
         return rc;
     bill_stage(bill, BILL_RESERVATION, clock_now_ns());
     bill_machine(bill, arrival->config.memory_bytes, arrival->config.vcpus);
-    if (name[0])
-        (void)snprintf(arrival->config.name, sizeof(arrival->config.name), "%s", name);
-    rc = arrival_create(arrival, err);
+    rc = name_it(env, &arrival->config, name, err);
+    if (!rc)
+        rc = arrival_create(arrival, err);
     return rc ? rc : machine_lock_disks(arrival->machine, DISK_ALONE, err);
 }
 
@@ -274,12 +287,12 @@ static int read_all(const struct move_env *env, struct arrival *arrival, struct 
         if (section.type == SECTION_END)
             return read_end(link, &section, &counted, err) ?: arrival_complete(arrival, err);
         if (section.type == SECTION_PAGES && !arrival->machine) {
-            rc = create_when_known(arrival, name, bill, err);
+            rc = create_when_known(env, arrival, name, bill, err);
             if (!rc)
                 bill_stage(bill, BILL_STOP_AND_COPY, clock_now_ns());
         } else if (section.type == SECTION_VM && !arrival->machine) {
-            rc =
-                create_when_known(arrival, name, bill, err); /* a guest that never touched a page */
+            rc = create_when_known(env, arrival, name, bill,
+                                   err); /* a guest that never touched a page */
         }
         if (!rc)
             rc = arrival_section(arrival, link, &section, &handled, err);

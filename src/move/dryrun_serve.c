@@ -68,12 +68,12 @@ static void look(const struct move_env *env, struct arrival *arrival, enum move_
         fit_add(report, "host", "post-copy: %s", err.text);
     else if (mode == MOVE_POST_COPY)
         fit_good(report, "host", "memory that is missing can be fetched when it is touched");
-    if (env->hooks.claim(env->hooks.ctx, name, &err)) {
+    if (env->hooks.identify(env->hooks.ctx, arrival->config.uuid, &err) ||
+        env->hooks.claim(env->hooks.ctx, name, &err))
         fit_add(report, "name", "%s", err.text);
-    } else {
-        env->hooks.unclaim(env->hooks.ctx);
+    else
         fit_good(report, "name", "the name %s can be had here", name);
-    }
+    env->hooks.unclaim(env->hooks.ctx);
 }
 
 static int answer(struct wire *wire, const struct fit_report *report, struct err *err)

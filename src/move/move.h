@@ -49,8 +49,10 @@ struct move_hooks {
     enum move_order (*order)(void *ctx);
     /* Where a person says the target is now; leaves `address` as it is if nowhere else. */
     void (*address)(void *ctx, char *address, size_t size);
-    /* For a machine that arrives. claim: takes its name on this host, before anything is promised, and
-     * unclaim gives it back when the move fails; adopt: it is complete, and the monitor's from here on. */
+    /* For a machine that arrives. identify: this host has it from now on, and -EEXIST if it has already; claim: takes
+     * its name on this host; both before anything is promised, and unclaim gives both back when the move fails;
+     * adopt: it is complete, and the monitor's from here on. */
+    int (*identify)(void *ctx, const uint8_t uuid[16], struct err *err);
     int (*claim)(void *ctx, const char *name, struct err *err);
     void (*unclaim)(void *ctx);
     void (*adopt)(void *ctx, struct machine *machine);

@@ -90,10 +90,11 @@ static void check(struct receiving *r)
     if (r->engine.hello.mode == MOVE_POST_COPY && uffd_check(&err))
         fit_add(&report, "host", "post-copy: %s", err.text);
     if (r->arrival->have_config) {
-        if (r->env->hooks.claim(r->env->hooks.ctx, r->arrival->config.name, &err))
+        const struct move_hooks *hooks = &r->env->hooks;
+        r->claimed = true;
+        if (hooks->identify(hooks->ctx, r->arrival->config.uuid, &err) ||
+            hooks->claim(hooks->ctx, r->arrival->config.name, &err))
             fit_add(&report, "name", "%s", err.text);
-        else
-            r->claimed = true;
     }
     dryrun_fill_verdict(&report, &r->verdict);
     struct queued *q = receive_enqueue(r, TARGET_CHECKED, 0);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/random.h>
 
 SCHEMA_DEFINE(config_device, 1, CONFIG_DEVICE)
 SCHEMA_DEFINE(machine_config, 2, MACHINE_CONFIG)
@@ -102,6 +103,15 @@ static int check_vsock(const struct machine_config *c, enum err_fault fault, str
     if (devices && (c->vsock_cid < VSOCK_CID_GUEST_MIN || c->vsock_cid > VSOCK_CID_GUEST_MAX))
         return err_set(err, fault, EINVAL, "vsock CID %u: a guest's is %u to %u", c->vsock_cid,
                        VSOCK_CID_GUEST_MIN, VSOCK_CID_GUEST_MAX);
+    return 0;
+}
+
+int config_new_uuid(uint8_t uuid[16], struct err *err)
+{
+    if (getrandom(uuid, 16, 0) != 16)
+        return err_errno(err, ERR_HOST, errno, "random numbers");
+    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40);
+    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
     return 0;
 }
 

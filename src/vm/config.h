@@ -64,6 +64,9 @@ struct host_config {
     struct host_device device[CONFIG_DEVICES_MAX];
 };
 
+/* A random UUID: RFC 9562, section 5.4. */
+int config_new_uuid(uint8_t uuid[16], struct err *err) MUST_CHECK;
+
 /* Checks every limit and every name, that ids and MAC addresses are unique, and that a device has
  * no value that only another kind has. Used for the user's and a peer's alike. */
 int config_check(const struct machine_config *config, enum err_fault fault,

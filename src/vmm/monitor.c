@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "ctl/identity.h"
 #include "ctl/promise.h"
 #include "ctl/ready.h"
 #include "vmm/mover.h"
@@ -261,6 +262,8 @@ static int start_new(struct monitor *monitor, struct err *err)
     rc = machine_disk_facts(&fds, config, err);
     if (!rc)
         rc = machine_host_cpuid(&fds, cpuid, err);
+    if (!rc)
+        rc = identity_claim(&monitor->dir, config->uuid, err);
     if (!rc)
         rc = promise_memory(monitor, config->memory_bytes, err);
     if (rc) {

@@ -3,6 +3,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "ctl/bills.h"
+#include "ctl/identity.h"
 #include "ctl/promise.h"
 #include "ctl/ready.h"
 #include "ctl/reason.h"
@@ -204,6 +205,11 @@ static void rename_directory(void *arg)
         log_setup(LOG_INFO, c->monitor->dir.name);
 }
 
+static int hook_identify(void *ctx, const uint8_t uuid[16], struct err *err)
+{
+    return identity_claim(&mover_of(ctx)->monitor->dir, uuid, err);
+}
+
 static int hook_claim(void *ctx, const char *name, struct err *err)
 {
     struct mover *mover = ctx;
@@ -220,9 +226,12 @@ static void hook_unclaim(void *ctx)
     struct mover *mover = ctx;
     char name[CONFIG_NAME_MAX];
     struct err err;
+    identity_withdraw(&mover->monitor->dir);
     if (mover->monitor->options->name[0])
         return;
     (void)snprintf(name, sizeof(name), "arriving-%d", (int)getpid());
+    if (strcmp(mover->monitor->dir.name, name) == 0)
+        return; /* its name was not taken */
     struct claiming claiming = { .monitor = mover->monitor, .name = name, .err = &err };
     on_loop(mover, rename_directory,
             &claiming); /* cannot be in use: the number is this process's */
@@ -310,6 +319,9 @@ static void adopt(void *arg)
     struct monitor *monitor = pair[0];
     struct err err = { 0 };
     monitor->machine = pair[1];
+    if (monitor->options->name[0]) /* it is called so wherever it moves from here, too */
+        (void)snprintf(monitor->machine->config.name, sizeof(monitor->machine->config.name), "%s",
+                       monitor->options->name);
     if (inside_attach(monitor, &err)) /* the guest runs all the same */
         log_event(LOG_ERROR, "vsock.attach", "%s", err.text);
 }
@@ -619,6 +631,7 @@ static struct mover *mover_new(struct monitor *monitor, const struct mover_reque
                                             .state = hook_state,
                                             .order = hook_order,
                                             .address = hook_address,
+                                            .identify = hook_identify,
                                             .claim = hook_claim,
                                             .unclaim = hook_unclaim,
                                             .adopt = hook_adopt,

@@ -86,6 +86,12 @@ static enum move_order hook_order(void *ctx)
     return order;
 }
 
+static int hook_identify(void *ctx, const uint8_t uuid[16], struct err *err)
+{
+    (void)ctx, (void)uuid, (void)err;
+    return 0;
+}
+
 static int hook_claim(void *ctx, const char *name, struct err *err)
 {
     (void)err;
@@ -167,6 +173,7 @@ void end_init(struct end *end, const struct trust *own, bool insecure)
                                           .state = hook_state,
                                           .order = hook_order,
                                           .address = hook_address,
+                                          .identify = hook_identify,
                                           .claim = hook_claim,
                                           .unclaim = hook_unclaim,
                                           .adopt = hook_adopt,

@@ -115,6 +115,12 @@ static enum move_order hook_order(void *ctx)
     return atomic_exchange(&end->order, MOVE_NO_ORDER);
 }
 
+static int hook_identify(void *ctx, const uint8_t uuid[16], struct err *err)
+{
+    (void)ctx, (void)uuid, (void)err;
+    return 0;
+}
+
 static int hook_claim(void *ctx, const char *name, struct err *err)
 {
     (void)ctx, (void)name, (void)err;
@@ -173,6 +179,7 @@ static void end_init(struct end *end)
                                           .recorded = hook_recorded,
                                           .state = hook_state,
                                           .order = hook_order,
+                                          .identify = hook_identify,
                                           .claim = hook_claim,
                                           .unclaim = hook_unclaim,
                                           .adopt = hook_adopt,

@@ -102,6 +102,41 @@ def restores():
         check(b.names() == ["first", "second"], str(b.names()))
 
 
+def uuid(host, name):
+    return host.json("info", name)["config"]["machine"]["uuid"]
+
+
+def identities():
+    """A host has each guest once, whatever it is called; a copy under another name is another guest."""
+    with Host() as a, Host() as b:
+        vm = start(a)
+        path = saved(a)[1]
+        copies = [b.vm("restore", path, "--fake", "--name", name) for name in ("first", "second", "vm")]
+        known = [uuid(b, name) for name in ("first", "second", "vm")]
+        check(len(set(known)) == 3 and known[2] == uuid(a, "vm"), str(known))
+        b.run("kill", "vm")
+        copies[2].ended()
+
+        to = receive(a, "--name", "other", once=False)
+        bill = a.migrate("vm", to.address, status=1)
+        check(bill["failure"]["reason"] == "name" and "already, as VM 'vm'" in bill["failure"]["text"], str(bill["failure"]))
+        facts = json.loads(a.run("migrate", "vm", to.address, "--check", "--json", status=1).stdout)["facts"]
+        check([f["ok"] for f in facts if f["fact"] == "name"] == [False], str(facts))
+        check(a.state("vm") == "running" and a.state("other") == "receiving", str(a.json("ps")))
+        to.signal(15)
+        to.ended(status=1)
+
+        to = receive(b, "--name", "moved")
+        check(a.migrate("vm", to.address)["outcome"] == "completed", "it did not move")
+        vm.ended()
+        check(uuid(b, "moved") == known[2], "another guest by the move")
+        refused = b.run("restore", path, "--fake", "--detach", status=2, check=False)
+        check(refused.returncode == 2 and "already, as VM 'moved'" in refused.stderr, refused.stderr)
+        check(b.names() == ["first", "moved", "second"], str(b.names()))
+        to = receive(a)  # and back, to where its file of then is still about
+        check(b.migrate("moved", to.address)["outcome"] == "completed" and uuid(a, "moved") == known[2], "not back")
+
+
 def checks():
     """What --check foretells is the move that was asked for, not just any."""
     with Host() as a, Host() as b:
@@ -343,6 +378,7 @@ if __name__ == "__main__":
         ("life", life),
         ("moves", moves),
         ("restores", restores),
+        ("identities", identities),
         ("checks", checks),
         ("reasons", reasons),
         ("promised memory", promised_memory),
