@@ -164,6 +164,7 @@ class LabHost:
     def __init__(self, host):
         self.host, self.name, self.address = host, f"host {host.name}", host.address
         self.godwit, self.runtime_dir, self.interfaces = "/usr/local/bin/godwit", "/run/godwit", ("data0", "tap0")
+        self.config_dir = "/etc/godwit"
 
     def prepare(self, godwit):
         self.host.push(godwit, self.godwit)
@@ -289,6 +290,7 @@ class LocalHost:
 
     def __init__(self, name, address, base):
         self.name, self.address, self.runtime_dir, self.godwit = name, address, base, None
+        self.config_dir = self.runtime_dir + "-config"
 
     def prepare(self, godwit):
         self.godwit = godwit
@@ -298,7 +300,7 @@ class LocalHost:
 
     def argv(self, argv):
         if argv[0] == self.godwit:  # a host of its own has a key of its own
-            return [argv[0], "--runtime-dir", self.runtime_dir, "--config-dir", self.runtime_dir + "-config", *argv[1:]]
+            return [argv[0], "--runtime-dir", self.runtime_dir, "--config-dir", self.config_dir, *argv[1:]]
         return argv
 
     def run(self, argv, timeout=60):

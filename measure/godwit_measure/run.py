@@ -83,7 +83,7 @@ class Run:
             host.prepare(self.godwit)
             meter[name] = host.push(programs["meter"])
         for side in self.sides.values():
-            side.setup(place)
+            side.setup(place, self.experiment)
         link = self.experiment.get("link", {})
         if link:
             place.shape(units.rate(link["rate"]) if "rate" in link else None,

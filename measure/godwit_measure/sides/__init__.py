@@ -42,7 +42,7 @@ class Side:
         return None
 
     @classmethod
-    def setup(cls, place):
+    def setup(cls, place, experiment):
         """Once, before the first guest."""
 
     def cmdline(self, load):

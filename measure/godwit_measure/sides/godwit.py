@@ -2,6 +2,7 @@
 """godwit's own moves, by its commands as a user would type them."""
 import contextlib
 import json
+import shlex
 import time
 
 from godwitlab.errors import LabError, LabTimeout
@@ -10,6 +11,8 @@ from ..errors import Broken
 from . import MOVE_LIMIT_S, PORT, Moved, Side
 
 CANCEL_S = 60
+# Off loopback a host must say both.
+INSECURE = ("allow-insecure = yes", "allow-insecure-off-loopback = yes")
 # Which options of the experiment's `move` concern which modes; those not named here concern all.
 ONLY_FOR = {"post-copy": ("auto",), "rate-min": ("clark05",), "rate-max": ("clark05",),
             "throttle": ("auto", "pre-copy"),
@@ -48,11 +51,14 @@ class Godwit(Side):
     name = "godwit"
 
     @classmethod
-    def setup(cls, place):
-        """Each host trusts the other, as someone at both keyboards would have it."""
+    def setup(cls, place, experiment):
+        """Each host trusts the other, as someone at both keyboards would have it; or lets moves go unencrypted."""
         for host, other in ((place.source, place.target), (place.target, place.source)):
             own = facts(other, "trust", "--self")["fingerprint"]
             checked(host, [host.godwit, "trust", other.address, own])
+            if experiment["move"].get("insecure"):
+                checked(host, ["sh", "-c", f"umask 077; printf '%s\\n' {' '.join(map(shlex.quote, INSECURE))} "
+                                           f">{shlex.quote(host.config_dir)}/godwit.conf"])
 
     def __init__(self, *args):
         super().__init__(*args)
