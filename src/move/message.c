@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-SCHEMA_DEFINE(message_hello, 2, MESSAGE_HELLO_FIELDS)
+SCHEMA_DEFINE(message_hello, 3, MESSAGE_HELLO_FIELDS)
 SCHEMA_DEFINE(message_reason, 1, MESSAGE_REASON_FIELDS)
 SCHEMA_DEFINE(message_verdict, 1, MESSAGE_VERDICT_FIELDS)
 SCHEMA_DEFINE(message_reserve, 1, MESSAGE_RESERVE_FIELDS)

@@ -181,7 +181,9 @@ enum move_round {
     F(T, since, 2)                                                                      \
     F(T, u8, check)       /* 1: would it fit? Nothing is to be moved */                 \
     F(T, u32, lanes)      /* bulk lanes asked for; 0 = pages come on this connection */ \
-    F(T, u32, page_forms) /* PAGE_FORM_* the source would like to use */
+    F(T, u32, page_forms) /* PAGE_FORM_* the source would like to use */                \
+    F(T, since, 3)                                                                      \
+    F(T, u64, stall_limit_ns) /* the source's, where a person chose it; 0 = the usual one */
 SCHEMA_STRUCT(message_hello, MESSAGE_HELLO_FIELDS);
 
 #define MESSAGE_REASON_FIELDS(F, T)                                           \

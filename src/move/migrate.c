@@ -611,6 +611,8 @@ static int configure(struct migration *m, struct err *err)
     config.policy = m->request->policy;
     config.policy.pause_ns += machine->config.vcpus * PAUSE_VCPU_NS;
     config.policy.allow_switch = config.post_copy != SOURCE_POST_COPY_NEVER;
+    if (m->request->stall_limit_ns != config.stall_limit_ns)
+        config.hello.stall_limit_ns = m->request->stall_limit_ns;
     config.stall_limit_ns = m->request->stall_limit_ns;
     /* The guest runs here while the target is told to drop its copy, but whoever asked for the move waits. */
     config.withdraw_limit_ns = 2 * m->request->stall_limit_ns;

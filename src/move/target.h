@@ -67,7 +67,8 @@ static inline bool target_state_ended(enum target_state state)
 
 struct target_config {
     uint8_t store[MOVE_STORE_BYTES]; /* id of this host's record store */
-    uint64_t stall_limit_ns;         /* for the source to go on, in states with a connection */
+    uint64_t stall_limit_ns;         /* for the source to go on, in states with a connection;
+                                      * thrice the source's own where HELLO has one */
     uint32_t lanes;                  /* the most bulk lanes granted; 0 = none */
     uint32_t page_forms;             /* PAGE_FORM_* this host reads */
 };

@@ -4,6 +4,8 @@
 #include <string.h>
 
 #define RECORD_RETRY_NS (100 * CLOCK_MSEC)
+#define STALL_LEAST_NS (5 * CLOCK_SECOND) /* of a source that is merely busy */
+#define STALL_MOST_NS (600 * CLOCK_SECOND)
 
 /* ------------------------------------------------------------- newcomers: any other connection */
 
@@ -105,6 +107,13 @@ static int turn_away(struct target_call *c, enum move_reason reason, const char 
     return target_fail(c, &why);
 }
 
+/* The source gives up first, and connects again or says so. */
+static uint64_t stall_limit_for(uint64_t source_ns)
+{
+    uint64_t limit_ns = MIN(source_ns, STALL_MOST_NS) * 3;
+    return MIN(MAX(limit_ns, STALL_LEAST_NS), STALL_MOST_NS);
+}
+
 static int hello(struct target_call *c)
 {
     struct target *t = c->t;
@@ -112,6 +121,8 @@ static int hello(struct target_call *c)
         return turn_away(c, REASON_TOKEN, "this token was used before");
     t->conn = c->e->conn;
     t->hello = c->m->hello;
+    if (t->hello.stall_limit_ns)
+        t->config.stall_limit_ns = stall_limit_for(t->hello.stall_limit_ns);
     t->expect = EXPECT_MACHINE;
     target_enter(c, TARGET_CHECKING);
     return 0;

@@ -94,6 +94,7 @@ static void test_oldest_version_that_does(void **state)
         struct err err;
         m->hello.check = 0;
         m->hello.page_forms = 0;
+        m->hello.stall_limit_ns = 0;
         m->hello.lanes = lanes;
         message_encode(m, &bytes);
         assert_int_equal(section_decode(bytes.data, &section, &err), 0);

@@ -474,6 +474,32 @@ static void test_stall(void **state)
     assert_false(asked(ACTION_DISCARD));
 }
 
+/* A person who chose the source's limit chose the target's: thrice that, within bounds. */
+static void test_stall_limit_of_the_source(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t said_ns, limit_ns;
+    } rows[] = { { 0, 10 * CLOCK_SECOND },
+                 { 1, 5 * CLOCK_SECOND },
+                 { 2 * CLOCK_SECOND, 6 * CLOCK_SECOND },
+                 { 60 * CLOCK_SECOND, 180 * CLOCK_SECOND },
+                 { UINT64_MAX, 600 * CLOCK_SECOND } };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct message m = *message(MESSAGE_HELLO);
+        begin();
+        m.hello.stall_limit_ns = rows[i].said_ns;
+        assert_int_equal(say(CONN, &m), 0);
+        assert_int_equal(target.config.stall_limit_ns, rows[i].limit_ns);
+        now += rows[i].limit_ns - CLOCK_MSEC;
+        play(TARGET_TICK, 0);
+        assert_int_equal(target.state, TARGET_CHECKING);
+        now += CLOCK_MSEC;
+        play(TARGET_TICK, 0);
+        assert_int_equal(target.state, TARGET_GONE);
+    }
+}
+
 static int resolve_with(uint32_t conn, enum move_intent intent)
 {
     struct message m = *message(MESSAGE_RESOLVE);
@@ -572,6 +598,7 @@ int main(void)
         cmocka_unit_test(test_full_disk_keeps_the_copy),
         cmocka_unit_test(test_unknown_write_is_repeated),
         cmocka_unit_test(test_stall),
+        cmocka_unit_test(test_stall_limit_of_the_source),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
