@@ -25,8 +25,17 @@ static void note_bytes(struct lane_out *lane)
     atomic_store_explicit(&lane->sent_bytes, lane->wire.link.sent_bytes, memory_order_relaxed);
 }
 
-/* Until its LANE message is sent, the target knows nothing of it. */
-static int connect_lane(struct lane_out *lane, struct err *err)
+static bool round_is_open(struct lanes_out *set)
+{
+    (void)pthread_mutex_lock(&set->lock);
+    bool open = set->open;
+    (void)pthread_mutex_unlock(&set->lock);
+    return open;
+}
+
+/* Until its LANE message is sent, the target knows nothing of it: -EAGAIN where it is only tried, and came too late for
+ * the round. */
+static int connect_lane(struct lane_out *lane, bool trying, struct err *err)
 {
     const struct lanes_out_config *config = &lane->set->config;
     struct message message = {
@@ -38,6 +47,8 @@ static int connect_lane(struct lane_out *lane, struct err *err)
     lane->wire.link.cancel_fd = lane->set->stop_fd;
     lane->wire.link.stall_limit_ns = config->stall_limit_ns;
     int rc = wire_connect(&lane->wire, config->trust, config->insecure, config->address, err);
+    if (!rc && trying && !round_is_open(lane->set))
+        rc = -EAGAIN;
     if (!rc)
         rc = wire_send_message(&lane->wire, &message, err);
     note_bytes(lane);
@@ -88,7 +99,7 @@ static int send_round(struct lane_out *lane, struct err *err)
     struct lanes_out *set = lane->set;
     const uint8_t *bytes;
     size_t len = 1;
-    int rc = lane->wire.link.fd < 0 ? connect_lane(lane, err) : 0;
+    int rc = lane->wire.link.fd < 0 ? connect_lane(lane, false, err) : 0;
     if (!rc && set->pushing)
         link_keep_short(&lane->wire.link);
 
@@ -143,11 +154,11 @@ static void end_try(struct lane_out *lane, int rc, const struct err *err)
     struct lanes_out *set = lane->set;
     lane->trying = false;
     if (rc) {
-        if (!set->give_up)
+        wire_close(&lane->wire);
+        set->settled = rc != -EAGAIN;
+        if (set->settled && !set->give_up)
             log_event(LOG_WARN, "move.lanes", "goes on with %u: lane %u: %s", set->awake,
                       lane->index, err->text);
-        wire_close(&lane->wire);
-        set->settled = true;
     } else {
         set->awake = lane->index + 1;
         if (set->open)
@@ -171,7 +182,7 @@ static void *lane_thread(void *arg)
         bool trying = lane->trying;
         (void)pthread_mutex_unlock(&set->lock);
         struct err err = { 0 };
-        int rc = trying ? connect_lane(lane, &err) : send_round(lane, &err);
+        int rc = trying ? connect_lane(lane, true, &err) : send_round(lane, &err);
         (void)pthread_mutex_lock(&set->lock);
         if (trying)
             end_try(lane, rc, &err);
@@ -288,7 +299,7 @@ static int let_in(struct lane_out *lane)
 static int try_lane(struct lane_out *lane)
 {
     struct lanes_out *set = lane->set;
-    int rc = start_lane(lane);
+    int rc = lane->started ? 0 : start_lane(lane);
     if (rc)
         return rc;
     (void)pthread_mutex_lock(&set->lock);

@@ -16,8 +16,9 @@
  * those the last one ended with. Every TUNE_NS one more joins if the last one that joined made the bytes a
  * second grow by more than a tenth, and the senders have not used up this host's CPUs; one that did not help
  * is sent to rest, and then it stays so for the move. One that is tried connects while nobody waits for it, and
- * joins the open round, or the next, once it has; if it cannot, the move goes on with those there are. Few pages are not worth waking anybody: the pump sends them
- * itself, on the control connection (LANES_OUT_FEW_PAGES).
+ * joins the open round once it has; if that is over, it is tried again; if it cannot connect, the move goes on with
+ * those there are. Few pages are not worth waking anybody: the pump sends them itself, on the control connection
+ * (LANES_OUT_FEW_PAGES).
  *
  * Threads: everything here is called by the pump's thread.
  */

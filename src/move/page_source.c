@@ -40,6 +40,7 @@ void page_source_begin(struct page_source *source, bool first, struct round_set 
     source->stopped = false;
     source->untouched = set ? set->untouched : 0;
     source->untouched_free = set ? set->untouched_free : 0;
+    source->in_stripes = 0;
     source->told_ns = 0;
     source->passed = source->untouched;
 }
@@ -64,7 +65,7 @@ static uint64_t count_pending(const struct dirty *dirty, uint64_t from, uint64_t
     return pages;
 }
 
-int page_source_look(struct page_source *source, uint64_t *ret_taken, uint64_t *ret_left)
+int page_source_look(struct page_source *source, uint64_t *ret_out, uint64_t *ret_left)
 {
     uint64_t all = 0;
     ASSERT(!source->set && !source->serve);
@@ -76,8 +77,8 @@ int page_source_look(struct page_source *source, uint64_t *ret_taken, uint64_t *
         uint64_t touched = mem_resident_pages(source->mem), seen = at - MIN(source->untouched, at);
         ahead = MIN(ahead, touched > seen ? touched - seen : 0);
     }
-    *ret_taken = source->passed - source->untouched;
-    *ret_left = behind + ahead;
+    *ret_out = source->passed - source->untouched;
+    *ret_left = behind + source->in_stripes + ahead;
     (void)pthread_mutex_unlock(&source->lock);
     return rc;
 }
@@ -243,8 +244,10 @@ static int take_stripe(struct page_source *source, struct page_stripe *stripe)
     source->next += stripe->words * UINT64_C(64);
     rc = dirty_take(source->dirty, stripe->first, stripe->words, stripe->bits);
     began_ns = clock_thread_cpu_ns();
-    for (unsigned w = 0; w < stripe->words && !rc; w++)
+    for (unsigned w = 0; w < stripe->words && !rc; w++) {
         rc = sort_word(source, stripe, w);
+        source->in_stripes += (uint64_t)__builtin_popcountll(stripe->bits[w]);
+    }
     source->told_ns += clock_thread_cpu_ns() - began_ns;
     return rc;
 }
@@ -292,6 +295,7 @@ static int put_back(struct page_source *source, struct page_stripe *stripe)
     }
     for (unsigned w = stripe->at; w < stripe->words; w++) {
         source->dirty->pending[stripe->first / 64 + w] |= stripe->bits[w];
+        source->in_stripes -= (uint64_t)__builtin_popcountll(stripe->bits[w]);
         if (source->unsent)
             source->unsent[stripe->first / 64 + w] |= stripe->bits[w];
     }
@@ -339,6 +343,7 @@ static int take(struct page_source *source, struct page_stripe *stripe, unsigned
         if (rc || stripe->words == 0)
             return rc;
         hand_out(stripe, room, batch);
+        source->in_stripes -= batch->pages;
     }
     atomic_fetch_add_explicit(&source->passed, batch->pages, memory_order_relaxed);
     return rc;

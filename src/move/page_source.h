@@ -55,6 +55,7 @@ struct page_source {
     uint64_t touched_first, touched_end; /* the touched run at or after `next`, as last looked up */
     uint64_t untouched;                  /* pages passed over in this round */
     uint64_t untouched_free;             /* of those: given back by the guest */
+    uint64_t in_stripes;                 /* pages taken, and not handed out yet */
     uint64_t told_ns;    /* CPU time of this round: finding what was never touched, or is free */
     atomic_bool stopped; /* nothing more is handed out in this round */
     _Atomic(uint64_t) passed; /* pages taken or passed over in this round */
@@ -78,10 +79,10 @@ void page_source_serve(struct page_source *source, struct mem *mem, struct serve
 /* Ends the round early: what is not taken yet stays pending. Takers may be at work. */
 void page_source_stop(struct page_source *source);
 
-/* Of a round under way that has no set: the pages taken so far, and those that would be left to send if it were stopped
- * now, with what the guest has written meanwhile. Of never-touched memory nothing counts. Takers may be at work. */
-int page_source_look(struct page_source *source, uint64_t *ret_taken,
-                     uint64_t *ret_left) MUST_CHECK;
+/* Of a round under way that has no set: the pages handed out so far, and those that would be left to send if it were
+ * stopped now, with what the guest has written meanwhile. Of never-touched memory nothing counts. Takers may be at
+ * work. */
+int page_source_look(struct page_source *source, uint64_t *ret_out, uint64_t *ret_left) MUST_CHECK;
 
 /* Pages from this one on were never taken nor passed over in the round. Nobody takes meanwhile. */
 uint64_t page_source_visited(const struct page_source *source);

@@ -201,8 +201,12 @@ static void stopped_round_loses_nothing(void **unused)
     assert_int_equal(dirty_fetch(&dirty, &pending), 0);
     page_source_begin(&source, true, NULL);
     do {
+        uint64_t out, left;
         assert_int_equal(page_source_take(&source, &stripe, 7, &batch), 0);
         assert_true(batch.pages <= 7);
+        assert_int_equal(page_source_look(&source, &out, &left), 0);
+        assert_int_equal(out, sent + batch.pages);
+        assert_int_equal(out + left, TOUCHED); /* of never-touched memory nothing */
         for (unsigned w = 0; w < batch.words; w++)
             for (uint64_t bits = batch.bits[w]; bits; bits &= bits - 1)
                 seen[batch.first + w * 64 + (uint64_t)__builtin_ctzll(bits)]++;
