@@ -122,6 +122,10 @@ def test_matrix():
         fits(out, "text")
         check(found["verdict"][0].startswith("With auto the guests were away for "), found["verdict"][0])
         check("idle         godwit" in out, "the matrix")
+        table = out[out.index("the writable working set: "):].split("\n\n")[0].split("\n")
+        shown = [line.split()[0] for line in table[2:]]
+        check(shown == ["load", "idle", "muncher"], f"working sets: {shown}")
+        check("1 Gbit/s" in table[2] and all(line.count(" ms") + line.count(" s") >= 2 for line in table[3:]), f"{table}")
 
 
 def test_made_again_from_raw_data_alone():

@@ -130,6 +130,32 @@ def matrix(summary, name, show):
                                                           (-12, -6, *(9 for _ in modes)))
 
 
+def _numbers(each, *keys):
+    return isinstance(each, dict) and all(isinstance(each.get(key), (int, float)) for key in keys)
+
+
+def working_sets(summary):
+    """What was recorded: written in the shortest and a longer window, and the downtime to expect at each bandwidth."""
+    rows, speeds = [], []
+    for load in summary["loads"]:
+        recorded = summary["wws"].get(load)
+        unique = sorted((each["window_ns"], each["pages"]) for each in get(recorded, "unique") or []
+                        if _numbers(each, "window_ns", "pages"))
+        if not unique:
+            continue
+        predicted = {each["bytes_per_s"]: each["downtime_ns"] for each in get(recorded, "predictions") or []
+                     if _numbers(each, "bytes_per_s", "downtime_ns") and get(each, "mode") == "pre-copy"}
+        speeds = speeds or sorted(predicted)[:4]
+        rows.append((load, words.size(unique[0][1] * 4096), words.size(unique[-1][1] * 4096),
+                     *(words.duration(predicted.get(speed)) for speed in speeds)))
+    if not rows:
+        return []
+    names = [f"{speed * 8 / 1e9:g} Gbit/s" if speed >= 125e6 else f"{speed * 8 / 1e6:g} Mbit/s" for speed in speeds]
+    return (wrap("the writable working set: written in the shortest window recorded and in the longest, and the "
+                 "downtime of pre-copy to expect at a bandwidth")
+            + lines_of((("load", "shortest", "longest", *names),), rows, (-10, 10, 10, *(11 for _ in speeds))))
+
+
 def paper(summary):
     found = summary.get("paper")
     if not found or not found["figures"]:
@@ -167,11 +193,12 @@ def render(summary, full=True):
     for sentence in summary["verdict"]:
         lines += wrap(sentence)
     groups = summary["cells"]
-    if len([load for load in summary["loads"]]) > 1:
+    moved = [group for group in groups if group["mode"] != "none"]
+    if moved and len(summary["loads"]) > 1:
         for name in ("downtime.client", "move.total", "latency.move.p99"):
             lines += [""] + matrix(summary, name, words.duration)
     for load in summary["loads"]:
-        mine = [group for group in groups if group["load"] == load and group["counted"]]
+        mine = [group for group in moved if group["load"] == load and group["counted"]]
         if not mine:
             continue
         lines += [""] + wrap(name_load(load, mine)) + overview(mine)
@@ -182,8 +209,8 @@ def render(summary, full=True):
             lines += ["", "away as clients saw it, over the repetitions"] + told if told else []
             more = extras(mine)
             lines += [""] + more if more else []
-    said = paper(summary)
-    lines += [""] + said if said else []
+    for said in working_sets(summary), paper(summary):
+        lines += [""] + said if said else []
     lines += [""] + machine(summary) if summary["machine"] else []
     for note in summary["notes"]:
         lines += wrap(note, "note: ")
