@@ -2,9 +2,9 @@
  * http, tcp, resp: questions over kept connections.
  *
  * A request that is due takes the next free connection in turn; when none is free it waits, first come, first served,
- * and its latency counts all the while. One that had to wait for half its time is given up
- * unsent: with less left for the answer than for the queue, a server that is slow for a while would from then on only
- * work for requests whose time is up before it is done. A connection that broke is opened again for the next request that takes it. One on which a
+ * and its latency counts all the while. One that had to wait for half its time is given up unsent: with less left for
+ * the answer than for the queue, a server that is slow for a while would from then on only work for requests whose time
+ * is up before it is done. A connection that broke is opened again for the next request that takes it. One on which a
  * request's time was up is closed: its answer might still come, and be taken for another's.
  */
 #include "session.h"

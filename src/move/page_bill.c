@@ -1,10 +1,11 @@
 #include "move/page_bill.h"
+#include "move/policy.h"
 #include "state/pages.h"
 
 /* `part` of `whole`, for shares of what was counted or measured together. */
 static uint64_t share(uint64_t sum, uint64_t part, uint64_t whole)
 {
-    return whole ? (uint64_t)((double)sum * (double)part / (double)whole) : 0;
+    return whole ? policy_scale(sum, part, whole) : 0;
 }
 
 void page_bill_classes(struct bill *bill, const struct page_count *n,

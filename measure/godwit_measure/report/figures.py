@@ -286,7 +286,7 @@ def wws(load, recorded):
         inner += svg.axis_y(up, start, svg.short_time, WIDTH - RIGHT - start)
         inner += svg.path(f"M{start} {bottom}H{WIDTH - RIGHT}", "ax")
         for speed in speeds:
-            inner += svg.text(across(speed), bottom + 16, rate_name(speed), "mid m")
+            inner += svg.text(across(speed), bottom + 16, words.rate(speed), "mid m")
         inner += svg.text((start + WIDTH - RIGHT) / 2, bottom + 31, "bandwidth of the link", "mid m")
         entries = []
         for index, (mode, mine) in enumerate(curves):
@@ -306,11 +306,3 @@ def wws(load, recorded):
         inner, WIDTH, height, ["series", "window_s", "mode", "pages_or_bytes_per_s", "downtime_ns"], rows,
         {"kind": "wws", "unique": [[0, 0]] + [[at / 1e9, pages * 4096] for at, pages in sorted(unique)],
          "curves": curves}, load)
-
-
-def rate_name(bytes_per_s):
-    bits = bytes_per_s * 8
-    for factor, name in ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")):
-        if bits >= factor:
-            return f"{bits / factor:g} {name}"
-    return f"{bits:g} bit/s"

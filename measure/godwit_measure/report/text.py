@@ -135,7 +135,7 @@ def _numbers(each, *keys):
 
 
 def working_sets(summary):
-    """What was recorded: written in the shortest and a longer window, and the downtime to expect at each bandwidth."""
+    """What was recorded: written in the shortest and the longest window, and the downtime to expect at each bandwidth."""
     rows, speeds = [], []
     for load in summary["loads"]:
         recorded = summary["wws"].get(load)
@@ -150,7 +150,7 @@ def working_sets(summary):
                      *(words.duration(predicted.get(speed)) for speed in speeds)))
     if not rows:
         return []
-    names = [f"{speed * 8 / 1e9:g} Gbit/s" if speed >= 125e6 else f"{speed * 8 / 1e6:g} Mbit/s" for speed in speeds]
+    names = [words.rate(speed) for speed in speeds]
     return (wrap("the writable working set: written in the shortest window recorded and in the longest, and the "
                  "downtime of pre-copy to expect at a bandwidth")
             + lines_of((("load", "shortest", "longest", *names),), rows, (-10, 10, 10, *(11 for _ in speeds))))

@@ -47,6 +47,14 @@ def size(value):
     return NOTHING if value is None else "0" if value == 0 else scaled(value, SIZES)
 
 
+def rate(bytes_per_s):
+    bits = bytes_per_s * 8
+    for factor, name in ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s")):
+        if bits >= factor:
+            return f"{bits / factor:g} {name}"
+    return f"{bits:g} bit/s"
+
+
 def count(value):
     if value is None:
         return NOTHING
