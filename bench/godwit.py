@@ -81,15 +81,17 @@ class Godwit:
     count = 0
 
     def __init__(self, program, kernel, cmdline, memory_bytes, options=(), encrypted=False):
-        # The owner record is made durable within the downtime. Debian keeps /run, where it is by default, in
-        # memory; a machine that does not would measure its disk here.
-        self.runtime_dir = tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm")
-        self.config_dir = tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm")
-        self.program = [program, "--runtime-dir", self.runtime_dir, "--config-dir", self.config_dir]
+        # Two hosts, for a host has each guest once; one key for both. The owner record is made durable within the
+        # downtime. Debian keeps /run, where it is by default, in memory; a machine that does not would measure its
+        # disk here.
+        self.directories = [tempfile.mkdtemp(prefix="godwit-bench-", dir="/dev/shm") for _ in range(3)]
+        config, *hosts = self.directories
         self.kernel, self.cmdline = kernel, cmdline
         self.memory_bytes = memory_bytes
         Godwit.count += 1
         self.names = [f"bench-{os.getpid()}-{Godwit.count}-{end}" for end in ("source", "target")]
+        self.program = {name: [program, "--runtime-dir", host, "--config-dir", config]
+                        for name, host in zip(self.names, hosts)}
         self.options = list(options)  # of `godwit migrate`
         self.plain = [] if encrypted else ["--insecure"]
         self.begun = []  # names of machines that may exist
@@ -103,33 +105,33 @@ class Godwit:
         if self.console:
             end_process(self.console)
         for name in self.begun:
-            subprocess.run([*self.program, "kill", name], stdout=subprocess.DEVNULL,
+            subprocess.run([*self.program[name], "kill", name], stdout=subprocess.DEVNULL,
                            stderr=subprocess.DEVNULL, timeout=TIMEOUT_S, check=False)
         for monitor in self.watched:
             monitor.wait_end()
-        for directory in self.runtime_dir, self.config_dir:
+        for directory in self.directories:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _call(self, *args):
-        done = subprocess.run([*self.program, *args], capture_output=True, text=True,
+    def _call(self, name, *args):
+        done = subprocess.run([*self.program[name], *args], capture_output=True, text=True,
                               timeout=TIMEOUT_S, check=False)
         if done.returncode:
             raise BenchError(f"godwit {args[0]}: {done.stderr.strip() or done.returncode}")
         return done.stdout
 
-    def _facts(self, *args):
+    def _facts(self, name, *args):
         try:
-            return json.loads(self._call(*args, "--json"))
+            return json.loads(self._call(name, *args, "--json"))
         except json.JSONDecodeError as error:
             raise BenchError(f"godwit {args[0]}: its answer is no JSON: {error}") from None
 
     def _watch(self, name):
-        facts = self._facts("info", name)
+        facts = self._facts(name, "info", name)
         self.watched.append(Watched(figure(facts, INFO_PID)))
         return facts
 
     def _open_console(self, name):
-        self.console = subprocess.Popen([*self.program, "console", name], stdin=subprocess.PIPE,
+        self.console = subprocess.Popen([*self.program[name], "console", name], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, preexec_fn=die_with_parent)
         return Serial(self.console)
 
@@ -137,7 +139,7 @@ class Godwit:
         name = self.names[0]
         began = time.monotonic()
         self.begun.append(name)
-        self._call("run", "--name", name, "--memory", f"{self.memory_bytes // 1048576}M",
+        self._call(name, "run", "--name", name, "--memory", f"{self.memory_bytes // 1048576}M",
                    "--kernel", self.kernel, "--cmdline", self.cmdline, "--detach")
         serial = self._open_console(name)
         serial.wait("info", TIMEOUT_S)
@@ -154,12 +156,12 @@ class Godwit:
         source, target = self.names
         address = f"127.0.0.1:{free_port()}"
         self.begun.append(target)
-        self._call("receive", "--listen", address, "--once", "--name", target, "--detach", *self.plain)
+        self._call(target, "receive", "--listen", address, "--once", "--name", target, "--detach", *self.plain)
         self._watch(target)
 
         cpu = -sum(monitor.cpu_s() for monitor in self.watched)
         began = time.monotonic()
-        bill = self._facts("migrate", source, address, *self.options, *self.plain)
+        bill = self._facts(source, "migrate", source, address, *self.options, *self.plain)
         total = time.monotonic() - began
         cpu += sum(monitor.cpu_s() for monitor in self.watched)
 
