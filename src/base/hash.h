@@ -6,8 +6,15 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 uint64_t hash_bytes(const void *bytes, size_t len);
+
+/* Of bytes that lie in pieces: the same value as if they lay in one. `hasher`, which hash_new() makes (NULL = no
+ * memory) and hash_free() ends, is where it keeps its place; one thread at a time. */
+struct hasher *hash_new(void);
+void hash_free(struct hasher *hasher);
+uint64_t hash_pieces(struct hasher *hasher, const struct iovec *piece, int count);
 
 /* Another function for each seed. */
 uint64_t hash_seeded(const void *bytes, size_t len, uint64_t seed);

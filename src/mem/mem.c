@@ -13,6 +13,10 @@
 
 #define GRANULE MEM_LARGE_BYTES
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 /* A file on a tmpfs that is mounted nowhere and lives as long as the file. Its pages are as this mount says; those of a
  * memfd are as a setting of the whole host says, which is "small" nearly everywhere. -errno: an old kernel (before
  * 5.2), one without large pages, or no right to mount. */
@@ -202,6 +206,11 @@ int mem_next_touched(const struct mem *mem, uint64_t from, uint64_t *ret_first, 
     *ret_first = (uint64_t)data / PAGE_BYTES;
     *ret_end = ((uint64_t)hole + PAGE_BYTES - 1) / PAGE_BYTES;
     return 0;
+}
+
+int mem_provide(const struct mem *mem, uint64_t first, uint64_t count)
+{
+    return madvise(mem_page(mem, first), count * PAGE_BYTES, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }
 
 uint64_t mem_resident_pages(const struct mem *mem)

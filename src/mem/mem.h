@@ -92,5 +92,9 @@ static inline uint8_t *mem_page(const struct mem *mem, uint64_t index)
 int mem_next_touched(const struct mem *mem, uint64_t from, uint64_t *ret_first,
                      uint64_t *ret_end) MUST_CHECK;
 
+/* Sees to it that these pages hold memory and are mapped, for a mover that is about to write to them: then a write
+ * cannot fail. -ENOMEM, or -EFAULT where the kernel has none; -EINVAL before Linux 5.14. */
+int mem_provide(const struct mem *mem, uint64_t first, uint64_t count) MUST_CHECK;
+
 /* Pages that hold memory now. */
 uint64_t mem_resident_pages(const struct mem *mem);

@@ -61,7 +61,7 @@ static int serve_section(struct lane_in *lane, struct err *err)
     if (rc)
         return rc;
     rc = pull ? pull_place(pull, &lane->slot.body, lane->slot.data, err)
-              : page_slot_write(set->sink, &lane->slot, err);
+              : page_slot_write(set->sink, &lane->slot, &lane->wire.link, &section, err);
     if (rc)
         return rc; /* its pages stay taken and unwritten: the round can never be complete */
     atomic_fetch_add_explicit(&set->sections, 1, memory_order_relaxed);

@@ -1,4 +1,5 @@
 #include "move/page_sink.h"
+#include "base/hash.h"
 #include "mem/discard.h"
 
 #include <errno.h>
@@ -8,22 +9,49 @@
 #include <unistd.h>
 
 #define PUNCH_PAGES 16 /* fewer are zeroed sooner than the kernel makes a hole of them */
-#define COPY_PAGES 8   /* no more, and all there already, are copied sooner than the kernel is called */
+#define COPY_PAGES 8 /* or fewer, all there already, are copied sooner than the kernel is called */
+
+/* --------------------------------------------------------------------------------------- what memory holds */
+
+static bool holds_data(const struct page_sink *sink, uint64_t page)
+{
+    return atomic_load_explicit(&sink->written[page / 64], memory_order_relaxed) >> page % 64 & 1;
+}
+
+static void note_written(struct page_sink *sink, const struct pages_run *run)
+{
+    for (uint64_t page = run->first; page < run->first + run->count; page++)
+        atomic_fetch_or(&sink->written[page / 64], UINT64_C(1) << (page % 64));
+}
+
+/* Memory that is there can be written through its mapping: nothing is to be made, so nothing can be lacking. */
+static bool is_there(const struct page_sink *sink, const struct pages_run *run)
+{
+    for (uint64_t page = run->first; page < run->first + run->count; page++)
+        if (!holds_data(sink, page))
+            return false;
+    return true;
+}
 
 /* -------------------------------------------------------------------------------------- one section's pages */
 
 int page_slot_init(struct page_slot *slot)
 {
-    *slot = (struct page_slot){ .bytes = malloc(PAGES_BODY_MAX) };
-    return slot->bytes ? 0 : -ENOMEM;
+    *slot = (struct page_slot){ .bytes = malloc(PAGES_BODY_MAX), .hasher = hash_new() };
+    if (slot->bytes && slot->hasher)
+        return 0;
+    page_slot_fini(slot);
+    return -ENOMEM;
 }
 
 void page_slot_fini(struct page_slot *slot)
 {
     free(slot->bytes);
     free(slot->plain);
+    hash_free(slot->hasher);
     unpacker_fini(&slot->unpacker);
     slot->bytes = slot->plain = NULL;
+    slot->hasher = NULL;
 }
 
 static int unpack(struct page_slot *slot, struct err *err)
@@ -42,13 +70,49 @@ static int unpack(struct page_slot *slot, struct err *err)
     return rc;
 }
 
-int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *link,
-                   const struct section *section, uint64_t *ret_pages, struct err *err)
+/* Receives the first part of a body: its table, where it has one that makes sense. */
+static int recv_front(struct page_slot *slot, struct link *link, const struct section *section,
+                      uint32_t *ret_have, struct err *err)
+{
+    uint32_t have = (uint32_t)MIN(pages_table_size(1, section->version), (size_t)section->length);
+    int rc = link_recv(link, slot->bytes, have, err);
+    if (rc)
+        return rc;
+    uint32_t table = pages_table_length(slot->bytes, have, section->length, section->version);
+    if (table > have) {
+        rc = link_recv(link, slot->bytes + have, table - have, err);
+        have = table;
+    }
+    *ret_have = have;
+    return rc;
+}
+
+/* Whether the data whose table has come can go straight into memory, which is provided then. Whatever does not fit is
+ * left to those who find words for it. */
+static bool goes_straight(struct page_sink *sink, struct page_slot *slot,
+                          const struct section *section, uint32_t have)
 {
     struct pages_body *body = &slot->body;
-    if (section->length > PAGES_BODY_MAX)
-        return err_set(err, ERR_PEER, EBADMSG, "pages section of %u bytes", section->length);
-    int rc = link_recv_body(link, section, slot->bytes, err);
+    struct err err;
+    if (pages_table_length(slot->bytes, have, section->length, section->version) != have ||
+        pages_body_decode(slot->bytes, section->length, section->version, sink->mem->pages, body,
+                          &err) ||
+        body->pages[PAGES_DATA] == 0)
+        return false;
+    for (uint32_t i = 0; i < body->runs; i++)
+        if (body->run[i].kind == PAGES_DATA && !is_there(sink, &body->run[i]) &&
+            mem_provide(sink->mem, body->run[i].first, body->run[i].count))
+            return false;
+    return true;
+}
+
+static int recv_whole(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                      const struct section *section, uint32_t have, struct err *err)
+{
+    struct pages_body *body = &slot->body;
+    int rc = link_recv(link, slot->bytes + have, section->length - have, err);
+    if (!rc)
+        rc = section_check_body(section, slot->bytes, err);
     if (!rc)
         rc = pages_body_decode(slot->bytes, section->length, section->version, sink->mem->pages,
                                body, err);
@@ -56,14 +120,26 @@ int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *
         rc = unpack(slot, err);
     if (!rc)
         rc = pages_data_check(body, slot->data, err);
-    *ret_pages =
-        rc ? 0 : body->pages[PAGES_DATA] + body->pages[PAGES_ZERO] + body->pages[PAGES_DELTA];
     return rc;
 }
 
-static bool holds_data(const struct page_sink *sink, uint64_t page)
+int page_slot_recv(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                   const struct section *section, uint64_t *ret_pages, struct err *err)
 {
-    return atomic_load_explicit(&sink->written[page / 64], memory_order_relaxed) >> page % 64 & 1;
+    const uint64_t *pages = slot->body.pages;
+    uint32_t have = 0;
+    int rc = 0;
+    *ret_pages = 0;
+    slot->data = NULL;
+    if (section->length > PAGES_BODY_MAX)
+        return err_set(err, ERR_PEER, EBADMSG, "pages section of %u bytes", section->length);
+    if (sink->straight && section->version == PAGES_PLAIN_VERSION)
+        rc = recv_front(slot, link, section, &have, err);
+    if (!rc && (!have || !goes_straight(sink, slot, section, have)))
+        rc = recv_whole(sink, slot, link, section, have, err);
+    if (!rc)
+        *ret_pages = pages[PAGES_DATA] + pages[PAGES_ZERO] + pages[PAGES_DELTA];
+    return rc;
 }
 
 /* A page that never held data is zero already, and touching it would only make it use memory; of many
@@ -87,20 +163,6 @@ static int zero_run(struct page_sink *sink, const struct pages_run *run)
     return rc;
 }
 
-static void note_written(struct page_sink *sink, uint64_t page)
-{
-    atomic_fetch_or(&sink->written[page / 64], UINT64_C(1) << (page % 64));
-}
-
-/* Memory that is there can be written through its mapping: nothing is to be made, so nothing can be lacking. */
-static bool is_there(const struct page_sink *sink, const struct pages_run *run)
-{
-    for (uint64_t page = run->first; page < run->first + run->count; page++)
-        if (!holds_data(sink, page))
-            return false;
-    return true;
-}
-
 static int write_run(struct page_sink *sink, const struct pages_run *run, const uint8_t *data)
 {
     size_t left = (size_t)run->count * PAGE_BYTES;
@@ -119,8 +181,7 @@ static int write_run(struct page_sink *sink, const struct pages_run *run, const 
             left -= (size_t)n;
         }
     }
-    for (uint64_t page = run->first; page < run->first + run->count; page++)
-        note_written(sink, page);
+    note_written(sink, run);
     return 0;
 }
 
@@ -131,9 +192,9 @@ static size_t patch_run(struct page_sink *sink, const struct pages_run *run, con
     for (uint64_t page = run->first; page < run->first + run->count; page++) {
         uint32_t length = data[at] | (uint32_t)data[at + 1] << 8;
         pages_delta_apply(mem_page(sink->mem, page), data + at + 2, length);
-        note_written(sink, page);
         at += 2 + length;
     }
+    note_written(sink, run);
     return at;
 }
 
@@ -148,7 +209,7 @@ static int write_slot(struct page_sink *sink, const struct page_slot *slot)
                 return rc;
         } else if (run->kind == PAGES_DELTA) {
             data += patch_run(sink, run, data);
-        } else {
+        } else if (data) {
             int rc = write_run(sink, run, data);
             if (rc)
                 return rc;
@@ -158,9 +219,32 @@ static int write_slot(struct page_sink *sink, const struct page_slot *slot)
     return 0;
 }
 
-int page_slot_write(struct page_sink *sink, const struct page_slot *slot, struct err *err)
+static int recv_straight(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                         const struct section *section, struct err *err)
 {
-    int rc = write_slot(sink, slot);
+    struct iovec piece[1 + PAGES_DATA_MAX], left[PAGES_DATA_MAX];
+    int pieces = 1;
+    piece[0] = (struct iovec){ .iov_base = slot->bytes, .iov_len = slot->body.data_at };
+    for (uint32_t i = 0; i < slot->body.runs; i++) {
+        const struct pages_run *run = &slot->body.run[i];
+        if (run->kind != PAGES_DATA)
+            continue;
+        piece[pieces++] = (struct iovec){ .iov_base = mem_page(sink->mem, run->first),
+                                          .iov_len = (size_t)run->count * PAGE_BYTES };
+        note_written(sink, run);
+    }
+    memcpy(left, piece + 1, sizeof(*left) * (size_t)(pieces - 1));
+    int rc = link_recvv(link, left, pieces - 1, err);
+    return rc ? rc : section_check_sum(section, hash_pieces(slot->hasher, piece, pieces), err);
+}
+
+int page_slot_write(struct page_sink *sink, struct page_slot *slot, struct link *link,
+                    const struct section *section, struct err *err)
+{
+    int rc = slot->data ? 0 : recv_straight(sink, slot, link, section, err);
+    if (rc)
+        return rc;
+    rc = write_slot(sink, slot);
     return rc ? err_errno(err, ERR_HOST, -rc, "cannot write guest memory") : 0;
 }
 
@@ -220,6 +304,7 @@ int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter)
 {
     *sink = (struct page_sink){ .mem = mem,
                                 .meter = meter,
+                                .straight = mem->page_size == MEM_PAGES_LARGE,
                                 .written = calloc(mem->pages / 64, sizeof(uint64_t)) };
     (void)pthread_mutex_init(&sink->lock, NULL);
     (void)pthread_cond_init(&sink->changed, NULL);
@@ -275,11 +360,14 @@ int page_sink_recv(struct page_sink *sink, struct link *link, const struct secti
     struct page_slot *slot = take_free(sink);
     uint64_t pages;
     int rc = page_slot_recv(sink, slot, link, section, &pages, err);
+    bool straight = !rc && !slot->data;
+    if (straight)
+        rc = page_slot_write(sink, slot, link, section, err);
     if (!rc) {
         sink->data_pages += slot->body.pages[PAGES_DATA] + slot->body.pages[PAGES_DELTA];
         sink->zero_pages += slot->body.pages[PAGES_ZERO];
     }
-    hand_on(sink, slot, rc == 0);
+    hand_on(sink, slot, rc == 0 && !straight);
     return rc;
 }
 

@@ -43,6 +43,14 @@ size_t pages_table_encode(const struct pages_run *run, uint32_t runs, uint16_t v
     return pages_table_size(runs, version);
 }
 
+uint32_t pages_table_length(const uint8_t *body, uint32_t have, uint32_t length, uint16_t version)
+{
+    struct cursor cur = cursor_of(body, have);
+    uint32_t runs = have >= 4 ? cursor_u32(&cur) : UINT32_MAX;
+    size_t table = runs <= PAGES_RUNS_MAX ? pages_table_size(runs, version) : 0;
+    return table <= length ? (uint32_t)table : 0;
+}
+
 static int decode_run(struct cursor *cur, uint16_t version, uint64_t total_pages, uint64_t next,
                       struct pages_run *r, struct err *err)
 {

@@ -57,7 +57,11 @@ size_t pages_table_encode(const struct pages_run *run, uint32_t runs, uint16_t v
                           enum pages_packing packing, uint32_t plain_bytes, uint8_t *out);
 size_t pages_table_size(uint32_t runs, uint16_t version);
 
-/* Decodes the table of a whole body. Refuses (ERR_PEER) unknown versions, runs that are empty, of unknown kind,
+/* How long the table is that a body of `length` bytes begins with, by the first `have` of them; no longer than the
+ * body, and 0 where it makes no sense. */
+uint32_t pages_table_length(const uint8_t *body, uint32_t have, uint32_t length, uint16_t version);
+
+/* Decodes the table of a body of `length` bytes; what follows the table need not be there. Refuses (ERR_PEER) unknown versions, runs that are empty, of unknown kind,
  * out of order or beyond `total_pages`, more than PAGES_DATA_MAX pages with data, and lengths that do not fit.
  * What is packed, and deltas, are not looked into. */
 int pages_body_decode(const uint8_t *body, uint32_t length, uint16_t version, uint64_t total_pages,

@@ -114,12 +114,17 @@ int section_decode(const uint8_t in[STREAM_SECTION_BYTES], struct section *ret, 
     return 0;
 }
 
-int section_check_body(const struct section *section, const void *body, struct err *err)
+int section_check_sum(const struct section *section, uint64_t sum, struct err *err)
 {
-    if (stream_sum(body, section->length) != section->body_sum)
+    if (sum != section->body_sum)
         return err_set(err, ERR_PEER, EBADMSG, "section %s %u damaged (checksum)",
                        section_type_name(section->type), section->instance);
     return 0;
+}
+
+int section_check_body(const struct section *section, const void *body, struct err *err)
+{
+    return section_check_sum(section, stream_sum(body, section->length), err);
 }
 
 static void put_section(struct buf *out, struct section section, const struct schema *schema,

@@ -87,6 +87,8 @@ int section_decode(const uint8_t in[STREAM_SECTION_BYTES], struct section *ret,
                    struct err *err) MUST_CHECK;
 /* Compares body_sum; `body` holds section->length bytes. */
 int section_check_body(const struct section *section, const void *body, struct err *err) MUST_CHECK;
+/* The same by a sum that was made elsewhere. */
+int section_check_sum(const struct section *section, uint64_t sum, struct err *err) MUST_CHECK;
 
 /* Appends a whole section (head and body) for one object of a schema, in its newest version. */
 void section_put(struct buf *out, uint16_t type, uint16_t instance, uint16_t flags,

@@ -115,13 +115,15 @@ static void deliver(struct cursor *in)
     struct link link = LINK_NONE;
     struct err err = { 0 };
     int pair[2], room = 1 << 20;
-    struct section section = { .type = SECTION_PAGES, .version = cursor_u8(in) };
+    uint8_t form = cursor_u8(in);
+    struct section section = { .type = SECTION_PAGES, .version = form % 128 };
     struct cursor body = fuzz_rest(in);
     uint64_t pages;
     if (body.left > 65536)
         return;
     if (!mem.host)
         set_up();
+    sink.straight = form >= 128;
     section.length = (uint32_t)body.left;
     section.body_sum = stream_sum(body.at, body.left);
     FUZZ_CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) == 0);
@@ -132,8 +134,8 @@ static void deliver(struct cursor *in)
     int rc = page_slot_recv(&sink, &slot, &link, &section, &pages, &err);
     fuzz_check_err(rc, &err);
     if (!rc) {
-        FUZZ_CHECK(page_slot_write(&sink, &slot, &err) == 0);
-        check_pages(&slot.body, slot.data);
+        FUZZ_CHECK(page_slot_write(&sink, &slot, &link, &section, &err) == 0);
+        check_pages(&slot.body, slot.data ? slot.data : body.at + slot.body.data_at);
         check_written(&slot.body);
     }
     link_close(&link);

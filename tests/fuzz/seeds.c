@@ -468,6 +468,10 @@ static void put_packed(void)
         put("packing", name, raw.data, raw.len);
         (void)snprintf(name, sizeof(name), "body-%s", names[how]);
         put("packing", name, body.data, body.len);
+        if (how == PACKING_NONE) {
+            body.data[1] |= 0x80; /* the same, straight into memory */
+            put("packing", "straight", body.data, body.len);
+        }
         packer_fini(&packer);
     }
 }

@@ -418,9 +418,8 @@ static void freed_pages_do_not_travel(void **unused)
     mem_fini(&to);
 }
 
-static void damaged_page_is_refused(void **unused)
+static void damaged_page_is_refused_by(enum mem_pages to_pages)
 {
-    (void)unused;
     struct mem from, to;
     struct hv *hv;
     struct dirty dirty;
@@ -432,10 +431,12 @@ static void damaged_page_is_refused(void **unused)
     struct err err;
 
     assert_int_equal(mem_init(&from, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
-    assert_int_equal(mem_init(&to, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_init(&to, 64 * MIB, to_pages, NULL), 0);
     assert_int_equal(hv_fake_open(&hv), 0);
     assert_int_equal(hv->ops->slot_set(hv, 0, gpa_of(0), from.host, from.bytes, false), 0);
-    memset(from.host, 0x5a, 3 * PAGE_BYTES);
+    memset(from.host, 0x5a, 2 * PAGE_BYTES);
+    memset(mem_page(&from, 2), 0, PAGE_BYTES); /* three runs */
+    memset(mem_page(&from, 3), 0x5b, PAGE_BYTES);
     assert_int_equal(dirty_start(&dirty, &from, hv), 0);
     page_source_init(&source, &from, &dirty);
     assert_int_equal(page_maker_init(&maker, &source, NULL, PACKING_MODE_OFF, 0), 0);
@@ -467,6 +468,13 @@ static void damaged_page_is_refused(void **unused)
     hv->ops->close(hv);
     mem_fini(&from);
     mem_fini(&to);
+}
+
+static void damaged_page_is_refused(void **unused)
+{
+    (void)unused;
+    damaged_page_is_refused_by(MEM_PAGES_SMALL);
+    damaged_page_is_refused_by(MEM_PAGES_LARGE);
 }
 
 int main(void)
