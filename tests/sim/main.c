@@ -5,7 +5,8 @@
  *     sim --seed N [--trace]      one random schedule again
  *     sim --pairs                 every two faults at every two events
  *     sim --table                 each message, each fault: what comes of it
- *     sim --document              the same for every kind of fault, as docs/faults.md has it
+ *     sim --document [--post-copy]
+ *                                 the same for every kind of fault, as docs/faults.md has it
  *     sim --point N --fault NAME [--coin N] [--stop-copy | --post-copy] [--trace]
  *                                 one single fault again, at the N-th event
  */
@@ -236,27 +237,46 @@ static const char *letter(enum outcome outcome)
 
 /* A point by its name, since how many rounds there are is left to chance. */
 struct named_point {
-    uint16_t type; /* of the message; 0 = a record write */
+    uint16_t type; /* as world.h has it */
     bool last;     /* of several; else the first */
 };
+
+static const char *point_name(struct named_point point)
+{
+    switch (point.type) {
+    case 0:
+        return point.last ? "*record at the target*" : "*record at the source*";
+    case POINT_AGENT:
+        return "*the agent is asked*";
+    case POINT_URGENT:
+        return "*the urgent lane is opened*";
+    case REQUEST:
+        return "request";
+    case REPLY:
+        return "reply";
+    default:
+        return message_is(point.type) ? message_name(point.type) : section_type_name(point.type);
+    }
+}
 
 #define DOCUMENT_SEEDS 8
 #define POINTS_MAX ARRAY_LEN(world.point)
 
 /* The points of a run of this seed without faults; returns how many. */
-static unsigned points_of(uint64_t seed, uint16_t point[POINTS_MAX])
+static unsigned points_of(enum move_mode mode, uint64_t seed, uint16_t point[POINTS_MAX])
 {
-    struct schedule s = { .seed = seed, .mode = MOVE_PRE_COPY };
+    struct schedule s = single(mode, FAULT_NONE, false, 0, 0);
+    s.seed = seed;
     (void)world_run(&world, &s, false);
     world_free(&world);
     memcpy(point, world.point, sizeof(world.point));
     return MIN(world.points, (unsigned)POINTS_MAX);
 }
 
-static unsigned find_point(uint64_t seed, struct named_point want)
+static unsigned find_point(enum move_mode mode, uint64_t seed, struct named_point want)
 {
     uint16_t point[POINTS_MAX];
-    unsigned count = points_of(seed, point), found = 0;
+    unsigned count = points_of(mode, seed, point), found = 0;
     for (unsigned i = 0; i < count && (want.last || !found); i++)
         if (point[i] == want.type)
             found = i + 1;
@@ -264,12 +284,13 @@ static unsigned find_point(uint64_t seed, struct named_point want)
 }
 
 /* All that can come of one fault at one point: over several timings, and all that is left to chance. */
-static int document_cell(enum fault_kind kind, const unsigned at[DOCUMENT_SEEDS])
+static int document_cell(enum move_mode mode, enum fault_kind kind,
+                         const unsigned at[DOCUMENT_SEEDS])
 {
     bool seen[OUTCOME_MAX] = { 0 };
     for (unsigned n = 0; n < DOCUMENT_SEEDS; n++)
         for (uint64_t coin = 0; coin < 8 && at[n]; coin++) {
-            struct schedule s = single(MOVE_PRE_COPY, kind, true, at[n], coin);
+            struct schedule s = single(mode, kind, true, at[n], coin);
             s.seed = n + 1;
             enum outcome outcome = run(&s, false);
             if (outcome == OUTCOME_BROKEN)
@@ -283,27 +304,24 @@ static int document_cell(enum fault_kind kind, const unsigned at[DOCUMENT_SEEDS]
     return 0;
 }
 
-static int document_row(struct named_point want, const char *which)
+static int document_row(enum move_mode mode, struct named_point want, const char *which)
 {
     unsigned at[DOCUMENT_SEEDS];
     int rc = 0;
     for (unsigned n = 0; n < DOCUMENT_SEEDS; n++)
-        at[n] = find_point(n + 1, want);
-    if (want.type)
-        printf("| %s%s |", which, message_name(want.type));
-    else
-        printf("| *record at the %s* |", want.last ? "target" : "source");
+        at[n] = find_point(mode, n + 1, want);
+    printf("| %s%s |", want.type ? which : "", point_name(want));
     for (int kind = FAULT_NONE + 1; kind < FAULT_MAX && !rc; kind++)
-        rc = document_cell((enum fault_kind)kind, at);
+        rc = document_cell(mode, (enum fault_kind)kind, at);
     printf("\n");
     return rc;
 }
 
-/* The table of docs/faults.md. Of a message sent several times: the first and the last. */
-static int document(void)
+/* A table of docs/faults.md. Of a message sent several times: the first and the last. */
+static int document(enum move_mode mode)
 {
     uint16_t point[POINTS_MAX];
-    unsigned points = points_of(1, point);
+    unsigned points = points_of(mode, 1, point);
     int rc = 0;
 
     printf("| after |");
@@ -321,10 +339,10 @@ static int document(void)
         }
         if (before && after)
             continue;
-        rc = document_row((struct named_point){ .type = point[i], .last = before }, after ? "first "
-                                                                                    : before
-                                                                                        ? "last "
-                                                                                        : "");
+        rc = document_row(mode, (struct named_point){ .type = point[i], .last = before },
+                          after    ? "first "
+                          : before ? "last "
+                                   : "");
     }
     return rc;
 }
@@ -369,7 +387,7 @@ int main(int argc, char **argv)
     };
     uint64_t schedules = 100000, seed = 0, coin = 0;
     unsigned point = 0;
-    bool trace = false;
+    bool trace = false, documented = false;
     enum fault_kind fault = FAULT_NONE;
     enum move_mode mode = MOVE_PRE_COPY;
 
@@ -387,7 +405,8 @@ int main(int argc, char **argv)
         case TABLE:
             return table();
         case DOCUMENT:
-            return document();
+            documented = true;
+            break;
         case PAIRS:
             return pairs();
         case POINT:
@@ -409,6 +428,8 @@ int main(int argc, char **argv)
             return 2;
         }
     }
+    if (documented)
+        return document(mode);
     if (seed || fault) {
         struct schedule s = fault ? single(mode, fault, false, point, coin) : schedule_of(seed);
         enum outcome outcome = run(&s, trace);

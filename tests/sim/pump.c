@@ -113,6 +113,7 @@ static void send_absent_round(struct world *w, const struct move_action *action)
             uint64_t part = half ? set & ~low : set & low;
             struct item item = { .section.type = SECTION_ABSENT, .set = part };
             world_send(w, n, SIDE_SOURCE, item);
+            note_point(w, SECTION_ABSENT);
         }
     struct source_event *event = &work(w, SIDE_SOURCE)->source;
     event->kind = SOURCE_ROUND_SENT;
@@ -158,6 +159,7 @@ static void open_urgent(struct world *w, uint32_t conn)
         w->unsent = w->told;
     }
     (void)open_lane(w, of);
+    note_point(w, POINT_URGENT);
 }
 
 static void push(struct world *w, uint32_t conn)
@@ -183,6 +185,7 @@ void world_push(struct world *w, unsigned n)
         uint64_t set = random_set(w, w->unsent, 6);
         w->unsent &= ~set;
         world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = SECTION_PAGES, .set = set });
+        note_point(w, SECTION_PAGES);
         world_plan(w, P_PUSH, SIDE_SOURCE, work_ns(w))->link = n;
         world_source(w, &(struct source_event){ .kind = SOURCE_PROGRESS,
                                                 .conn = w->link[beside].conn[SIDE_SOURCE] });
@@ -197,9 +200,11 @@ void world_ask(struct world *w, uint64_t set)
     if (!w->target.conn || !world_link(w, SIDE_TARGET, w->target.conn, &of) ||
         !world_lane(w, of, SIDE_TARGET, &n))
         return;
-    for (; set; set &= set - 1)
+    for (; set; set &= set - 1) {
         world_send(w, n, SIDE_TARGET,
                    (struct item){ .section.type = REQUEST, .set = set & (~set + 1) });
+        note_point(w, REQUEST);
+    }
 }
 
 /* The guest at the target reads a page, if it can; else it waits for it, and other vCPUs go on. */
@@ -221,6 +226,7 @@ static void answer(struct world *w, unsigned n, uint64_t page)
     CHECK(w, w->source_has && !w->source_runs, "a page of a guest that is not paused is served");
     w->unsent &= ~page;
     world_send(w, n, SIDE_SOURCE, (struct item){ .section.type = REPLY, .set = page });
+    note_point(w, REPLY);
 }
 
 static void all_in(struct world *w)
@@ -261,6 +267,7 @@ static void send_absent(struct world *w, uint32_t conn)
               "pages are named that may be under way");
     world_send(w, n, SIDE_TARGET,
                (struct item){ .section.type = SECTION_ABSENT, .set = w->absent });
+    note_point(w, SECTION_ABSENT);
     struct message pull = { .type = MESSAGE_PULL, .pull.pages = count_of(w->absent) };
     memcpy(pull.pull.token, w->target.hello.token, sizeof(pull.pull.token));
     send_message(w, SIDE_TARGET,
@@ -495,6 +502,7 @@ static void act(struct world *w, enum side side, const struct move_action *actio
     case ACTION_PREPARE_GUEST:
         CHECK(w, w->source_runs && w->prepared++ == 0, "the guest is prepared once, while it runs");
         work(w, SIDE_SOURCE)->source.kind = SOURCE_GUEST_PREPARED;
+        note_point(w, POINT_AGENT);
         break;
     case ACTION_THROTTLE:
         CHECK(w, w->source_runs, "a guest that stands still is to be slowed");

@@ -152,6 +152,10 @@ struct host {
     202 /* first on a lane that pushes: LANE, which only the pump hears; `pages`: beside which link */
 #define GUEST_PAGES 48 /* of post-copy; rounds only count */
 
+/* Points that are no messages: beside these SECTION_ABSENT, SECTION_PAGES that are pushed, REQUEST, REPLY. */
+#define POINT_AGENT 1  /* the guest's agent was asked */
+#define POINT_URGENT 2 /* the urgent lane is opened */
+
 #define LINKS_MAX 256
 #define PENDING_MAX 256
 
@@ -162,7 +166,7 @@ struct world {
     uint64_t net_down_until_ns;
     unsigned events, points; /* so far */
     unsigned fired;          /* bits: faults that have */
-    uint16_t point[64];      /* the first points: message types, or 0 = a record write */
+    uint16_t point[256];     /* the first points: message types, 0 = a record write, or as below */
 
     struct host host[SIDES];
     struct source source;
