@@ -349,8 +349,14 @@ int hv_kvm_open(int kvm_fd, struct hv **ret, struct err *err)
         return rc;
     }
     vm->run_bytes = ioctl(kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (vm->run_bytes <= 0) {
+        rc = err_errno(err, ERR_HOST, errno, "KVM does not say how large a vCPU's area is");
+        kvm_close(&vm->hv);
+        return rc;
+    }
     vm->clock_flags = (uint32_t)ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_ADJUST_CLOCK);
     vm->tsc_control = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
+    vm->xcrs = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_XCRS) > 0; /* of CPUs with XSAVE */
     vm->fd = ioctl(kvm_fd, KVM_CREATE_VM, 0);
     if (vm->fd < 0) {
         rc = err_errno(err, ERR_HOST, errno, "cannot create a VM");

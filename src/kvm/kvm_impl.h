@@ -12,7 +12,7 @@ struct kvm_vm {
     int run_bytes;        /* of a vCPU's shared area */
     int xsave_bytes;      /* of KVM_GET_XSAVE2; 4096 where only KVM_GET_XSAVE exists */
     uint32_t clock_flags; /* KVM_CLOCK_* this kernel knows */
-    bool tsc_control;
+    bool tsc_control, xcrs;
     struct kvm_msr_list *msrs; /* what the kernel saves */
 };
 

@@ -308,8 +308,8 @@ int kvm_vcpu_save(struct hv_vcpu *base, struct hv_vcpu_state *state, struct err 
         rc = call(vcpu->fd, KVM_GET_SREGS, &sregs, "cannot read control registers", err);
     if (!rc)
         rc = save_xsave(vcpu, state, err);
-    if (!rc && ioctl(vcpu->fd, KVM_GET_XCRS, &xcrs) < 0)
-        xcrs.nr_xcrs = 0; /* a CPU without XSAVE */
+    if (!rc && kvm_vm_of(base->hv)->xcrs)
+        rc = call(vcpu->fd, KVM_GET_XCRS, &xcrs, "cannot read XCR0", err);
     if (!rc)
         rc = call(vcpu->fd, KVM_GET_DEBUGREGS, &debug, "cannot read debug registers", err);
     if (!rc)
