@@ -536,27 +536,31 @@ static void arrived(struct monitor *monitor, struct mover *mover)
     }
 }
 
-static void act_on_result(struct monitor *monitor, struct mover *mover)
+/* Whoever waits for the end of it hears how it ended. */
+static void tell_result(struct monitor *monitor, struct mover *mover)
 {
-    json_t *bill = NULL;
+    json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
     if (mover->request.kind == MOVER_CHECK) {
-        json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
         rpc_post_event(monitor->rpc, "move.checked",
                        json_pack("{s:o?, s:o?}", "error", reason, "report", mover->checked));
         return;
     }
     if (mover->request.kind != MOVER_RECEIVE) {
-        bill = bill_json(&mover->bill);
+        json_t *bill = bill_json(&mover->bill);
         json_decref(monitor->last_bill);
         monitor->last_bill = json_incref(bill);
-        json_t *reason = mover->rc ? reason_to_json(&mover->err) : NULL;
         rpc_post_event(monitor->rpc, "move.done",
-                       json_pack("{s:b, s:o?, s:o?}", "ok", mover->rc == 0, "error", reason, "bill",
+                       json_pack("{s:b, s:O?, s:o?}", "ok", mover->rc == 0, "error", reason, "bill",
                                  bill));
     }
+    json_decref(reason);
     if (mover->rc)
         log_event(LOG_ERROR, "move.failed", "%s", mover->err.text);
+}
 
+static void act_on_result(struct monitor *monitor, struct mover *mover)
+{
+    tell_result(monitor, mover);
     switch (mover->request.kind) {
     case MOVER_MIGRATE:
         if (mover->outcome == MIGRATE_MOVED) {
@@ -776,6 +780,11 @@ void mover_shutdown(struct monitor *monitor)
     (void)pthread_join(mover->thread, NULL);
     loop_remove(&monitor->mover_done);
     monitor->mover = NULL;
+    if (mover->rc && mover->outcome == MIGRATE_STAYED && monitor->state == MONITOR_ENDED)
+        mover->rc = err_set(&mover->err, ERR_HOST, ECANCELED,
+                            "the VM ended in the middle of it: %s", monitor->state_why);
+    if (monitor->rpc)
+        tell_result(monitor, mover);
     if (mover->outcome == MIGRATE_LEFT_UNCERTAIN)
         monitor->keep |=
             RUNDIR_KEEP_RECORD; /* all that is left of the guest here, and it must be found */

@@ -358,6 +358,31 @@ def interrupted():
         scene.still_here()
 
 
+def killed_on_purpose():
+    """`kill` in the middle of a move: whoever waits for the move hears how it ended, and why."""
+    with Scene() as scene:
+        to = scene.b.receive()
+        reached = threading.Event()
+
+        def at(*section):
+            if section == ("there", "pages", 2):
+                killer.append(scene.a.start("kill", "g"))
+                reached.set()
+                time.sleep(0.2)  # not for waiting: a slow network, in which the order arrives first
+
+        killer = []
+        with Relay(to.address, at) as relay:
+            mover = scene.a.start("migrate", "g", relay.address, "--json")
+            out, err = mover.communicate(timeout=LIMIT)
+        check(reached.is_set(), "no pages came")
+        check(killer[0].wait(LIMIT) == 0, "kill failed")
+        bill = json.loads(out)
+        check(bill["owner"] == "source" and bill["outcome"] != "completed", str(bill))
+        check("the VM ended in the middle of it" in err, err)
+        scene.gone(to)
+        wait_for("the source to be gone", scene.a.is_empty)
+
+
 def stalled(where, mode="pre-copy"):
     """A target that stands still is given up after the limit; woken again, it vanishes."""
     def test():
@@ -629,6 +654,7 @@ if __name__ == "__main__":
         ("cancelled in a stop-copy", cancelled(("there", "pages", 10), "stop-copy")),
         ("cancelled, and the receiver waits on", cancelled(("there", "pages", 10), once=False)),
         ("interrupted", interrupted),
+        ("killed on purpose", killed_on_purpose),
         ("stalled at hello", stalled(("there", "hello", 0))),
         ("stalled in pages", stalled(("there", "pages", 10))),
         ("stalled in a stop-copy", stalled(("there", "pages", 10), "stop-copy")),
