@@ -1,4 +1,5 @@
 #include "mem/uffd.h"
+#include "base/clock.h"
 #include "base/fd.h"
 
 #include <errno.h>
@@ -92,18 +93,24 @@ int uffd_read(struct uffd *uffd, uint64_t *ret_page)
     }
 }
 
-/* Of what an ioctl that fills pages returned: `done` is the bytes it filled, or -errno. EAGAIN: the mappings were
- * being changed, which they are not for long. */
-static int outcome(int failed, int64_t done, uint64_t *ret_count)
+#define NO_MEMORY_NS (5 * CLOCK_SECOND) /* a guest waits sooner than it dies */
+#define NO_MEMORY_PAUSE_NS (10 * CLOCK_MSEC)
+
+/* Of what an ioctl that fills pages returned: `done` is the bytes it filled, or -errno. -EAGAIN: again. The mappings were
+ * being changed, which they are not for long; or the host is out of memory, which it may not be for long. */
+static int outcome(int failed, int64_t done, uint64_t began_ns, uint64_t *ret_count)
 {
     if (done > 0) {
         *ret_count = (uint64_t)done / PAGE_BYTES;
         return 0;
     }
-    if (failed == EAGAIN) {
-        (void)sched_yield();
+    if (failed == ENOMEM && clock_now_ns() - began_ns < NO_MEMORY_NS) {
+        (void)clock_nanosleep(CLOCK_MONOTONIC, 0,
+                              &(struct timespec){ .tv_nsec = NO_MEMORY_PAUSE_NS }, NULL);
         return -EAGAIN;
     }
+    if (failed == EAGAIN)
+        (void)sched_yield();
     return -failed;
 }
 
@@ -117,13 +124,14 @@ static void wake(struct uffd *uffd, uint64_t page)
 int uffd_copy(struct uffd *uffd, uint64_t first, uint64_t count, const void *data,
               uint64_t *ret_count)
 {
+    uint64_t began_ns = clock_now_ns();
     int rc;
     do {
         struct uffdio_copy copy = { .dst = (uintptr_t)mem_page(uffd->mem, first),
                                     .src = (uintptr_t)data,
                                     .len = count * PAGE_BYTES };
         int failed = ioctl(uffd->fd, UFFDIO_COPY, &copy) < 0 ? errno : 0;
-        rc = outcome(failed, copy.copy, ret_count);
+        rc = outcome(failed, copy.copy, began_ns, ret_count);
     } while (rc == -EAGAIN);
     if (rc == -EEXIST)
         wake(uffd, first);
@@ -132,12 +140,13 @@ int uffd_copy(struct uffd *uffd, uint64_t first, uint64_t count, const void *dat
 
 int uffd_zero(struct uffd *uffd, uint64_t first, uint64_t count, uint64_t *ret_count)
 {
+    uint64_t began_ns = clock_now_ns();
     int rc;
     do {
         struct uffdio_zeropage zero = { .range = { (uintptr_t)mem_page(uffd->mem, first),
                                                    count * PAGE_BYTES } };
         int failed = ioctl(uffd->fd, UFFDIO_ZEROPAGE, &zero) < 0 ? errno : 0;
-        rc = outcome(failed, zero.zeropage, ret_count);
+        rc = outcome(failed, zero.zeropage, began_ns, ret_count);
     } while (rc == -EAGAIN);
     if (rc == -EEXIST)
         wake(uffd, first);

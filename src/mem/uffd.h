@@ -40,7 +40,8 @@ void uffd_close(struct uffd *uffd);
 /* The page index of the next access that waits; -EAGAIN: none. Never blocks; `fd` polls readable. */
 int uffd_read(struct uffd *uffd, uint64_t *ret_page) MUST_CHECK;
 
-/* Fills up to `count` pages from `first` on and wakes whoever waits for them: *ret_count of them, at least one.
+/* While the host has no memory for them, they are tried again for 5 s.
+ * Fills up to `count` pages from `first` on and wakes whoever waits for them: *ret_count of them, at least one.
  * -EEXIST: the first one is there already, and whoever waits for it was woken; other -errno: the host cannot. */
 int uffd_copy(struct uffd *uffd, uint64_t first, uint64_t count, const void *data,
               uint64_t *ret_count) MUST_CHECK;

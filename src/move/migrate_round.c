@@ -185,9 +185,10 @@ static void end_round(struct migration *m, const struct page_count *n)
     m->sender = SENDER_NONE;
     if (m->progress.round == 1)
         m->visited = page_source_visited(&m->pages);
-    if (!m->last_round && dirty_fetch(&m->dirty, &left)) {
+    int rc = m->last_round ? 0 : dirty_fetch(&m->dirty, &left);
+    if (rc) {
         struct err err;
-        (void)err_set(&err, ERR_HOST, EIO, "cannot follow the guest's writes");
+        (void)err_errno(&err, ERR_HOST, -rc, "cannot follow the guest's writes");
         migrate_host_failed(m, &err);
         return;
     }

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define LAST_WORD_MS 100
+
 /* Of what no round came to. */
 static void bill_untouched(struct migration *m, const struct serve_listed *listed)
 {
@@ -263,10 +265,13 @@ void migrate_finish_section(struct migration *m)
     m->pushing = false;
 }
 
-/* The lane's thread has ended by itself: with the lane goes the connection. */
+/* The lane's thread has ended by itself: with the lane goes the connection. A target that gives up closes both, and what it
+ * says before on the other one says more. */
 void migrate_lane_lost(struct migration *m)
 {
     struct err err = m->serve->lost;
+    if (link_wait(&m->wire.link, LAST_WORD_MS) == 0)
+        return;
     log_event(LOG_WARN, "move.urgent", "%s", err.text);
     migrate_connection_failed(m, -ECONNRESET, &err);
 }

@@ -211,6 +211,8 @@ static bool must_doom(struct pull *pull)
 {
     if (!atomic_load(&pull->loading) || atomic_load(&pull->doomed))
         return false;
+    if (atomic_load(&pull->failed))
+        return true;
     uint64_t now = clock_now_ns();
     (void)pthread_mutex_lock(&pull->lock);
     bool waits = pull->waiting_count > 0;
@@ -387,7 +389,10 @@ int pull_arm(struct pull *pull, struct err *err)
 
 int pull_loaded(struct pull *pull, struct err *err)
 {
+    int failed = atomic_load(&pull->failed);
     atomic_store(&pull->loading, false);
+    if (failed)
+        return err_errno(err, ERR_HOST, -failed, "cannot place guest memory");
     if (!atomic_load(&pull->doomed))
         return 0;
     return err_set(err, ERR_PEER, ECONNRESET,
