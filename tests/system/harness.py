@@ -319,8 +319,8 @@ class Control:
         self.raw(json.dumps({"jsonrpc": "2.0", "id": self.last_id, "method": method,
                              "params": params}).encode() + b"\n")
         while (got := self.message()) is not None:
-            if got.get("id") == self.last_id:
-                return got
+            if got.get("id") == self.last_id or ("error" in got and got.get("id") is None):
+                return got  # no id: of what could not be read, or there is no memory
             self.events.append(got)
         raise Failed(f"no answer to {method}")
 

@@ -4,11 +4,15 @@
  *     GODWIT_FAIL=NAME:ERRNO:PATH     once PATH exists, the first call of NAME fails with that number; PATH is then
  *                                     removed, so that it happens once and the test knows that it did
  *
+ * NAME may be that of a request of ioctl(2); NAME+N: the first N calls are let through.
+ *
  * Only what can be made to fail without having been done: a call that fails here has no effect.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -18,6 +22,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -29,18 +34,24 @@
 static char wanted[32], path[512];
 static int number;
 static atomic_bool spent;
+static atomic_int let_through;
 
 __attribute__((constructor)) static void set_up(void)
 {
     const char *order = getenv("GODWIT_FAIL");
     if (!order || sscanf(order, "%31[^:]:%d:%511[^\n]", wanted, &number, path) != 3)
         wanted[0] = '\0';
+    char *plus = strchr(wanted, '+');
+    if (plus) {
+        *plus = '\0';
+        let_through = atoi(plus + 1);
+    }
 }
 
 static int fails(const char *name)
 {
     if (!wanted[0] || atomic_load(&spent) || strcmp(name, wanted) != 0 || access(path, F_OK) != 0 ||
-        atomic_exchange(&spent, true))
+        atomic_fetch_sub(&let_through, 1) > 0 || atomic_exchange(&spent, true))
         return 0;
     (void)unlink(path);
     errno = number;
@@ -95,6 +106,99 @@ WRAP(ssize_t, -1, readv, (int fd, const struct iovec *iov, int count), (fd, iov,
 WRAP(void *, NULL, realloc, (void *at, size_t size), (at, size))
 WRAP(void *, NULL, aligned_alloc, (size_t align, size_t size), (align, size))
 WRAP(ssize_t, -1, getrandom, (void *buf, size_t len, unsigned flags), (buf, len, flags))
+
+/* What looks up the next definition of these calls them itself. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t count, size_t size);
+
+void *malloc(size_t size)
+{
+    return fails("malloc") ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    return fails("calloc") ? NULL : __libc_calloc(count, size);
+}
+
+#define REQUEST(name) \
+    {                 \
+        name, #name   \
+    }
+static const struct {
+    unsigned long request;
+    const char *name;
+} requests[] = {
+    REQUEST(KVM_CHECK_EXTENSION),
+    REQUEST(KVM_CLEAR_DIRTY_LOG),
+    REQUEST(KVM_CREATE_IRQCHIP),
+    REQUEST(KVM_CREATE_VCPU),
+    REQUEST(KVM_CREATE_VM),
+    REQUEST(KVM_ENABLE_CAP),
+    REQUEST(KVM_GET_CLOCK),
+    REQUEST(KVM_GET_DEBUGREGS),
+    REQUEST(KVM_GET_DIRTY_LOG),
+    REQUEST(KVM_GET_IRQCHIP),
+    REQUEST(KVM_GET_LAPIC),
+    REQUEST(KVM_GET_MP_STATE),
+    REQUEST(KVM_GET_MSRS),
+    REQUEST(KVM_GET_REGS),
+    REQUEST(KVM_GET_SREGS),
+    REQUEST(KVM_GET_STATS_FD),
+    REQUEST(KVM_GET_SUPPORTED_CPUID),
+    REQUEST(KVM_GET_TSC_KHZ),
+    REQUEST(KVM_GET_VCPU_EVENTS),
+    REQUEST(KVM_GET_VCPU_MMAP_SIZE),
+    REQUEST(KVM_GET_XCRS),
+    REQUEST(KVM_GET_XSAVE),
+    REQUEST(KVM_GET_XSAVE2),
+    REQUEST(KVM_IOEVENTFD),
+    REQUEST(KVM_IRQFD),
+    REQUEST(KVM_IRQ_LINE),
+    REQUEST(KVM_KVMCLOCK_CTRL),
+    REQUEST(KVM_RUN),
+    REQUEST(KVM_SET_CLOCK),
+    REQUEST(KVM_SET_CPUID2),
+    REQUEST(KVM_SET_DEBUGREGS),
+    REQUEST(KVM_SET_IDENTITY_MAP_ADDR),
+    REQUEST(KVM_SET_IRQCHIP),
+    REQUEST(KVM_SET_LAPIC),
+    REQUEST(KVM_SET_MP_STATE),
+    REQUEST(KVM_SET_MSRS),
+    REQUEST(KVM_SET_REGS),
+    REQUEST(KVM_SET_SREGS),
+    REQUEST(KVM_SET_TSC_KHZ),
+    REQUEST(KVM_SET_TSS_ADDR),
+    REQUEST(KVM_SET_USER_MEMORY_REGION),
+    REQUEST(KVM_SET_VCPU_EVENTS),
+    REQUEST(KVM_SET_XCRS),
+    REQUEST(KVM_SET_XSAVE),
+    REQUEST(UFFDIO_API),
+    REQUEST(UFFDIO_COPY),
+    REQUEST(UFFDIO_REGISTER),
+    REQUEST(UFFDIO_UNREGISTER),
+    REQUEST(UFFDIO_WAKE),
+    REQUEST(UFFDIO_ZEROPAGE),
+};
+
+static const char *request_name(unsigned long request)
+{
+    for (size_t i = 0; i < sizeof(requests) / sizeof(*requests); i++)
+        if (requests[i].request == request)
+            return requests[i].name;
+    return "";
+}
+
+/* Whatever follows the request is one word. */
+int ioctl(int fd, unsigned long request, ...)
+{
+    va_list ap;
+    va_start(ap, request);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    NEXT(ioctl)
+    return wanted[0] && fails(request_name(request)) ? -1 : next_(fd, request, arg);
+}
 
 /* open(2) and openat(2) take a mode only when they create. */
 int open64(const char *name, int flags, ...)

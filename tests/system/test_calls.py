@@ -21,7 +21,9 @@ CALLS = {"memfd_create": "ENOMEM", "ftruncate64": "ENOSPC", "mmap64": "ENOMEM", 
          "rename": "ENOSPC", "renameat": "ENOSPC", "renameat2": "ENOSPC", "fallocate64": "ENOSPC",
          "pthread_create": "EAGAIN",
          "open64": "EMFILE", "openat64": "EMFILE", "aligned_alloc": "ENOMEM", "realloc": "ENOMEM",
-         "getrandom": "EAGAIN"}
+         "getrandom": "EAGAIN",
+         **{f"{name}+{n}": "ENOMEM" for name, counts in (("malloc", (0, 1, 2, 3, 5, 8, 13, 21)), ("calloc", (0, 1, 2, 3, 5)))
+            for n in counts}}
 STAGES = [("there", "hello"), ("there", "round"), ("there", "state-done"), ("back", "prepared")]
 LANES = 6
 PRELOAD = os.path.join(BUILD, "tests/system/libpreload.so")
