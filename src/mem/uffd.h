@@ -40,9 +40,9 @@ void uffd_close(struct uffd *uffd);
 /* The page index of the next access that waits; -EAGAIN: none. Never blocks; `fd` polls readable. */
 int uffd_read(struct uffd *uffd, uint64_t *ret_page) MUST_CHECK;
 
-/* While the host has no memory for them, they are tried again for 5 s.
- * Fills up to `count` pages from `first` on and wakes whoever waits for them: *ret_count of them, at least one.
- * -EEXIST: the first one is there already, and whoever waits for it was woken; other -errno: the host cannot. */
+/* Fills up to `count` pages from `first` on and wakes whoever waits for them: *ret_count of them, at least one.
+ * -EEXIST: the first one is there already, and whoever waits for it was woken; other -errno: the host cannot. While it
+ * has no memory, it is asked again for 5 s. */
 int uffd_copy(struct uffd *uffd, uint64_t first, uint64_t count, const void *data,
               uint64_t *ret_count) MUST_CHECK;
 int uffd_zero(struct uffd *uffd, uint64_t first, uint64_t count, uint64_t *ret_count) MUST_CHECK;
