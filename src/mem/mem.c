@@ -213,6 +213,17 @@ int mem_provide(const struct mem *mem, uint64_t first, uint64_t count)
     return madvise(mem_page(mem, first), count * PAGE_BYTES, MADV_POPULATE_WRITE) < 0 ? -errno : 0;
 }
 
+bool mem_is_whole(const struct mem *mem, uint64_t page)
+{
+    unsigned char there[MEM_LARGE_PAGES];
+    if (mincore(mem_page(mem, page - page % MEM_LARGE_PAGES), MEM_LARGE_BYTES, there) < 0)
+        return false;
+    for (size_t i = 0; i < MEM_LARGE_PAGES; i++)
+        if (!(there[i] & 1))
+            return false;
+    return true;
+}
+
 uint64_t mem_resident_pages(const struct mem *mem)
 {
     struct stat st;

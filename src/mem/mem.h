@@ -96,5 +96,9 @@ int mem_next_touched(const struct mem *mem, uint64_t from, uint64_t *ret_first,
  * cannot fail. -ENOMEM, or -EFAULT where the kernel has none; -EINVAL before Linux 5.14. */
 int mem_provide(const struct mem *mem, uint64_t first, uint64_t count) MUST_CHECK;
 
+/* Whether each page of the large page that `page` lies in holds memory. */
+#define MEM_LARGE_PAGES (MEM_LARGE_BYTES / PAGE_BYTES)
+bool mem_is_whole(const struct mem *mem, uint64_t page) MUST_CHECK;
+
 /* Pages that hold memory now. */
 uint64_t mem_resident_pages(const struct mem *mem);

@@ -33,6 +33,37 @@ static bool is_there(const struct page_sink *sink, const struct pages_run *run)
     return true;
 }
 
+static bool is_whole(const struct page_sink *sink, uint64_t page)
+{
+    uint64_t large = page / MEM_LARGE_PAGES;
+    return atomic_load_explicit(&sink->whole[large / 64], memory_order_relaxed) >> large % 64 & 1;
+}
+
+static void note_whole(struct page_sink *sink, uint64_t page, bool whole)
+{
+    uint64_t large = page / MEM_LARGE_PAGES, bit = UINT64_C(1) << large % 64;
+    if (whole)
+        atomic_fetch_or(&sink->whole[large / 64], bit);
+    else
+        atomic_fetch_and(&sink->whole[large / 64], ~bit);
+}
+
+/* Sees to it that writing the pages cannot fail. */
+static int provide(struct page_sink *sink, const struct pages_run *run)
+{
+    uint64_t end = run->first + run->count, next;
+    for (uint64_t page = run->first; page < end; page = next) {
+        next = MIN(end, page - page % MEM_LARGE_PAGES + MEM_LARGE_PAGES);
+        if (is_whole(sink, page))
+            continue;
+        int rc = mem_provide(sink->mem, page, next - page);
+        if (rc)
+            return rc;
+        note_whole(sink, page, mem_is_whole(sink->mem, page));
+    }
+    return 0;
+}
+
 /* -------------------------------------------------------------------------------------- one section's pages */
 
 int page_slot_init(struct page_slot *slot)
@@ -100,8 +131,7 @@ static bool goes_straight(struct page_sink *sink, struct page_slot *slot,
         body->pages[PAGES_DATA] == 0)
         return false;
     for (uint32_t i = 0; i < body->runs; i++)
-        if (body->run[i].kind == PAGES_DATA && !is_there(sink, &body->run[i]) &&
-            mem_provide(sink->mem, body->run[i].first, body->run[i].count))
+        if (body->run[i].kind == PAGES_DATA && provide(sink, &body->run[i]))
             return false;
     return true;
 }
@@ -158,6 +188,9 @@ static int zero_run(struct page_sink *sink, const struct pages_run *run)
         return 0;
     }
     int rc = mem_punch(sink->mem, first, end - first);
+    for (uint64_t page = first; page < end; page += MEM_LARGE_PAGES)
+        note_whole(sink, page, false);
+    note_whole(sink, end - 1, false);
     for (; first < end && !rc; first++)
         atomic_fetch_and(&sink->written[first / 64], ~(UINT64_C(1) << first % 64));
     return rc;
@@ -305,10 +338,12 @@ int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter)
     *sink = (struct page_sink){ .mem = mem,
                                 .meter = meter,
                                 .straight = mem->page_size == MEM_PAGES_LARGE,
-                                .written = calloc(mem->pages / 64, sizeof(uint64_t)) };
+                                .written = calloc(mem->pages / 64, sizeof(uint64_t)),
+                                .whole = calloc(mem->pages / MEM_LARGE_PAGES / 64 + 1,
+                                                sizeof(uint64_t)) };
     (void)pthread_mutex_init(&sink->lock, NULL);
     (void)pthread_cond_init(&sink->changed, NULL);
-    int rc = sink->written ? start_writers(sink) : -ENOMEM;
+    int rc = sink->written && sink->whole ? start_writers(sink) : -ENOMEM;
     if (rc)
         page_sink_fini(sink);
     return rc;
@@ -328,6 +363,7 @@ void page_sink_fini(struct page_sink *sink)
         page_slot_fini(&sink->slot[i]);
     free(sink->slot);
     free(sink->written);
+    free(sink->whole);
     (void)pthread_cond_destroy(&sink->changed);
     (void)pthread_mutex_destroy(&sink->lock);
     *sink = (struct page_sink){ 0 };

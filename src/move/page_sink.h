@@ -2,7 +2,8 @@
  * Where pages go: receives page sections and puts them into guest memory.
  *
  * Where memory is in large pages, plain data is received *straight* into it, and summed there: nothing runs here yet, so
- * damage that is found afterwards has harmed nobody. Each large page is provided before its first bytes come.
+ * damage that is found afterwards has harmed nobody. Each large page is provided before its first bytes come, with two
+ * calls; where the kernel had no large page to give, each run of pages is.
  *
  * All else is received whole into a slot that stays in cache, checked, and handed to a writer thread, which
  * writes it to the memory file with pwrite(2). Why so (measured: docs/bench.md): what limits a receiver of small pages is
@@ -49,6 +50,7 @@ struct page_sink {
     bool straight; /* plain data goes straight into memory */
     _Atomic(uint64_t)
         *written; /* pages that hold memory, one bit a page index: only these need zeroing */
+    _Atomic(uint64_t) *whole;        /* large pages of which each page does, one bit each */
     uint64_t data_pages, zero_pages; /* accepted */
 
     unsigned slot_count, writer_count;

@@ -1,5 +1,6 @@
 #include "base/fd.h"
 #include "mem/dirty.h"
+#include "mem/discard.h"
 #include "mem/mem.h"
 #include "test.h"
 
@@ -281,6 +282,32 @@ static void next_touched_walks_the_runs(void **state)
     mem_fini(&mem);
 }
 
+/* Small pages are provided one by one, and are whole when all are there; a large one is whole at once, where the host
+ * has one to give. */
+static void what_is_provided_is_there(void **state)
+{
+    (void)state;
+    struct mem mem;
+    assert_int_equal(mem_init(&mem, 64 * MIB, MEM_PAGES_SMALL, NULL), 0);
+    assert_int_equal(mem_provide(&mem, MEM_LARGE_PAGES - 1, 3), 0); /* of two large pages' worth */
+    assert_int_equal(mem_resident_pages(&mem), 3);
+    assert_false(mem_is_whole(&mem, 0));
+    assert_false(mem_is_whole(&mem, MEM_LARGE_PAGES));
+    assert_int_equal(mem_provide(&mem, 0, MEM_LARGE_PAGES), 0);
+    assert_true(mem_is_whole(&mem, 7));
+    assert_false(mem_is_whole(&mem, MEM_LARGE_PAGES));
+    assert_int_equal(mem_punch(&mem, 7, 1), 0);
+    assert_false(mem_is_whole(&mem, 0));
+    mem_fini(&mem);
+
+    assert_int_equal(mem_init(&mem, 64 * MIB, MEM_PAGES_LARGE, NULL), 0);
+    assert_int_equal(mem_provide(&mem, 3 * MEM_LARGE_PAGES + 5, 1), 0);
+    assert_true(mem_is_whole(&mem, 3 * MEM_LARGE_PAGES) ==
+                (mem_resident_pages(&mem) == MEM_LARGE_PAGES));
+    assert_false(mem_is_whole(&mem, 2 * MEM_LARGE_PAGES));
+    mem_fini(&mem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -293,6 +320,7 @@ int main(void)
         cmocka_unit_test(marks_cover_exactly_the_pages_written),
         cmocka_unit_test(untrack_waits_for_markers),
         cmocka_unit_test(next_touched_walks_the_runs),
+        cmocka_unit_test(what_is_provided_is_there),
     };
     return cmocka_run_group_tests(tests, make, drop);
 }
