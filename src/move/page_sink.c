@@ -349,6 +349,11 @@ int page_sink_init(struct page_sink *sink, struct mem *mem, struct meter *meter)
     return rc;
 }
 
+void page_sink_keep(struct page_sink *sink)
+{
+    atomic_store(&sink->straight, false);
+}
+
 void page_sink_fini(struct page_sink *sink)
 {
     if (!sink->mem)

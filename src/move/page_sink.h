@@ -31,6 +31,7 @@
 #include "move/packing.h"
 #include "state/pages.h"
 #include <pthread.h>
+#include <stdatomic.h>
 
 #define PAGE_SINK_WRITERS_MAX 4
 #define PAGE_SINK_SLOTS_MAX (PAGE_SINK_WRITERS_MAX + 2)
@@ -47,7 +48,7 @@ struct page_slot {
 struct page_sink {
     struct mem *mem;
     struct meter *meter;
-    bool straight; /* plain data goes straight into memory */
+    atomic_bool straight; /* plain data goes straight into memory */
     _Atomic(uint64_t)
         *written; /* pages that hold memory, one bit a page index: only these need zeroing */
     _Atomic(uint64_t) *whole;        /* large pages of which each page does, one bit each */
@@ -72,6 +73,9 @@ void page_sink_fini(struct page_sink *sink);
 /* Receives and checks the body of `section` (a SECTION_PAGES whose head was just read) and has it written. */
 int page_sink_recv(struct page_sink *sink, struct link *link, const struct section *section,
                    struct err *err) MUST_CHECK;
+
+/* From now on what is received into a slot stays there: somebody else puts it into memory (pull.h). */
+void page_sink_keep(struct page_sink *sink);
 
 /* For threads that write what they receive themselves: the two halves of page_sink_recv(). */
 int page_slot_init(struct page_slot *slot) MUST_CHECK;

@@ -325,6 +325,15 @@ void pull_free(struct pull *pull)
     free(pull);
 }
 
+/* A large page that the kernel cannot split is zeroed where a hole was wanted: nothing would be missing there, and the
+ * guest would read zeroes. Large pages it meets where post-copy was asked for only when the move was under way. */
+static bool is_hole(const struct mem *mem, uint64_t first, uint64_t end)
+{
+    uint64_t from, to;
+    int rc = mem_next_touched(mem, first, &from, &to);
+    return rc == -ENXIO || (!rc && from >= end);
+}
+
 /* What an earlier round brought of these words' pages is stale. */
 static int punch(struct pull *pull, uint64_t first, uint64_t end)
 {
@@ -337,6 +346,8 @@ static int punch(struct pull *pull, uint64_t first, uint64_t end)
         if (count && fallocate(pull->mem->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                                (off_t)(from * PAGE_BYTES), (off_t)(count * PAGE_BYTES)) < 0)
             return -errno;
+        if (count && !is_hole(pull->mem, from, from + count))
+            return -EBUSY;
         count = 0;
     }
     return 0;
@@ -432,6 +443,8 @@ int pull_place(struct pull *pull, const struct pages_body *body, const uint8_t *
     int rc = 0;
     if (body->pages[PAGES_DELTA]) /* of what? */
         return err_set(err, ERR_PEER, EBADMSG, "a delta of a page that is missing");
+    if (body->pages[PAGES_DATA] && !data)
+        return err_set(err, ERR_BUG, EINVAL, "pages that are not at hand");
     for (uint32_t i = 0; i < body->runs && !rc; i++) {
         const struct pages_run *run = &body->run[i];
         bool zero = run->kind == PAGES_ZERO;

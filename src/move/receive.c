@@ -135,6 +135,8 @@ static void load(struct receiving *r)
 {
     struct err err = { 0 };
     uint64_t began = clock_now_ns();
+    if (r->pull)
+        page_sink_keep(&r->arrival->sink);
     int rc = r->pull ? pull_arm(r->pull, &err) : 0;
     if (!rc)
         rc = apply_state(r, &err);

@@ -346,9 +346,9 @@ def test_under_way():
             move = a.start("migrate", "vm", relay.address, "--lanes", "0")
             try:
                 families = wait_for("a move in pre-copy",
-                                    lambda: (f := metrics(a)) and f["godwit_vm_move_round"][1] and f)
+                                    lambda: (f := metrics(a)) and f["godwit_vm_move_round"][1] and
+                                    value(f, "godwit_vm_state", vm="vm", state="migrating") == 1 and f)
                 check(value(families, "godwit_vm_moving", vm="vm") == 1, "it moves")
-                check(value(families, "godwit_vm_state", vm="vm", state="migrating") == 1, "state")
                 stages = {dict(pairs)["stage"]: v for (_, pairs), v in families["godwit_vm_move_stage"][1].items()}
                 check(len(stages) == 7 and sum(stages.values()) == 1, f"stages: {stages}")
                 for name in ("sent_bytes", "sent_pages", "left_pages", "elapsed_seconds", "rate_bytes_per_second",

@@ -63,9 +63,9 @@ class TinyMove(Move):
         self.vm.expect(r"ready writer\n")
 
     def outcome(self):
-        """As the base, and a guest that failed."""
+        """As the base, and a guest that failed. Its source may still be waiting for a target that died without a word."""
         source, target = self.state(self.a, self.vm.pid), self.state(self.b, self.to.pid)
-        if "failed" in (source, target) or (source, target) == ("dead", "dead"):
+        if (source, target) in (("dead", "dead"), ("serving", "dead"), ("stranded", "dead")):
             return "failed"
         return super().outcome()
 
@@ -92,14 +92,17 @@ class TinyMove(Move):
     def run(self):
         try:
             with Relay(self.to.address, self.at) as relay:
-                done = self.a.run("migrate", "vm", relay.address, "--mode", self.mode, "--stall-limit", "2s", "--progress",
-                                  "none", check=False)
+                move = self.a.start("migrate", "vm", relay.address, "--mode", self.mode, "--stall-limit", "2s", "--progress", "none")
                 outcome = wait_for(lambda: f"an end: source {self.state(self.a, self.vm.pid)}, target "
-                                   f"{self.state(self.b, self.to.pid)}; {done.stderr.strip()}", self.outcome)
+                                   f"{self.state(self.b, self.to.pid)}",
+                                   lambda: (outcome := self.outcome()) and (move.poll() is not None or outcome == "failed") and
+                                   outcome, 60)
+                if outcome == "failed":
+                    self.a.run("kill", "vm", check=False)
+                said = move.communicate(timeout=60)[1].replace("\n", "; ")
             struck = not os.path.exists(self.trigger)
             self.monitors_ended_well()
             self.goes_on(outcome)
-            said = done.stderr.replace("\n", "; ")
             return f"{outcome}: {said}" if struck else f"{outcome} (not called)"
         finally:
             self.a.close()
