@@ -34,6 +34,11 @@ class Failed(Exception):
     pass
 
 
+class Late(Failed):
+    """Something came later than the probe knew of. So it does when the machine stood still for others in between, which
+    nobody here can tell from a probe that is at fault; but that one is at fault each time."""
+
+
 class Skipped(Exception):
     pass
 
@@ -262,6 +267,9 @@ def scratch():
         tempfile.tempdir = before
 
 
+ATTEMPTS = 3  # of a test that found the probe late
+
+
 def main(tests):
     """Runs functions `test_...` and prints TAP."""
     wanted = sys.argv[1:]
@@ -271,8 +279,15 @@ def main(tests):
     for number, test in enumerate(chosen, 1):
         name = test.__name__.removeprefix("test_").replace("_", " ")
         try:
-            with scratch():
-                test()
+            for left in reversed(range(ATTEMPTS)):
+                try:
+                    with scratch():
+                        test()
+                    break
+                except Late as e:
+                    if not left:
+                        raise
+                    print(f"# again: {e}", flush=True)
             print(f"ok {number} - {name}", flush=True)
         except Skipped as e:
             print(f"ok {number} - {name} # SKIP {e}", flush=True)

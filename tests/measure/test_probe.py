@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from probing import (MS, Server, Skipped, check, cut_echo, cut_http, cut_ping, listen, main, now_ns, probe, roomy,
+from probing import (MS, Late, Server, Skipped, check, cut_echo, cut_http, cut_ping, listen, main, now_ns, probe, roomy,
                      serve_datagrams, serve_stream, statuses, target)
 
 RATE = 2000         # a late probe that is late by more than half a millisecond shows in its timer's lateness
@@ -79,8 +79,8 @@ def compare(run, log, stalls):
         check(row["sent_ns"] <= entry["received"], f"received before it was sent: {row} {entry}")
         check(entry["before"] <= row["done_ns"], f"read before it was answered: {row} {entry}")
         known = entry["after"] + TOLERANCE + lateness.within(entry["before"], row["done_ns"])
-        check(row["done_ns"] <= known or row["done_ns"] > lateness.end,
-              f"read {(row['done_ns'] - known) / MS} ms too late: {row} {entry}")
+        if known < row["done_ns"] <= lateness.end:
+            raise Late(f"read {(row['done_ns'] - known) / MS} ms too late: {row} {entry}")
         low.append(entry["before"] - row["due_ns"])
         high.append(max(known, row["done_ns"] if row["done_ns"] > lateness.end else 0) - row["due_ns"])
         real.append(row["done_ns"] - row["due_ns"])
