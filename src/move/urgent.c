@@ -28,8 +28,8 @@ static int hear(struct wire *lane, struct err *err)
     return rc;
 }
 
-#define SLICE_NS UINT64_C(100000) /* the kernel's least */
 #define NICE (-15)
+#define SLICE_NS UINT64_C(100000) /* the kernel's least */
 
 /* struct sched_attr of sched_setattr(2), version 0: the headers that have it do not go with glibc's. */
 struct attributes {

@@ -7,8 +7,10 @@ person can end; no monitor crashes; and when the guest stayed or moved, it can b
 """
 import concurrent.futures
 import errno
+import functools
 import os
 import signal
+import subprocess
 import sys
 
 from harness import BUILD, Failed, Host, Relay, check, process_exists, wait_for
@@ -105,10 +107,11 @@ class Move:
             wait_for("the guest at its new host", lambda: c.names() == ["vm"] and c.state("vm") == "running")
 
 
-def one(case):
+def one(move, case):
+    """What came of `move` (a class) of that case."""
     try:
-        return Move(*case).run()
-    except Failed as e:
+        return move(*case).run()
+    except (Failed, subprocess.TimeoutExpired) as e:
         return f"BROKEN: {e}"
 
 
@@ -121,7 +124,7 @@ def main():
     print(f"1..{len(cases)}")
     bad = reached = 0
     with concurrent.futures.ThreadPoolExecutor(LANES) as pool:
-        for number, (case, outcome) in enumerate(zip(cases, pool.map(one, cases)), 1):
+        for number, (case, outcome) in enumerate(zip(cases, pool.map(functools.partial(one, Move), cases)), 1):
             side, call, (_, stage) = case
             good = not outcome.startswith("BROKEN")
             bad += not good

@@ -337,23 +337,29 @@ def cancelled(where, mode="pre-copy", once=True):
     return test
 
 
+def in_its_pages(scene, to, order):
+    """What a `migrate` prints, to both, that is given an order while pages travel: order(its process)."""
+    reached = threading.Event()
+
+    def at(*section):
+        if section == ("there", "pages", 2):
+            order(mover)
+            reached.set()
+            time.sleep(0.2)  # not for waiting: a slow network, in which the order arrives first
+
+    with Relay(to.address, at) as relay:
+        mover = scene.a.start("migrate", "g", relay.address, "--json")
+        printed = mover.communicate(timeout=LIMIT)
+    check(reached.is_set(), "no pages came")
+    return printed
+
+
 def interrupted():
     """SIGINT to the command cancels the move, not the guest."""
     with Scene() as scene:
         to = scene.b.receive()
-        reached = threading.Event()
-
-        def at(*section):
-            if section == ("there", "pages", 2):
-                mover.send_signal(signal.SIGINT)
-                reached.set()
-                time.sleep(0.2)  # not for waiting: a slow network, in which the order arrives first
-
-        with Relay(to.address, at) as relay:
-            mover = scene.a.start("migrate", "g", relay.address, "--json")
-            bill = json.loads(mover.communicate(timeout=LIMIT)[0])
-        check(reached.is_set(), "no pages came")
-        failed(bill, "cancel", outcome="cancelled")
+        out, _ = in_its_pages(scene, to, lambda mover: mover.send_signal(signal.SIGINT))
+        failed(json.loads(out), "cancel", outcome="cancelled")
         scene.gone(to)
         scene.still_here()
 
@@ -361,20 +367,8 @@ def interrupted():
 def killed_on_purpose():
     """`kill` in the middle of a move: whoever waits for the move hears how it ended, and why."""
     with Scene() as scene:
-        to = scene.b.receive()
-        reached = threading.Event()
-
-        def at(*section):
-            if section == ("there", "pages", 2):
-                killer.append(scene.a.start("kill", "g"))
-                reached.set()
-                time.sleep(0.2)  # not for waiting: a slow network, in which the order arrives first
-
-        killer = []
-        with Relay(to.address, at) as relay:
-            mover = scene.a.start("migrate", "g", relay.address, "--json")
-            out, err = mover.communicate(timeout=LIMIT)
-        check(reached.is_set(), "no pages came")
+        to, killer = scene.b.receive(), []
+        out, err = in_its_pages(scene, to, lambda _: killer.append(scene.a.start("kill", "g")))
         check(killer[0].wait(LIMIT) == 0, "kill failed")
         bill = json.loads(out)
         check(bill["owner"] == "source" and bill["outcome"] != "completed", str(bill))

@@ -8,12 +8,13 @@ be put in its place) does it end, and whoever had it says so.
 """
 import concurrent.futures
 import errno
+import functools
 import os
 import signal
 import sys
 
-from harness import Failed, Host, Relay, TINY, check, need_kvm, wait_for
-from test_calls import PRELOAD, FailingHost, Move
+from harness import Host, Relay, TINY, check, need_kvm, wait_for
+from test_calls import PRELOAD, FailingHost, Move, one
 
 LANES = 2
 GUEST = ("--kernel", os.path.join(TINY, "writer.elf"), "--memory", "64M", "--cmdline", "dense=8M hot=1M")
@@ -109,13 +110,6 @@ class TinyMove(Move):
             self.b.close()
 
 
-def one(case):
-    try:
-        return TinyMove(*case).run()
-    except Failed as e:
-        return f"BROKEN: {e}"
-
-
 def main():
     need_kvm()
     if not os.path.exists(PRELOAD):
@@ -125,7 +119,7 @@ def main():
     print(f"1..{len(cases)}")
     bad = reached = 0
     with concurrent.futures.ThreadPoolExecutor(LANES) as pool:
-        for number, (case, outcome) in enumerate(zip(cases, pool.map(one, cases)), 1):
+        for number, (case, outcome) in enumerate(zip(cases, pool.map(functools.partial(one, TinyMove), cases)), 1):
             side, mode, (_, stage), call = case
             good = not outcome.startswith("BROKEN")
             bad += not good
